@@ -30,7 +30,10 @@ pub struct ObjectKey {
 
 impl ObjectKey {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     pub fn of<K: Resource>(object: &K) -> Self {
@@ -84,7 +87,10 @@ pub struct WatchCaches {
 
 impl WatchCaches {
     pub fn new(client: Client) -> Self {
-        Self { client, caches: Arc::default() }
+        Self {
+            client,
+            caches: Arc::default(),
+        }
     }
 
     pub fn client(&self) -> Client {
@@ -101,8 +107,12 @@ impl WatchCaches {
         let mut caches = self.caches.lock();
         let slot = caches
             .entry((TypeId::of::<K>(), field_selector.to_owned()))
-            .or_insert_with(|| Box::new(WatchCache::<K>::start(self.client.clone(), field_selector)));
-        slot.downcast_ref::<WatchCache<K>>().expect("the key holds the type's id").clone()
+            .or_insert_with(|| {
+                Box::new(WatchCache::<K>::start(self.client.clone(), field_selector))
+            });
+        slot.downcast_ref::<WatchCache<K>>()
+            .expect("the key holds the type's id")
+            .clone()
     }
 }
 
@@ -120,7 +130,9 @@ pub struct WatchCache<K> {
 
 impl<K> Clone for WatchCache<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -249,13 +261,22 @@ impl<K: Cacheable> Shared<K> {
 
     /// A list after a broken watch: tells only what differs from what was known.
     fn replace(&self, new: BTreeMap<ObjectKey, Arc<K>>) {
-        let gone: Vec<ObjectKey> =
-            self.objects.read().keys().filter(|key| !new.contains_key(key)).cloned().collect();
+        let gone: Vec<ObjectKey> = self
+            .objects
+            .read()
+            .keys()
+            .filter(|key| !new.contains_key(key))
+            .cloned()
+            .collect();
         for key in &gone {
             self.delete(key);
         }
         for (key, object) in new {
-            let known = self.objects.read().get(&key).map(|old| old.meta().resource_version.clone());
+            let known = self
+                .objects
+                .read()
+                .get(&key)
+                .map(|old| old.meta().resource_version.clone());
             if known.as_ref() != Some(&object.meta().resource_version) || known == Some(None) {
                 self.apply(key, object);
             }

@@ -92,20 +92,35 @@ pub struct Commit {
 pub enum StoreError {
     /// An [`Expect`] did not hold; nothing was written. Read again and decide anew.
     #[error("store: the key {key} changed in the meantime")]
-    Conflict { key: Arc<str>, current: Option<Entry> },
+    Conflict {
+        key: Arc<str>,
+        current: Option<Entry>,
+    },
     /// History before `oldest` is gone. List anew.
     #[error("store: revision {requested} is compacted, the oldest kept is {oldest}")]
-    Compacted { requested: Revision, oldest: Revision },
+    Compacted {
+        requested: Revision,
+        oldest: Revision,
+    },
     #[error("store: revision {requested} is in the future, the newest is {newest}")]
-    Future { requested: Revision, newest: Revision },
+    Future {
+        requested: Revision,
+        newest: Revision,
+    },
     /// The disk is full; reads go on and writes recover once there is room.
     #[error("store: no space left in {path}: free some, writes are tried again by themselves")]
     NoSpace { path: String },
     /// Retryable: the backend does not answer.
     #[error("store: {operation}: the backend is unavailable: {reason}")]
-    Unavailable { operation: &'static str, reason: String },
+    Unavailable {
+        operation: &'static str,
+        reason: String,
+    },
     #[error("store: {operation}: {reason}")]
-    Corrupt { operation: &'static str, reason: String },
+    Corrupt {
+        operation: &'static str,
+        reason: String,
+    },
 }
 
 pub type CommitStream = BoxStream<'static, Result<Commit, StoreError>>;
