@@ -1,1 +1,22 @@
-//! scheduler
+//! The scheduler: which node each pod runs on.
+//!
+//! A pod's walk: a change in the pod cache puts it into [`queue::Queue`]; [`driver`] pops it,
+//! [`schedule::schedule`] picks a node from [`state::ClusterState`] (pure), the pod is assumed on
+//! that node and bound through the API in a task of its own. A pod that fits nowhere waits until
+//! an event that could help it ([`queue::ClusterEvent`]); [`preemption`] looks for room that
+//! less important pods take.
+//!
+//! **Invariant:** everything but [`driver`] and [`api`] is pure: no clock, no I/O.
+
+pub mod api;
+pub mod driver;
+pub mod filter;
+pub mod pod;
+pub mod preemption;
+pub mod queue;
+pub mod schedule;
+pub mod score;
+pub mod state;
+pub mod volumes;
+
+pub use driver::{Config, Deps, Error, run};

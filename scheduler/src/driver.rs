@@ -1,0 +1,448 @@
+//! The scheduler's loop: changes of the caches into the state and the queue, one decision after
+//! the other, and a task for each write.
+//!
+//! ```text
+//! watch caches --Update--> Driver (state, queue) --Writer task--> API server
+//!                             ^------------Outcome---------------'
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use watch_cache::{Cacheable, Change, ObjectKey, WatchCache, WatchCaches};
+
+use crate::api::{WriteError, Writer};
+use crate::pod::PodInfo;
+use crate::preemption;
+use crate::queue::{ClusterEvent, Queue};
+use crate::schedule::{NoFit, schedule};
+use crate::state::ClusterState;
+use crate::volumes;
+
+/// Writes that are under way at once.
+const PARALLEL_WRITES: usize = 64;
+/// A pod that no event woke for this long is tried all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The `spec.schedulerName` of the pods that are ours.
+    pub scheduler_name: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { scheduler_name: "default-scheduler".to_owned() }
+    }
+}
+
+pub struct Deps {
+    pub client: kube::Client,
+    pub caches: WatchCaches,
+}
+
+/// Faults that end the scheduler; API errors do not, they are retried.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("scheduler: the watch caches ended, restart the process")]
+    CachesEnded,
+}
+
+/// Schedules pods until `shutdown`.
+pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
+    let caches = Caches::new(&deps.caches);
+    let mut updates = caches.updates();
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        () = caches.synced() => {}
+    }
+    let writer = Writer::new(deps.client, &config.scheduler_name, caches.claims.clone());
+    let (outcomes, mut finished) = mpsc::unbounded_channel();
+    let mut driver = Driver {
+        config,
+        caches,
+        state: ClusterState::default(),
+        queue: Queue::default(),
+        writer,
+        writes: Arc::new(Semaphore::new(PARALLEL_WRITES)),
+        outcomes,
+        turn: 0,
+    };
+    driver.rebuild();
+    let mut flush = tokio::time::interval(LONGEST_WAIT / 10);
+    loop {
+        // Decide nothing on news that is already here.
+        while let Some(Some(update)) = futures::FutureExt::now_or_never(updates.next()) {
+            driver.update(update);
+        }
+        while let Ok(outcome) = finished.try_recv() {
+            driver.finish(outcome);
+        }
+        if driver.decide_next() {
+            tokio::task::yield_now().await;
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
+            continue;
+        }
+        let due = driver.queue.next_due();
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            update = updates.next() => match update {
+                Some(update) => driver.update(update),
+                None => return Err(Error::CachesEnded),
+            },
+            Some(outcome) = finished.recv() => driver.finish(outcome),
+            () = sleep_until(due) => {}
+            _ = flush.tick() => driver.queue.flush(LONGEST_WAIT, Instant::now()),
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+enum Update {
+    Pod(Change<Pod>),
+    Node(Change<Node>),
+    Namespace(Change<Namespace>),
+    Claim(Change<PersistentVolumeClaim>),
+    Volume(Change<PersistentVolume>),
+    Class(Change<StorageClass>),
+    Budget,
+    /// Changes were lost.
+    Rebuild,
+}
+
+struct Caches {
+    pods: WatchCache<Pod>,
+    nodes: WatchCache<Node>,
+    namespaces: WatchCache<Namespace>,
+    claims: WatchCache<PersistentVolumeClaim>,
+    volumes: WatchCache<PersistentVolume>,
+    classes: WatchCache<StorageClass>,
+    budgets: WatchCache<PodDisruptionBudget>,
+}
+
+impl Caches {
+    fn new(caches: &WatchCaches) -> Self {
+        Self {
+            pods: caches.of(),
+            nodes: caches.of(),
+            namespaces: caches.of(),
+            claims: caches.of(),
+            volumes: caches.of(),
+            classes: caches.of(),
+            budgets: caches.of(),
+        }
+    }
+
+    fn updates(&self) -> SelectAll<BoxStream<'static, Update>> {
+        futures::stream::select_all([
+            changes(&self.pods, Update::Pod),
+            changes(&self.nodes, Update::Node),
+            changes(&self.namespaces, Update::Namespace),
+            changes(&self.claims, Update::Claim),
+            changes(&self.volumes, Update::Volume),
+            changes(&self.classes, Update::Class),
+            changes(&self.budgets, |_| Update::Budget),
+        ])
+    }
+
+    async fn synced(&self) {
+        self.nodes.synced().await;
+        self.namespaces.synced().await;
+        self.claims.synced().await;
+        self.volumes.synced().await;
+        self.classes.synced().await;
+        self.budgets.synced().await;
+        self.pods.synced().await;
+    }
+}
+
+fn changes<K: Cacheable>(
+    cache: &WatchCache<K>,
+    wrap: fn(Change<K>) -> Update,
+) -> BoxStream<'static, Update> {
+    futures::stream::unfold(cache.subscribe(), move |mut receiver| async move {
+        match receiver.recv().await {
+            Ok(change) => Some((wrap(change), receiver)),
+            Err(RecvError::Lagged(_)) => Some((Update::Rebuild, receiver)),
+            Err(RecvError::Closed) => None,
+        }
+    })
+    .boxed()
+}
+
+/// How a write ended that the queue waits for.
+struct Outcome {
+    pod: Arc<PodInfo>,
+    result: Result<(), WriteError>,
+}
+
+struct Driver {
+    config: Config,
+    caches: Caches,
+    state: ClusterState,
+    queue: Queue,
+    writer: Writer,
+    writes: Arc<Semaphore>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+    turn: u64,
+}
+
+impl Driver {
+    /// The state from the caches' whole content. Pods in flight stay assumed where they are.
+    fn rebuild(&mut self) {
+        let old = std::mem::take(&mut self.state);
+        for node in self.caches.nodes.list() {
+            self.state.set_node(node);
+        }
+        for namespace in self.caches.namespaces.list() {
+            self.set_namespace(&namespace);
+        }
+        for claim in self.caches.claims.list() {
+            self.state.volumes.claims.insert(ObjectKey::of(claim.as_ref()), claim);
+        }
+        for volume in self.caches.volumes.list() {
+            let name = volume.metadata.name.clone().unwrap_or_default();
+            self.state.volumes.volumes.insert(name, volume);
+        }
+        for class in self.caches.classes.list() {
+            let name = class.metadata.name.clone().unwrap_or_default();
+            self.state.volumes.classes.insert(name, class);
+        }
+        self.state.budgets = self.caches.budgets.list();
+        for pod in self.caches.pods.list() {
+            let info = Arc::new(PodInfo::new(pod));
+            if let Some(node) = old.placement(&info.uid).filter(|_| info.node_name().is_none()) {
+                self.state.place(node, info.clone());
+            }
+            self.set_pod(info);
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        match update {
+            Update::Pod(Change::Applied { new, .. }) => self.set_pod(Arc::new(PodInfo::new(new))),
+            Update::Pod(Change::Deleted { old }) => self.remove_pod(&PodInfo::new(old)),
+            Update::Node(Change::Applied { old, new }) => self.set_node(old.as_deref(), new),
+            Update::Node(Change::Deleted { old }) => {
+                self.state.remove_node(old.metadata.name.as_deref().unwrap_or_default());
+            }
+            Update::Namespace(Change::Applied { new, .. }) => {
+                self.set_namespace(&new);
+                self.event(ClusterEvent::NamespaceLabels);
+            }
+            Update::Namespace(Change::Deleted { old }) => {
+                self.state.namespaces.remove(old.metadata.name.as_deref().unwrap_or_default());
+            }
+            Update::Budget => self.state.budgets = self.caches.budgets.list(),
+            Update::Rebuild => self.rebuild(),
+            Update::Claim(_) | Update::Volume(_) | Update::Class(_) => self.update_volumes(update),
+        }
+    }
+
+    fn update_volumes(&mut self, update: Update) {
+        let volumes = &mut self.state.volumes;
+        match update {
+            Update::Claim(change) => {
+                store(&mut volumes.claims, change, ObjectKey::of);
+            }
+            Update::Volume(change) => {
+                store(&mut volumes.volumes, change, |v| ObjectKey::of(v).name);
+            }
+            Update::Class(change) => {
+                store(&mut volumes.classes, change, |c| ObjectKey::of(c).name);
+            }
+            _ => return,
+        }
+        self.event(ClusterEvent::Volumes);
+    }
+
+    fn event(&mut self, event: ClusterEvent) {
+        self.queue.event(event, Instant::now());
+    }
+
+    fn set_namespace(&mut self, namespace: &Namespace) {
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        self.state.namespaces.insert(name, labels);
+    }
+
+    fn set_node(&mut self, old: Option<&Node>, new: Arc<Node>) {
+        let events = node_events(old, &new);
+        let images = |node: &Node| node.status.as_ref().and_then(|s| s.images.clone());
+        if events.is_empty() && old.is_some_and(|old| images(old) == images(&new)) {
+            return;
+        }
+        self.state.set_node(new);
+        for event in events {
+            self.event(event);
+        }
+    }
+
+    fn set_pod(&mut self, pod: Arc<PodInfo>) {
+        if pod.is_finished() {
+            self.remove_pod(&pod);
+            return;
+        }
+        if let Some(node) = pod.node_name().map(str::to_owned) {
+            self.queue.remove(&pod.key);
+            self.state.nominated.remove(&pod.uid);
+            self.state.place(&node, pod);
+            self.event(ClusterEvent::PodPlaced);
+            return;
+        }
+        let name = pod.spec().and_then(|spec| spec.scheduler_name.as_deref());
+        if name.unwrap_or("default-scheduler") != self.config.scheduler_name {
+            return;
+        }
+        if pod.is_terminating() {
+            self.remove_pod(&pod);
+            return;
+        }
+        if let Some(node) = pod.nominated_node().map(str::to_owned) {
+            self.state.nominated.insert(pod.uid.clone(), (node, pod.clone()));
+        }
+        self.queue.set(pod);
+    }
+
+    fn remove_pod(&mut self, pod: &PodInfo) {
+        self.queue.remove(&pod.key);
+        self.state.nominated.remove(&pod.uid);
+        if self.state.placement(&pod.uid).is_some() {
+            self.state.remove_pod(&pod.uid);
+            self.event(ClusterEvent::RoomMade);
+        }
+    }
+
+    /// Decides on the next pod, if one is ready.
+    fn decide_next(&mut self) -> bool {
+        let Some(pod) = self.queue.pop(Instant::now()) else { return false };
+        self.turn = self.turn.wrapping_add(1);
+        match schedule(&self.state, &pod, self.turn) {
+            Ok(node) => self.bind(pod, node),
+            Err(no_fit) => self.no_fit(&pod, &no_fit),
+        }
+        true
+    }
+
+    fn bind(&mut self, pod: Arc<PodInfo>, node: String) {
+        let claims = volumes::waiting_claims(&self.state.volumes, &pod);
+        self.state.nominated.remove(&pod.uid);
+        self.state.place(&node, pod.clone());
+        let (writer, outcomes) = (self.writer.clone(), self.outcomes.clone());
+        self.spawn(async move {
+            let result = writer.bind(&pod, &node, &claims).await;
+            // The loop is gone only when the process ends.
+            let _ = outcomes.send(Outcome { pod, result });
+        });
+    }
+
+    fn no_fit(&mut self, pod: &Arc<PodInfo>, no_fit: &NoFit) {
+        let allowed = preemption::allowed(&self.state, pod);
+        let found = allowed.then(|| preemption::find(&self.state, pod, no_fit)).flatten();
+        let mut message = no_fit.message();
+        if no_fit.nodes > 0 && found.is_none() && allowed {
+            let unhelped = no_fit.rejections.values().filter(|r| !r.preemptible).count();
+            let why = preemption::nothing_found(no_fit.nodes, unhelped);
+            message = format!("{message} {why}");
+        }
+        if let Some(preemption) = &found {
+            let nominated = (preemption.node.clone(), pod.clone());
+            self.state.nominated.insert(pod.uid.clone(), nominated);
+        }
+        let plugins = match no_fit.nodes {
+            0 => BTreeSet::from([crate::filter::Plugin::NodeName]),
+            _ => no_fit.plugins(),
+        };
+        self.queue.failed(&pod.key, plugins, Instant::now());
+        let (writer, pod) = (self.writer.clone(), pod.clone());
+        self.spawn(async move {
+            let node = found.as_ref().map(|preemption| preemption.node.as_str());
+            let mut result = writer.report_failure(&pod, message, node).await;
+            if let Some(preemption) = &found {
+                result = result.and(writer.evict(&pod, preemption).await);
+            }
+            if let Err(error) = result {
+                tracing::warn!(pod = %pod.key, %error, "the scheduler's answer was not written");
+            }
+        });
+    }
+
+    fn spawn(&self, write: impl Future<Output = ()> + Send + 'static) {
+        let writes = self.writes.clone();
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            let _permit = writes.acquire().await;
+            write.await;
+        });
+    }
+
+    /// A pod that was bound leaves the queue with the cache's update; one that could not be
+    /// bound is no longer assumed on its node.
+    fn finish(&mut self, outcome: Outcome) {
+        let Err(error) = outcome.result else { return };
+        tracing::warn!(pod = %outcome.pod.key, %error, "the pod was not bound, it is tried again");
+        let bound = self
+            .caches
+            .pods
+            .get_key(&outcome.pod.key)
+            .is_some_and(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()));
+        if !bound {
+            self.state.remove_pod(&outcome.pod.uid);
+            self.queue.failed(&outcome.pod.key, BTreeSet::new(), Instant::now());
+        }
+    }
+}
+
+fn store<I: Ord, K: Cacheable>(
+    into: &mut std::collections::BTreeMap<I, Arc<K>>,
+    change: Change<K>,
+    index: fn(&K) -> I,
+) {
+    match change {
+        Change::Applied { new, .. } => {
+            into.insert(index(&new), new);
+        }
+        Change::Deleted { old } => {
+            into.remove(&index(&old));
+        }
+    }
+}
+
+/// What of a node changed that can make a pod fit.
+fn node_events(old: Option<&Node>, new: &Node) -> Vec<ClusterEvent> {
+    let Some(old) = old else { return vec![ClusterEvent::NodeAdded] };
+    let mut events = Vec::new();
+    let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
+    let taints = |node: &Node| {
+        node.spec.as_ref().map(|spec| (spec.taints.clone(), spec.unschedulable.unwrap_or(false)))
+    };
+    if allocatable(old) != allocatable(new) {
+        events.push(ClusterEvent::NodeAllocatable);
+    }
+    if old.metadata.labels != new.metadata.labels {
+        events.push(ClusterEvent::NodeLabels);
+    }
+    if taints(old) != taints(new) {
+        events.push(ClusterEvent::NodeTaints);
+    }
+    events
+}
