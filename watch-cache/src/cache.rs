@@ -68,7 +68,9 @@ pub struct WatchCache<K> {
 
 impl<K> Clone for WatchCache<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -169,7 +171,10 @@ impl<K: Cacheable> WatchCache<K> {
         values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static,
     ) -> Index<K> {
         let slot = self.shared.store.write().add_index(name, Box::new(values));
-        Index { cache: self.clone(), slot }
+        Index {
+            cache: self.clone(),
+            slot,
+        }
     }
 
     /// The objects by their controlling owner.

@@ -14,7 +14,10 @@ pub struct Index<K> {
 
 impl<K> Clone for Index<K> {
     fn clone(&self) -> Self {
-        Self { cache: self.cache.clone(), slot: self.slot }
+        Self {
+            cache: self.cache.clone(),
+            slot: self.slot,
+        }
     }
 }
 
@@ -62,9 +65,16 @@ impl<K: Cacheable> ControllerIndex<K> {
 }
 
 fn controller_value<K: Resource>(object: &K) -> String {
-    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
+    let owners = object
+        .meta()
+        .owner_references
+        .as_deref()
+        .unwrap_or_default();
     match owners.iter().find(|owner| owner.controller == Some(true)) {
         Some(owner) => owner.uid.clone(),
-        None => format!("/{}", object.meta().namespace.as_deref().unwrap_or_default()),
+        None => format!(
+            "/{}",
+            object.meta().namespace.as_deref().unwrap_or_default()
+        ),
     }
 }

@@ -33,7 +33,10 @@ pub struct WatchCaches {
 
 impl WatchCaches {
     pub fn new(client: Client) -> Self {
-        Self { client, caches: Arc::default() }
+        Self {
+            client,
+            caches: Arc::default(),
+        }
     }
 
     pub fn client(&self) -> Client {
@@ -48,10 +51,13 @@ impl WatchCaches {
     /// The objects that a field selector picks, such as `spec.nodeName=NODE`.
     pub fn selected<K: Cacheable>(&self, field_selector: &str) -> WatchCache<K> {
         let mut caches = self.caches.lock();
-        let slot =
-            caches.entry((TypeId::of::<K>(), field_selector.to_owned())).or_insert_with(|| {
+        let slot = caches
+            .entry((TypeId::of::<K>(), field_selector.to_owned()))
+            .or_insert_with(|| {
                 Box::new(WatchCache::<K>::start(self.client.clone(), field_selector))
             });
-        slot.downcast_ref::<WatchCache<K>>().expect("the key holds the type's id").clone()
+        slot.downcast_ref::<WatchCache<K>>()
+            .expect("the key holds the type's id")
+            .clone()
     }
 }

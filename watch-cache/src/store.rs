@@ -44,7 +44,11 @@ pub(crate) struct Store<K> {
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), indexes: Vec::new(), revision: 0 }
+        Self {
+            objects: BTreeMap::new(),
+            indexes: Vec::new(),
+            revision: 0,
+        }
     }
 }
 
@@ -86,10 +90,13 @@ impl<K: Resource> Store<K> {
 
     /// A list after a broken watch: tells only what differs from what was known.
     pub(crate) fn replace(&mut self, mut new: BTreeMap<ObjectKey, K>) -> Vec<Change<K>> {
-        let gone: Vec<ObjectKey> =
-            self.objects.keys().filter(|key| !new.contains_key(key)).cloned().collect();
-        let mut changes: Vec<Change<K>> =
-            gone.iter().filter_map(|key| self.forget(key)).collect();
+        let gone: Vec<ObjectKey> = self
+            .objects
+            .keys()
+            .filter(|key| !new.contains_key(key))
+            .cloned()
+            .collect();
+        let mut changes: Vec<Change<K>> = gone.iter().filter_map(|key| self.forget(key)).collect();
         new.retain(|key, object| {
             let known = self.objects.get(key);
             known.is_none_or(|known| {
@@ -107,7 +114,11 @@ impl<K: Resource> Store<K> {
     }
 
     fn saw(&mut self, object: &K) {
-        let revision = object.meta().resource_version.as_deref().and_then(|text| text.parse().ok());
+        let revision = object
+            .meta()
+            .resource_version
+            .as_deref()
+            .and_then(|text| text.parse().ok());
         self.revision = self.revision.max(revision.unwrap_or(0));
     }
 
@@ -116,7 +127,11 @@ impl<K: Resource> Store<K> {
         if let Some(slot) = self.indexes.iter().position(|index| index.name == name) {
             return slot;
         }
-        let mut index = IndexState { name, values, entries: HashMap::new() };
+        let mut index = IndexState {
+            name,
+            values,
+            entries: HashMap::new(),
+        };
         for (key, object) in &self.objects {
             index.insert(key, object);
         }
@@ -125,10 +140,16 @@ impl<K: Resource> Store<K> {
     }
 
     pub(crate) fn indexed(&self, slot: usize, value: &str) -> Vec<Arc<K>> {
-        let Some(keys) = self.indexes.get(slot).and_then(|index| index.entries.get(value)) else {
+        let Some(keys) = self
+            .indexes
+            .get(slot)
+            .and_then(|index| index.entries.get(value))
+        else {
             return Vec::new();
         };
-        keys.iter().filter_map(|key| self.objects.get(key).cloned()).collect()
+        keys.iter()
+            .filter_map(|key| self.objects.get(key).cloned())
+            .collect()
     }
 
     pub(crate) fn index_count(&self, slot: usize, value: &str) -> usize {

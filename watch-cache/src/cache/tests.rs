@@ -23,7 +23,9 @@ impl Script {
         let script = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let script = script.clone();
-            async move { Ok::<_, std::convert::Infallible>(script.answer(request.uri().to_string()).await) }
+            async move {
+                Ok::<_, std::convert::Infallible>(script.answer(request.uri().to_string()).await)
+            }
         });
         Client::new(service, "default")
     }
@@ -77,12 +79,13 @@ async fn lines(script: &Arc<Script>, expect: &[&str]) -> WatchCache<Pod> {
     let cache = caches.of::<Pod>();
     let mut changes = cache.subscribe();
     let mut got = Vec::new();
-    while let Ok(Ok(change)) =
-        tokio::time::timeout(Duration::from_secs(30), changes.recv()).await
-    {
+    while let Ok(Ok(change)) = tokio::time::timeout(Duration::from_secs(30), changes.recv()).await {
         let line = match &change {
             Change::Applied { old: None, new } => format!("+{}", uid(new)),
-            Change::Applied { old: Some(old), new } => format!("{}>{}", uid(old), uid(new)),
+            Change::Applied {
+                old: Some(old),
+                new,
+            } => format!("{}>{}", uid(old), uid(new)),
             Change::Deleted { old } => format!("-{}", uid(old)),
         };
         got.push(line);
@@ -101,7 +104,11 @@ fn uid(pod: &Pod) -> String {
 #[tokio::test]
 async fn a_watch_follows_the_list_and_every_change_is_told_once() {
     let script = Arc::new(Script::default());
-    script.lists.lock().unwrap().push_back(list("10", vec![pod("a", "u1", "5", None)]));
+    script
+        .lists
+        .lock()
+        .unwrap()
+        .push_back(list("10", vec![pod("a", "u1", "5", None)]));
     script.watches.lock().unwrap().push_back(vec![
         event("ADDED", pod("b", "u2", "11", Some("rs"))),
         event("MODIFIED", pod("a", "u1", "12", None)),
@@ -121,8 +128,14 @@ async fn a_list_after_an_expired_watch_tells_only_the_differences() {
     let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1",
         "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}});
     script.lists.lock().unwrap().extend([
-        list("10", vec![pod("a", "u1", "5", None), pod("b", "u2", "6", None)]),
-        list("20", vec![pod("a", "u1", "5", None), pod("c", "u3", "15", None)]),
+        list(
+            "10",
+            vec![pod("a", "u1", "5", None), pod("b", "u2", "6", None)],
+        ),
+        list(
+            "20",
+            vec![pod("a", "u1", "5", None), pod("c", "u3", "15", None)],
+        ),
     ]);
     script.watches.lock().unwrap().push_back(vec![gone]);
     lines(&script, &["+u1", "+u2", "-u2", "+u3"]).await;
@@ -131,7 +144,11 @@ async fn a_list_after_an_expired_watch_tells_only_the_differences() {
 #[tokio::test]
 async fn an_object_made_anew_under_its_name_is_a_deletion_first() {
     let script = Arc::new(Script::default());
-    script.lists.lock().unwrap().push_back(list("10", vec![pod("a", "u1", "5", None)]));
+    script
+        .lists
+        .lock()
+        .unwrap()
+        .push_back(list("10", vec![pod("a", "u1", "5", None)]));
     let again = vec![event("MODIFIED", pod("a", "u9", "12", None))];
     script.watches.lock().unwrap().push_back(again);
     lines(&script, &["+u1", "-u1", "+u9"]).await;
@@ -163,6 +180,12 @@ async fn two_askers_share_one_watch() {
     let (first, second) = (caches.of::<Pod>(), caches.of::<Pod>());
     first.synced().await;
     second.synced().await;
-    let lists = script.seen.lock().unwrap().iter().filter(|uri| !uri.contains("watch=")).count();
+    let lists = script
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|uri| !uri.contains("watch="))
+        .count();
     assert_eq!(lists, 1);
 }
