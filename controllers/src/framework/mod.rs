@@ -1,0 +1,19 @@
+//! What all controllers stand on: queue, runtime, expectations, events, leadership.
+
+pub mod act;
+pub mod error;
+pub mod events;
+pub mod expectations;
+pub mod hash;
+pub mod leader;
+pub mod metrics;
+pub mod owners;
+pub mod pods;
+pub mod queue;
+pub mod related;
+pub mod runtime;
+
+pub use error::{During, Error, Tolerate};
+pub use events::{EventType, Recorder};
+pub use expectations::Expectations;
+pub use runtime::{Context, Outcome, Reconciler, follow};

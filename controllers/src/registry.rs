@@ -1,0 +1,67 @@
+//! The table of controllers: upstream's names, and what starts each.
+
+use crate::framework::Context;
+
+/// One controller of the table.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    /// The name that older releases of kube-controller-manager used.
+    pub(crate) alias: &'static str,
+    pub(crate) on_by_default: bool,
+    pub(crate) start: fn(&Context),
+}
+
+const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Entry {
+    Entry {
+        name,
+        alias,
+        on_by_default: true,
+        start,
+    }
+}
+
+pub(crate) const CONTROLLERS: &[Entry] = &[
+    on(
+        "replicaset-controller",
+        "replicaset",
+        crate::replicaset::start_replicasets,
+    ),
+    on(
+        "replicationcontroller-controller",
+        "replicationcontroller",
+        crate::replicaset::start_replicationcontrollers,
+    ),
+];
+
+/// Names of upstream that a list may contain although nothing of that name runs here.
+const ACCEPTED: &[(&str, &str)] = &[
+    ("bootstrap-signer-controller", "bootstrapsigner"),
+    ("cloud-node-lifecycle-controller", "cloud-node-lifecycle"),
+    ("node-route-controller", "route"),
+    (
+        "persistentvolume-expander-controller",
+        "persistentvolume-expander",
+    ),
+    ("service-lb-controller", "service"),
+    (
+        "storage-version-migrator-controller",
+        "storage-version-migrator",
+    ),
+    (
+        "storageversion-garbage-collector-controller",
+        "storage-version-gc",
+    ),
+];
+
+/// The full name of a controller given by its name or alias.
+pub(crate) fn canonical(name: &str) -> Option<&'static str> {
+    let ours = CONTROLLERS.iter().map(|entry| (entry.name, entry.alias));
+    ours.chain(ACCEPTED.iter().copied())
+        .find(|(full, alias)| *full == name || *alias == name)
+        .map(|(full, _)| full)
+}
+
+/// Every controller that runs here.
+pub(crate) fn names() -> Vec<&'static str> {
+    CONTROLLERS.iter().map(|entry| entry.name).collect()
+}
