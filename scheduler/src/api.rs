@@ -1,6 +1,5 @@
 //! What the scheduler writes: bindings, pod conditions, evictions, events.
 
-
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
@@ -24,14 +23,22 @@ const CLAIM_WAIT: Duration = Duration::from_secs(600);
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("scheduler: {operation} of {object}: {source}")]
-    Api { operation: &'static str, object: ObjectKey, source: Box<kube::Error> },
+    Api {
+        operation: &'static str,
+        object: ObjectKey,
+        source: Box<kube::Error>,
+    },
     #[error("scheduler: claim {claim} was not bound within ten minutes")]
     ClaimTimeout { claim: ObjectKey },
 }
 
 fn failed(operation: &'static str, object: &ObjectKey) -> impl FnOnce(kube::Error) -> WriteError {
     let object = object.clone();
-    move |source| WriteError::Api { operation, object, source: Box::new(source) }
+    move |source| WriteError::Api {
+        operation,
+        object,
+        source: Box::new(source),
+    }
 }
 
 /// Cheap to clone.
@@ -44,8 +51,15 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(client: Client, name: &str, claims: WatchCache<PersistentVolumeClaim>) -> Self {
-        let reporter = Reporter { controller: name.to_owned(), instance: Some(name.to_owned()) };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, claims }
+        let reporter = Reporter {
+            controller: name.to_owned(),
+            instance: Some(name.to_owned()),
+        };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            claims,
+        }
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
@@ -85,13 +99,13 @@ impl Writer {
             .await
             .map_err(failed("binding", &pod.key))?;
         let note = format!("Successfully assigned {} to {node}", pod.key);
-        self.event(pod, EventType::Normal, "Scheduled", "Binding", note).await;
+        self.event(pod, EventType::Normal, "Scheduled", "Binding", note)
+            .await;
         Ok(())
     }
 
     async fn select_node(&self, key: &ObjectKey, node: &str) -> Result<(), WriteError> {
-        let api: Api<PersistentVolumeClaim> =
-            Api::namespaced(self.client.clone(), &key.namespace);
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
         api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
             .await
@@ -103,7 +117,10 @@ impl Writer {
         let mut changes = self.claims.subscribe();
         let is_bound = || {
             let claim = self.claims.get_key(key);
-            claim.and_then(|c| c.status.as_ref()?.phase.clone()).as_deref() == Some("Bound")
+            claim
+                .and_then(|c| c.status.as_ref()?.phase.clone())
+                .as_deref()
+                == Some("Bound")
         };
         let wait = async {
             while !is_bound() {
@@ -123,8 +140,14 @@ impl Writer {
         message: String,
         nominated: Option<&str>,
     ) -> Result<(), WriteError> {
-        self.event(pod, EventType::Warning, "FailedScheduling", "Scheduling", message.clone())
-            .await;
+        self.event(
+            pod,
+            EventType::Warning,
+            "FailedScheduling",
+            "Scheduling",
+            message.clone(),
+        )
+        .await;
         let condition = unschedulable(pod, message);
         if nominated.is_none() && has_condition(pod, &condition) {
             return Ok(());
@@ -151,8 +174,15 @@ impl Writer {
 
     /// Evicts the victims of a preemption.
     pub async fn evict(&self, by: &PodInfo, preemption: &Preemption) -> Result<(), WriteError> {
-        for victim in preemption.victims.iter().filter(|victim| !victim.is_terminating()) {
-            let message = format!("{}: preempting to accommodate a higher priority pod", by.key.name);
+        for victim in preemption
+            .victims
+            .iter()
+            .filter(|victim| !victim.is_terminating())
+        {
+            let message = format!(
+                "{}: preempting to accommodate a higher priority pod",
+                by.key.name
+            );
             let condition = json!({
                 "type": "DisruptionTarget",
                 "status": "True",
@@ -160,23 +190,36 @@ impl Writer {
                 "message": message,
                 "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
             });
-            self.patch_status(&victim.key, json!({"conditions": [condition]})).await?;
-            let preconditions =
-                Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
-            let parameters =
-                DeleteParams { preconditions: Some(preconditions), ..Default::default() };
+            self.patch_status(&victim.key, json!({"conditions": [condition]}))
+                .await?;
+            let preconditions = Preconditions {
+                uid: Some(victim.uid.clone()),
+                resource_version: None,
+            };
+            let parameters = DeleteParams {
+                preconditions: Some(preconditions),
+                ..Default::default()
+            };
             self.pods(&victim.key.namespace)
                 .delete(&victim.key.name, &parameters)
                 .await
                 .map_err(failed("evicting", &victim.key))?;
             let note = format!("Preempted by pod {} on node {}", by.uid, preemption.node);
-            self.event(victim, EventType::Normal, "Preempted", "Preempting", note).await;
+            self.event(victim, EventType::Normal, "Preempted", "Preempting", note)
+                .await;
         }
         Ok(())
     }
 
     /// An event that cannot be written is only logged: nothing depends on it.
-    async fn event(&self, pod: &PodInfo, type_: EventType, reason: &str, action: &str, note: String) {
+    async fn event(
+        &self,
+        pod: &PodInfo,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -206,7 +249,11 @@ fn unschedulable(pod: &PodInfo, message: String) -> PodCondition {
 }
 
 fn has_condition(pod: &PodInfo, wanted: &PodCondition) -> bool {
-    let conditions = pod.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let conditions = pod
+        .pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| {
         condition.type_ == wanted.type_
             && condition.status == wanted.status
@@ -214,4 +261,3 @@ fn has_condition(pod: &PodInfo, wanted: &PodCondition) -> bool {
             && condition.message == wanted.message
     })
 }
-

@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
-use k8s_openapi::api::core::v1::{
-    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::sync::broadcast::error::RecvError;
@@ -43,7 +41,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned() }
+        Self {
+            scheduler_name: "default-scheduler".to_owned(),
+        }
     }
 }
 
@@ -217,7 +217,10 @@ impl Driver {
             self.set_namespace(&namespace);
         }
         for claim in self.caches.claims.list() {
-            self.state.volumes.claims.insert(ObjectKey::of(claim.as_ref()), claim);
+            self.state
+                .volumes
+                .claims
+                .insert(ObjectKey::of(claim.as_ref()), claim);
         }
         for volume in self.caches.volumes.list() {
             let name = volume.metadata.name.clone().unwrap_or_default();
@@ -230,7 +233,10 @@ impl Driver {
         self.state.budgets = self.caches.budgets.list();
         for pod in self.caches.pods.list() {
             let info = Arc::new(PodInfo::new(pod));
-            if let Some(node) = old.placement(&info.uid).filter(|_| info.node_name().is_none()) {
+            if let Some(node) = old
+                .placement(&info.uid)
+                .filter(|_| info.node_name().is_none())
+            {
                 self.state.place(node, info.clone());
             }
             self.set_pod(info);
@@ -243,14 +249,17 @@ impl Driver {
             Update::Pod(Change::Deleted { old }) => self.remove_pod(&PodInfo::new(old)),
             Update::Node(Change::Applied { old, new }) => self.set_node(old.as_deref(), new),
             Update::Node(Change::Deleted { old }) => {
-                self.state.remove_node(old.metadata.name.as_deref().unwrap_or_default());
+                self.state
+                    .remove_node(old.metadata.name.as_deref().unwrap_or_default());
             }
             Update::Namespace(Change::Applied { new, .. }) => {
                 self.set_namespace(&new);
                 self.event(ClusterEvent::NamespaceLabels);
             }
             Update::Namespace(Change::Deleted { old }) => {
-                self.state.namespaces.remove(old.metadata.name.as_deref().unwrap_or_default());
+                self.state
+                    .namespaces
+                    .remove(old.metadata.name.as_deref().unwrap_or_default());
             }
             Update::Budget => self.state.budgets = self.caches.budgets.list(),
             Update::Rebuild => self.rebuild(),
@@ -318,7 +327,9 @@ impl Driver {
             return;
         }
         if let Some(node) = pod.nominated_node().map(str::to_owned) {
-            self.state.nominated.insert(pod.uid.clone(), (node, pod.clone()));
+            self.state
+                .nominated
+                .insert(pod.uid.clone(), (node, pod.clone()));
         }
         self.queue.set(pod);
     }
@@ -334,7 +345,9 @@ impl Driver {
 
     /// Decides on the next pod, if one is ready.
     fn decide_next(&mut self) -> bool {
-        let Some(pod) = self.queue.pop(Instant::now()) else { return false };
+        let Some(pod) = self.queue.pop(Instant::now()) else {
+            return false;
+        };
         self.turn = self.turn.wrapping_add(1);
         match schedule(&self.state, &pod, self.turn) {
             Ok(node) => self.bind(pod, node),
@@ -357,10 +370,16 @@ impl Driver {
 
     fn no_fit(&mut self, pod: &Arc<PodInfo>, no_fit: &NoFit) {
         let allowed = preemption::allowed(&self.state, pod);
-        let found = allowed.then(|| preemption::find(&self.state, pod, no_fit)).flatten();
+        let found = allowed
+            .then(|| preemption::find(&self.state, pod, no_fit))
+            .flatten();
         let mut message = no_fit.message();
         if no_fit.nodes > 0 && found.is_none() && allowed {
-            let unhelped = no_fit.rejections.values().filter(|r| !r.preemptible).count();
+            let unhelped = no_fit
+                .rejections
+                .values()
+                .filter(|r| !r.preemptible)
+                .count();
             let why = preemption::nothing_found(no_fit.nodes, unhelped);
             message = format!("{message} {why}");
         }
@@ -404,10 +423,15 @@ impl Driver {
             .caches
             .pods
             .get_key(&outcome.pod.key)
-            .is_some_and(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()));
+            .is_some_and(|pod| {
+                pod.spec
+                    .as_ref()
+                    .is_some_and(|spec| spec.node_name.is_some())
+            });
         if !bound {
             self.state.remove_pod(&outcome.pod.uid);
-            self.queue.failed(&outcome.pod.key, BTreeSet::new(), Instant::now());
+            self.queue
+                .failed(&outcome.pod.key, BTreeSet::new(), Instant::now());
         }
     }
 }
@@ -429,11 +453,15 @@ fn store<I: Ord, K: Cacheable>(
 
 /// What of a node changed that can make a pod fit.
 fn node_events(old: Option<&Node>, new: &Node) -> Vec<ClusterEvent> {
-    let Some(old) = old else { return vec![ClusterEvent::NodeAdded] };
+    let Some(old) = old else {
+        return vec![ClusterEvent::NodeAdded];
+    };
     let mut events = Vec::new();
     let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
     let taints = |node: &Node| {
-        node.spec.as_ref().map(|spec| (spec.taints.clone(), spec.unschedulable.unwrap_or(false)))
+        node.spec
+            .as_ref()
+            .map(|spec| (spec.taints.clone(), spec.unschedulable.unwrap_or(false)))
     };
     if allocatable(old) != allocatable(new) {
         events.push(ClusterEvent::NodeAllocatable);

@@ -74,7 +74,10 @@ impl PodInfo {
     }
 
     pub fn node_name(&self) -> Option<&str> {
-        self.spec()?.node_name.as_deref().filter(|name| !name.is_empty())
+        self.spec()?
+            .node_name
+            .as_deref()
+            .filter(|name| !name.is_empty())
     }
 
     pub fn is_terminating(&self) -> bool {
@@ -83,12 +86,21 @@ impl PodInfo {
 
     /// Succeeded or Failed: it takes nothing of its node any more.
     pub fn is_finished(&self) -> bool {
-        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
     }
 
     pub fn nominated_node(&self) -> Option<&str> {
-        self.pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
+        self.pod
+            .status
+            .as_ref()?
+            .nominated_node_name
+            .as_deref()
+            .filter(|name| !name.is_empty())
     }
 
     pub fn controller(&self) -> Option<&OwnerReference> {
@@ -98,7 +110,11 @@ impl PodInfo {
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| requests::is_sidecar(c));
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| requests::is_sidecar(c));
     spec.containers
         .iter()
         .chain(sidecars)
@@ -106,8 +122,15 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         .filter_map(|port| {
             let number = port.host_port.filter(|number| *number > 0)?;
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            let address = port.host_ip.clone().filter(|ip| !ip.is_empty() && ip != "::");
-            Some((protocol, address.unwrap_or_else(|| "0.0.0.0".to_owned()), number))
+            let address = port
+                .host_ip
+                .clone()
+                .filter(|ip| !ip.is_empty() && ip != "::");
+            Some((
+                protocol,
+                address.unwrap_or_else(|| "0.0.0.0".to_owned()),
+                number,
+            ))
         })
         .collect()
 }
@@ -116,7 +139,10 @@ fn scored_requests(spec: &PodSpec, amounts: &Amounts) -> Resources {
     let mut resources = Resources::of_pod(amounts);
     let missing = |name: &str| {
         let without = spec.containers.iter().filter(|container| {
-            let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+            let requests = container
+                .resources
+                .as_ref()
+                .and_then(|r| r.requests.as_ref());
             requests.is_none_or(|requests| !requests.contains_key(name))
         });
         i64::try_from(without.count()).unwrap_or(i64::MAX)
@@ -136,14 +162,22 @@ struct Terms {
 
 impl Terms {
     fn of(pod: &Pod, spec: &PodSpec) -> Self {
-        let Some(affinity) = &spec.affinity else { return Self::default() };
+        let Some(affinity) = &spec.affinity else {
+            return Self::default();
+        };
         let required = |terms: Option<&Vec<PodAffinityTerm>>| {
-            terms.into_iter().flatten().map(|term| AffinityTerm::new(pod, term, 0)).collect()
+            terms
+                .into_iter()
+                .flatten()
+                .map(|term| AffinityTerm::new(pod, term, 0))
+                .collect()
         };
         let mut terms = Self::default();
         if let Some(own) = &affinity.pod_affinity {
-            terms.required_affinity =
-                required(own.required_during_scheduling_ignored_during_execution.as_ref());
+            terms.required_affinity = required(
+                own.required_during_scheduling_ignored_during_execution
+                    .as_ref(),
+            );
             terms.preferred_affinity = own
                 .preferred_during_scheduling_ignored_during_execution
                 .iter()
@@ -152,8 +186,10 @@ impl Terms {
                 .collect();
         }
         if let Some(own) = &affinity.pod_anti_affinity {
-            terms.required_anti_affinity =
-                required(own.required_during_scheduling_ignored_during_execution.as_ref());
+            terms.required_anti_affinity = required(
+                own.required_during_scheduling_ignored_during_execution
+                    .as_ref(),
+            );
             terms.preferred_anti_affinity = own
                 .preferred_during_scheduling_ignored_during_execution
                 .iter()
@@ -191,9 +227,13 @@ impl AffinityTerm {
 /// Adds `key operator (the pod's own value)` for each key that the pod has and the selector
 /// does not already demand.
 pub fn merge_label_keys(selector: &mut LabelSelector, pod: &Pod, keys: &[String], operator: &str) {
-    let Some(labels) = &pod.metadata.labels else { return };
+    let Some(labels) = &pod.metadata.labels else {
+        return;
+    };
     for key in keys {
-        let Some(value) = labels.get(key) else { continue };
+        let Some(value) = labels.get(key) else {
+            continue;
+        };
         let requirement = LabelSelectorRequirement {
             key: key.clone(),
             operator: operator.to_owned(),

@@ -32,21 +32,31 @@ pub fn nothing_found(nodes: usize, unhelped: usize) -> String {
         ));
     }
     if unhelped > 0 {
-        parts.push(format!("{unhelped} Preemption is not helpful for scheduling"));
+        parts.push(format!(
+            "{unhelped} Preemption is not helpful for scheduling"
+        ));
     }
-    format!("preemption: 0/{nodes} nodes are available: {}.", parts.join(", "))
+    format!(
+        "preemption: 0/{nodes} nodes are available: {}.",
+        parts.join(", ")
+    )
 }
 
 /// Whether the pod may evict others now: its policy allows it, and no victim of an earlier
 /// preemption for it is still on its way out.
 pub fn allowed(state: &ClusterState, pod: &PodInfo) -> bool {
-    let policy = pod.spec().and_then(|spec| spec.preemption_policy.as_deref());
+    let policy = pod
+        .spec()
+        .and_then(|spec| spec.preemption_policy.as_deref());
     if policy == Some("Never") {
         return false;
     }
     let nominated = pod.nominated_node().and_then(|name| state.nodes.get(name));
     nominated.is_none_or(|node| {
-        !node.pods.values().any(|other| other.is_terminating() && other.priority < pod.priority)
+        !node
+            .pods
+            .values()
+            .any(|other| other.is_terminating() && other.priority < pod.priority)
     })
 }
 
@@ -65,11 +75,27 @@ pub fn find(state: &ClusterState, pod: &PodInfo, no_fit: &NoFit) -> Option<Preem
 /// importance in all, fewer victims, and victims that started later.
 fn rank(preemption: &Preemption) -> (usize, i32, i64, usize, std::cmp::Reverse<Option<Timestamp>>) {
     let victims = &preemption.victims;
-    let highest = victims.iter().map(|victim| victim.priority).max().unwrap_or(i32::MIN);
-    let sum = victims.iter().map(|victim| i64::from(victim.priority) - i64::from(i32::MIN)).sum();
-    let earliest =
-        victims.iter().filter(|victim| victim.priority == highest).filter_map(|v| started(v)).min();
-    (preemption.violations, highest, sum, victims.len(), std::cmp::Reverse(earliest))
+    let highest = victims
+        .iter()
+        .map(|victim| victim.priority)
+        .max()
+        .unwrap_or(i32::MIN);
+    let sum = victims
+        .iter()
+        .map(|victim| i64::from(victim.priority) - i64::from(i32::MIN))
+        .sum();
+    let earliest = victims
+        .iter()
+        .filter(|victim| victim.priority == highest)
+        .filter_map(|v| started(v))
+        .min();
+    (
+        preemption.violations,
+        highest,
+        sum,
+        victims.len(),
+        std::cmp::Reverse(earliest),
+    )
 }
 
 fn started(pod: &PodInfo) -> Option<Timestamp> {
@@ -81,8 +107,12 @@ fn started(pod: &PodInfo) -> Option<Timestamp> {
 fn clear(state: &ClusterState, pod: &PodInfo, node: &NodeInfo) -> Option<Preemption> {
     let mut bare = node.clone();
     let mut gone = BTreeSet::new();
-    let mut lower: Vec<Arc<PodInfo>> =
-        node.pods.values().filter(|other| other.priority < pod.priority).cloned().collect();
+    let mut lower: Vec<Arc<PodInfo>> = node
+        .pods
+        .values()
+        .filter(|other| other.priority < pod.priority)
+        .cloned()
+        .collect();
     if lower.is_empty() {
         return None;
     }
@@ -94,12 +124,15 @@ fn clear(state: &ClusterState, pod: &PodInfo, node: &NodeInfo) -> Option<Preempt
         return None;
     }
     lower.sort_by_key(|victim| (std::cmp::Reverse(victim.priority), started(victim)));
-    let (guarded, free): (Vec<_>, Vec<_>) =
-        lower.into_iter().partition(|victim| violates_budget(state, victim));
+    let (guarded, free): (Vec<_>, Vec<_>) = lower
+        .into_iter()
+        .partition(|victim| violates_budget(state, victim));
     let mut victims = Vec::new();
     let mut violations = 0;
-    for (candidate, is_guarded) in
-        guarded.into_iter().map(|v| (v, true)).chain(free.into_iter().map(|v| (v, false)))
+    for (candidate, is_guarded) in guarded
+        .into_iter()
+        .map(|v| (v, true))
+        .chain(free.into_iter().map(|v| (v, false)))
     {
         gone.remove(&candidate.uid);
         bare.add_pod(candidate.clone());
@@ -111,7 +144,11 @@ fn clear(state: &ClusterState, pod: &PodInfo, node: &NodeInfo) -> Option<Preempt
         violations += usize::from(is_guarded);
         victims.push(candidate);
     }
-    Some(Preemption { node: node.name.clone(), victims, violations })
+    Some(Preemption {
+        node: node.name.clone(),
+        victims,
+        violations,
+    })
 }
 
 fn fits(state: &ClusterState, pod: &PodInfo, node: &NodeInfo, gone: &BTreeSet<String>) -> bool {
@@ -123,7 +160,10 @@ fn violates_budget(state: &ClusterState, pod: &PodInfo) -> bool {
     let labels = pod.pod.metadata.labels.as_ref().unwrap_or(&empty);
     state.budgets.iter().any(|budget| {
         budget.metadata.namespace.as_deref() == Some(&pod.key.namespace)
-            && budget.status.as_ref().is_some_and(|status| status.disruptions_allowed.unwrap_or(0) <= 0)
+            && budget
+                .status
+                .as_ref()
+                .is_some_and(|status| status.disruptions_allowed.unwrap_or(0) <= 0)
             && budget
                 .spec
                 .as_ref()

@@ -88,11 +88,15 @@ pub struct Queue {
 /// How long after a failed attempt the next one may start.
 fn backoff(attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(1).min(10);
-    FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+    FIRST_BACKOFF
+        .saturating_mul(1 << doublings)
+        .min(LONGEST_BACKOFF)
 }
 
 fn is_gated(pod: &PodInfo) -> bool {
-    pod.spec().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty())
+    pod.spec()
+        .and_then(|s| s.scheduling_gates.as_ref())
+        .is_some_and(|gates| !gates.is_empty())
 }
 
 /// Whether an update may make a pod fit that did not.
@@ -116,8 +120,10 @@ impl Queue {
             _ => false,
         };
         if old.priority != pod.priority && known.place == Place::Active {
-            self.active.remove(&(Reverse(old.priority), known.sequence, key.clone()));
-            self.active.insert((Reverse(pod.priority), known.sequence, key));
+            self.active
+                .remove(&(Reverse(old.priority), known.sequence, key.clone()));
+            self.active
+                .insert((Reverse(pod.priority), known.sequence, key));
         } else if wake {
             self.activate(&key);
         }
@@ -127,7 +133,12 @@ impl Queue {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let gated = is_gated(&pod);
-        let waiting = Waiting { pod, place: Place::Gated, sequence, attempts: 0 };
+        let waiting = Waiting {
+            pod,
+            place: Place::Gated,
+            sequence,
+            attempts: 0,
+        };
         self.waiting.insert(key.clone(), waiting);
         if !gated {
             self.activate(&key);
@@ -137,7 +148,8 @@ impl Queue {
     /// The pod is gone, or has a node.
     pub fn remove(&mut self, key: &ObjectKey) {
         if let Some(waiting) = self.waiting.remove(key) {
-            self.active.remove(&(Reverse(waiting.pod.priority), waiting.sequence, key.clone()));
+            self.active
+                .remove(&(Reverse(waiting.pod.priority), waiting.sequence, key.clone()));
             if let Place::BackOff(until) = waiting.place {
                 self.due.remove(&(until, key.clone()));
             }
@@ -147,7 +159,8 @@ impl Queue {
     fn activate(&mut self, key: &ObjectKey) {
         if let Some(waiting) = self.waiting.get_mut(key) {
             waiting.place = Place::Active;
-            self.active.insert((Reverse(waiting.pod.priority), waiting.sequence, key.clone()));
+            self.active
+                .insert((Reverse(waiting.pod.priority), waiting.sequence, key.clone()));
         }
     }
 
@@ -172,9 +185,15 @@ impl Queue {
 
     /// The pod did not fit because of these filters, or could not be bound (no filters).
     pub fn failed(&mut self, key: &ObjectKey, plugins: BTreeSet<Plugin>, now: Instant) {
-        let Some(waiting) = self.waiting.get_mut(key) else { return };
-        let Place::InFlight(events) = &waiting.place else { return };
-        let missed = events.iter().any(|event| plugins.iter().any(|p| event.helps(*p)));
+        let Some(waiting) = self.waiting.get_mut(key) else {
+            return;
+        };
+        let Place::InFlight(events) = &waiting.place else {
+            return;
+        };
+        let missed = events
+            .iter()
+            .any(|event| plugins.iter().any(|p| event.helps(*p)));
         if missed || plugins.is_empty() {
             let until = now + backoff(waiting.attempts);
             waiting.place = Place::BackOff(until);

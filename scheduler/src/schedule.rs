@@ -20,7 +20,10 @@ pub struct NoFit {
 impl NoFit {
     /// The filters that refused at least one node: what has to change for the pod to fit.
     pub fn plugins(&self) -> BTreeSet<Plugin> {
-        self.rejections.values().map(|rejection| rejection.plugin).collect()
+        self.rejections
+            .values()
+            .map(|rejection| rejection.plugin)
+            .collect()
     }
 
     /// In upstream's words: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) ...`.
@@ -29,13 +32,23 @@ impl NoFit {
             return "no nodes available to schedule pods".to_owned();
         }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for reason in self.rejections.values().flat_map(|rejection| &rejection.reasons) {
+        for reason in self
+            .rejections
+            .values()
+            .flat_map(|rejection| &rejection.reasons)
+        {
             *counts.entry(reason).or_default() += 1;
         }
-        let mut reasons: Vec<String> =
-            counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let mut reasons: Vec<String> = counts
+            .into_iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
         reasons.sort();
-        format!("0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
+        format!(
+            "0/{} nodes are available: {}.",
+            self.nodes,
+            reasons.join(", ")
+        )
     }
 }
 
@@ -54,7 +67,10 @@ fn enough(nodes: usize) -> usize {
 pub fn schedule(state: &ClusterState, pod: &PodInfo, turn: u64) -> Result<String, NoFit> {
     let cycle = Cycle::new(state, pod);
     let nodes: Vec<&NodeInfo> = state.nodes.values().collect();
-    let mut no_fit = NoFit { nodes: nodes.len(), rejections: BTreeMap::new() };
+    let mut no_fit = NoFit {
+        nodes: nodes.len(),
+        rejections: BTreeMap::new(),
+    };
     if let Some(node) = pod.nominated_node().and_then(|name| state.nodes.get(name))
         && cycle.filter(node).is_ok()
     {
@@ -99,7 +115,9 @@ fn best(state: &ClusterState, pod: &PodInfo, fitting: &[&NodeInfo], turn: u64) -
         .filter(|(_, score)| **score == top)
         .map(|(node, _)| *node)
         .collect();
-    tied[start_index(turn ^ 0x5DEE_CE66, tied.len())].name.clone()
+    tied[start_index(turn ^ 0x5DEE_CE66, tied.len())]
+        .name
+        .clone()
 }
 
 #[cfg(test)]

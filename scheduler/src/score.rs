@@ -46,7 +46,10 @@ fn normalized(scores: Vec<i64>) -> Vec<i64> {
     if largest == 0 {
         return scores;
     }
-    scores.into_iter().map(|score| score * MOST / largest).collect()
+    scores
+        .into_iter()
+        .map(|score| score * MOST / largest)
+        .collect()
 }
 
 /// Scales so that the smallest is 0 and the largest is 100.
@@ -56,7 +59,10 @@ fn ranged(scores: Vec<i64>) -> Vec<i64> {
     if largest == smallest {
         return vec![0; scores.len()];
     }
-    scores.into_iter().map(|score| (score - smallest) * MOST / (largest - smallest)).collect()
+    scores
+        .into_iter()
+        .map(|score| (score - smallest) * MOST / (largest - smallest))
+        .collect()
 }
 
 fn inverted(scores: Vec<i64>) -> Vec<i64> {
@@ -65,9 +71,17 @@ fn inverted(scores: Vec<i64>) -> Vec<i64> {
 
 fn least_allocated(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let free = |have: i64, taken: i64, want: i64| {
-        if have <= 0 || taken + want > have { 0 } else { (have - taken - want) * MOST / have }
+        if have <= 0 || taken + want > have {
+            0
+        } else {
+            (have - taken - want) * MOST / have
+        }
     };
-    let (have, taken, want) = (&node.allocatable, &node.scored_requested, &pod.scored_requests);
+    let (have, taken, want) = (
+        &node.allocatable,
+        &node.scored_requested,
+        &pod.scored_requests,
+    );
     let cpu = free(have.milli_cpu, taken.milli_cpu, want.milli_cpu);
     let memory = free(have.memory, taken.memory, want.memory);
     i64::midpoint(cpu, memory)
@@ -76,7 +90,11 @@ fn least_allocated(pod: &PodInfo, node: &NodeInfo) -> i64 {
 /// Prefers nodes on which CPU and memory are used in equal parts.
 fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let part = |have: i64, taken: i64, want: i64| {
-        if have <= 0 { 1.0 } else { ((taken + want) as f64 / have as f64).min(1.0) }
+        if have <= 0 {
+            1.0
+        } else {
+            ((taken + want) as f64 / have as f64).min(1.0)
+        }
     };
     let (have, taken, want) = (&node.allocatable, &node.requested, &pod.requests);
     let cpu = part(have.milli_cpu, taken.milli_cpu, want.milli_cpu);
@@ -86,7 +104,9 @@ fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
 }
 
 fn image_locality(state: &ClusterState, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
-    let Some(spec) = pod.spec() else { return vec![0; nodes.len()] };
+    let Some(spec) = pod.spec() else {
+        return vec![0; nodes.len()];
+    };
     let images: Vec<String> = spec
         .init_containers
         .iter()
@@ -98,7 +118,10 @@ fn image_locality(state: &ClusterState, pod: &PodInfo, nodes: &[&NodeInfo]) -> V
     let holders: HashMap<&String, i64> = images
         .iter()
         .map(|image| {
-            let with = state.nodes.values().filter(|node| node.images.contains_key(image));
+            let with = state
+                .nodes
+                .values()
+                .filter(|node| node.images.contains_key(image));
             (image, i64::try_from(with.count()).unwrap_or(i64::MAX))
         })
         .collect();
@@ -117,18 +140,26 @@ fn image_locality(state: &ClusterState, pod: &PodInfo, nodes: &[&NodeInfo]) -> V
 /// With the tag that a name without one means.
 fn normalized_image(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains(':') || name.contains('@') { name.to_owned() } else { format!("{name}:latest") }
+    if last.contains(':') || name.contains('@') {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
 }
 
 fn intolerable_preferences(pod: &PodInfo, node: &NodeInfo) -> i64 {
-    let tolerations = pod.spec().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    let applies = |t: &&Toleration| {
-        matches!(t.effect.as_deref(), None | Some("" | "PreferNoSchedule"))
-    };
+    let tolerations = pod
+        .spec()
+        .and_then(|s| s.tolerations.as_deref())
+        .unwrap_or_default();
+    let applies =
+        |t: &&Toleration| matches!(t.effect.as_deref(), None | Some("" | "PreferNoSchedule"));
     let tolerations: Vec<&Toleration> = tolerations.iter().filter(applies).collect();
     let intolerable = node.taints().iter().filter(|taint| {
         taint.effect == "PreferNoSchedule"
-            && !tolerations.iter().any(|toleration| toleration::tolerates(toleration, taint))
+            && !tolerations
+                .iter()
+                .any(|toleration| toleration::tolerates(toleration, taint))
     });
     i64::try_from(intolerable.count()).unwrap_or(i64::MAX)
 }
@@ -137,7 +168,10 @@ fn preferred_node(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let preferred = pod
         .spec()
         .and_then(|spec| spec.affinity.as_ref()?.node_affinity.as_ref())
-        .and_then(|own| own.preferred_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|own| {
+            own.preferred_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     preferred
         .into_iter()
         .flatten()
@@ -162,15 +196,32 @@ fn pod_affinity(state: &ClusterState, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec
             }
         };
         if own_terms {
-            pod.preferred_affinity.iter().for_each(|t| count(t, other, t.weight));
-            pod.preferred_anti_affinity.iter().for_each(|t| count(t, other, -t.weight));
+            pod.preferred_affinity
+                .iter()
+                .for_each(|t| count(t, other, t.weight));
+            pod.preferred_anti_affinity
+                .iter()
+                .for_each(|t| count(t, other, -t.weight));
         }
-        other.preferred_affinity.iter().for_each(|t| count(t, pod, t.weight));
-        other.preferred_anti_affinity.iter().for_each(|t| count(t, pod, -t.weight));
-        other.required_affinity.iter().for_each(|t| count(t, pod, 1));
+        other
+            .preferred_affinity
+            .iter()
+            .for_each(|t| count(t, pod, t.weight));
+        other
+            .preferred_anti_affinity
+            .iter()
+            .for_each(|t| count(t, pod, -t.weight));
+        other
+            .required_affinity
+            .iter()
+            .for_each(|t| count(t, pod, 1));
     }
     let score = |node: &&NodeInfo| {
-        domains.iter().filter(|((k, v), _)| node.label(k) == Some(*v)).map(|(_, w)| *w).sum()
+        domains
+            .iter()
+            .filter(|((k, v), _)| node.label(k) == Some(*v))
+            .map(|(_, w)| *w)
+            .sum()
     };
     nodes.iter().map(score).collect()
 }
@@ -184,21 +235,34 @@ fn spread(state: &ClusterState, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> 
         .is_some_and(|constraints| !constraints.is_empty());
     if has_own {
         let constraints = filter_soft(state, pod);
-        return nodes.iter().map(|node| crowding(&constraints, node)).collect();
+        return nodes
+            .iter()
+            .map(|node| crowding(&constraints, node))
+            .collect();
     }
-    let Some(owner) = pod.controller() else { return vec![0; nodes.len()] };
+    let Some(owner) = pod.controller() else {
+        return vec![0; nodes.len()];
+    };
     let mut zones: HashMap<&str, i64> = HashMap::new();
     let mut on_node: HashMap<&str, i64> = HashMap::new();
     for (node, other) in state.pods() {
-        let same = other.controller().is_some_and(|theirs| theirs.uid == owner.uid);
+        let same = other
+            .controller()
+            .is_some_and(|theirs| theirs.uid == owner.uid);
         if same && !other.is_terminating() {
             *on_node.entry(&node.name).or_default() += 1;
-            *zones.entry(node.label(ZONE).unwrap_or_default()).or_default() += 1;
+            *zones
+                .entry(node.label(ZONE).unwrap_or_default())
+                .or_default() += 1;
         }
     }
     let score = |node: &&NodeInfo| {
         let own = on_node.get(node.name.as_str()).copied().unwrap_or(0);
-        let zone = node.label(ZONE).and_then(|zone| zones.get(zone)).copied().unwrap_or(0);
+        let zone = node
+            .label(ZONE)
+            .and_then(|zone| zones.get(zone))
+            .copied()
+            .unwrap_or(0);
         own * 2 + zone
     };
     nodes.iter().map(score).collect()
@@ -239,7 +303,10 @@ mod tests {
     #[test]
     fn an_image_name_without_a_tag_means_latest() {
         assert_eq!(normalized_image("nginx"), "nginx:latest");
-        assert_eq!(normalized_image("host:5000/nginx"), "host:5000/nginx:latest");
+        assert_eq!(
+            normalized_image("host:5000/nginx"),
+            "host:5000/nginx:latest"
+        );
         assert_eq!(normalized_image("nginx:1.2"), "nginx:1.2");
         assert_eq!(normalized_image("nginx@sha256:00"), "nginx@sha256:00");
     }

@@ -41,7 +41,10 @@ impl Resources {
 
     /// The same for a pod's requests; every pod takes one of the node's pods.
     pub fn of_pod(amounts: &Amounts) -> Self {
-        Self { pods: 1, ..Self::of(amounts) }
+        Self {
+            pods: 1,
+            ..Self::of(amounts)
+        }
     }
 
     fn add(&mut self, other: &Self, sign: i64) {
@@ -83,7 +86,11 @@ impl NodeInfo {
             .flatten()
             .flat_map(|image| {
                 let size = image.size_bytes.unwrap_or(0);
-                image.names.iter().flatten().map(move |name| (name.clone(), size))
+                image
+                    .names
+                    .iter()
+                    .flatten()
+                    .map(move |name| (name.clone(), size))
             })
             .collect();
         Self {
@@ -107,11 +114,18 @@ impl NodeInfo {
     }
 
     pub fn taints(&self) -> &[Taint] {
-        self.node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+        self.node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.taints.as_deref())
+            .unwrap_or_default()
     }
 
     pub fn is_unschedulable(&self) -> bool {
-        self.node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true))
+        self.node
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.unschedulable == Some(true))
     }
 
     pub fn add_pod(&mut self, pod: Arc<PodInfo>) {
@@ -123,11 +137,16 @@ impl NodeInfo {
     }
 
     pub fn remove_pod(&mut self, uid: &str) {
-        let Some(pod) = self.pods.remove(uid) else { return };
+        let Some(pod) = self.pods.remove(uid) else {
+            return;
+        };
         self.requested.add(&pod.requests, -1);
         self.scored_requested.add(&pod.scored_requests, -1);
-        self.host_ports =
-            self.pods.values().flat_map(|other| other.host_ports.iter().cloned()).collect();
+        self.host_ports = self
+            .pods
+            .values()
+            .flat_map(|other| other.host_ports.iter().cloned())
+            .collect();
     }
 
     /// The same node object with newer content; the pods stay.
@@ -190,7 +209,9 @@ impl ClusterState {
 
     pub fn remove_pod(&mut self, uid: &str) {
         self.repelling.remove(uid);
-        let Some((node, _)) = self.placed.remove(uid) else { return };
+        let Some((node, _)) = self.placed.remove(uid) else {
+            return;
+        };
         if let Some(info) = self.nodes.get_mut(&node) {
             info.remove_pod(uid);
         }
@@ -210,6 +231,8 @@ impl ClusterState {
 
     /// Every placed pod on a known node.
     pub fn pods(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<PodInfo>)> {
-        self.nodes.values().flat_map(|node| node.pods.values().map(move |pod| (node, pod)))
+        self.nodes
+            .values()
+            .flat_map(|node| node.pods.values().map(move |pod| (node, pod)))
     }
 }

@@ -25,11 +25,17 @@ fn claim_name(pod: &PodInfo, volume: &Volume) -> Option<String> {
     if let Some(source) = &volume.persistent_volume_claim {
         return Some(source.claim_name.clone());
     }
-    volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.key.name, volume.name))
+    volume
+        .ephemeral
+        .as_ref()
+        .map(|_| format!("{}-{}", pod.key.name, volume.name))
 }
 
 fn claim_names(pod: &PodInfo) -> impl Iterator<Item = String> {
-    let volumes = pod.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let volumes = pod
+        .spec()
+        .and_then(|spec| spec.volumes.as_deref())
+        .unwrap_or_default();
     volumes.iter().filter_map(|volume| claim_name(pod, volume))
 }
 
@@ -37,18 +43,16 @@ fn reject(reason: impl Into<String>) -> Rejection {
     Rejection::new(Plugin::VolumeBinding, reason, false)
 }
 
-pub(crate) fn filter(
-    volumes: &Volumes,
-    pod: &PodInfo,
-    node: &NodeInfo,
-) -> Result<(), Rejection> {
+pub(crate) fn filter(volumes: &Volumes, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     for name in claim_names(pod) {
         let key = ObjectKey::new(&pod.key.namespace, &name);
         let Some(claim) = volumes.claims.get(&key) else {
             return Err(reject(format!("persistentvolumeclaim {name:?} not found")));
         };
         if claim.metadata.deletion_timestamp.is_some() {
-            return Err(reject(format!("persistentvolumeclaim {name:?} is being deleted")));
+            return Err(reject(format!(
+                "persistentvolumeclaim {name:?} is being deleted"
+            )));
         }
         filter_claim(volumes, claim, node)?;
     }
@@ -61,23 +65,30 @@ fn filter_claim(
     node: &NodeInfo,
 ) -> Result<(), Rejection> {
     let spec = claim.spec.as_ref();
-    let bound = spec.and_then(|s| s.volume_name.as_deref()).filter(|name| !name.is_empty());
+    let bound = spec
+        .and_then(|s| s.volume_name.as_deref())
+        .filter(|name| !name.is_empty());
     if let Some(name) = bound {
         return match volumes.volumes.get(name) {
             None => Err(reject(format!("persistentvolume {name:?} not found"))),
             Some(volume) if reachable(volume, node) => Ok(()),
-            Some(_) => Err(reject("node(s) didn't match PersistentVolume's node affinity")),
+            Some(_) => Err(reject(
+                "node(s) didn't match PersistentVolume's node affinity",
+            )),
         };
     }
     let Some(class) = delayed_class(volumes, claim) else {
         return Err(reject("pod has unbound immediate PersistentVolumeClaims"));
     };
-    let fits = |volume: &&Arc<PersistentVolume>| satisfies(volume, claim) && reachable(volume, node);
+    let fits =
+        |volume: &&Arc<PersistentVolume>| satisfies(volume, claim) && reachable(volume, node);
     let provisioned = class.provisioner != "kubernetes.io/no-provisioner";
     if provisioned || volumes.volumes.values().any(|volume| fits(&volume)) {
         return Ok(());
     }
-    Err(reject("node(s) didn't find available persistent volumes to bind"))
+    Err(reject(
+        "node(s) didn't find available persistent volumes to bind",
+    ))
 }
 
 /// The claim's class if it wants to know the node before it binds.
@@ -91,7 +102,10 @@ fn delayed_class<'a>(
 }
 
 fn reachable(volume: &PersistentVolume, node: &NodeInfo) -> bool {
-    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
+    let affinity = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_affinity.as_ref());
     affinity
         .and_then(|affinity| affinity.required.as_ref())
         .is_none_or(|terms| selector::node_selector_matches(terms, &node.node))
@@ -99,18 +113,23 @@ fn reachable(volume: &PersistentVolume, node: &NodeInfo) -> bool {
 
 /// Whether an unclaimed volume has the class, modes and size that a claim asks for.
 fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let (Some(have), Some(want)) = (&volume.spec, &claim.spec) else { return false };
+    let (Some(have), Some(want)) = (&volume.spec, &claim.spec) else {
+        return false;
+    };
     let free = have.claim_ref.as_ref().is_none_or(|owner| {
         owner.name == claim.metadata.name && owner.namespace == claim.metadata.namespace
     });
     let class = |name: &Option<String>| name.clone().unwrap_or_default();
     let modes = want.access_modes.iter().flatten();
     let size = |list: Option<&BTreeMap<String, _>>| {
-        list.and_then(|list| list.get("storage")).map_or(0, |q| quantity::value(q).unwrap_or(0))
+        list.and_then(|list| list.get("storage"))
+            .map_or(0, |q| quantity::value(q).unwrap_or(0))
     };
     let wanted = want.resources.as_ref().and_then(|r| r.requests.as_ref());
     free && class(&have.storage_class_name) == class(&want.storage_class_name)
-        && modes.into_iter().all(|mode| have.access_modes.iter().flatten().any(|m| m == mode))
+        && modes
+            .into_iter()
+            .all(|mode| have.access_modes.iter().flatten().any(|m| m == mode))
         && size(have.capacity.as_ref()) >= size(wanted)
 }
 
@@ -121,7 +140,8 @@ pub(crate) fn waiting_claims(volumes: &Volumes, pod: &PodInfo) -> Vec<ObjectKey>
         .filter(|key| {
             volumes.claims.get(key).is_some_and(|claim| {
                 let spec = claim.spec.as_ref();
-                let unbound = spec.is_none_or(|s| s.volume_name.as_deref().is_none_or(str::is_empty));
+                let unbound =
+                    spec.is_none_or(|s| s.volume_name.as_deref().is_none_or(str::is_empty));
                 unbound && delayed_class(volumes, claim).is_some()
             })
         })

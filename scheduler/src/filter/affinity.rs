@@ -37,7 +37,10 @@ pub fn term_matches(
     let empty = Labels::new();
     let labels = other.pod.metadata.labels.as_ref().unwrap_or(&empty);
     in_namespace
-        && term.selector.as_ref().is_some_and(|s| selector::label_selector_matches(s, labels))
+        && term
+            .selector
+            .as_ref()
+            .is_some_and(|s| selector::label_selector_matches(s, labels))
 }
 
 fn domain(node: &NodeInfo, key: &str) -> Option<Domain> {
@@ -46,9 +49,15 @@ fn domain(node: &NodeInfo, key: &str) -> Option<Domain> {
 
 impl Counts {
     pub(super) fn new(state: &ClusterState, pod: &PodInfo, gone: &BTreeSet<String>) -> Self {
-        let mut counts =
-            Self { refused: HashMap::new(), wanted: HashMap::new(), unwanted: HashMap::new() };
-        for (node, other) in state.repelling().filter(|(_, other)| !gone.contains(&other.uid)) {
+        let mut counts = Self {
+            refused: HashMap::new(),
+            wanted: HashMap::new(),
+            unwanted: HashMap::new(),
+        };
+        for (node, other) in state
+            .repelling()
+            .filter(|(_, other)| !gone.contains(&other.uid))
+        {
             for term in &other.required_anti_affinity {
                 if term_matches(term, pod, &state.namespaces) {
                     count(&mut counts.refused, node, term);
@@ -65,7 +74,11 @@ impl Counts {
                     count(&mut counts.wanted, node, term);
                 }
             }
-            for term in pod.required_anti_affinity.iter().filter(|term| matches(term)) {
+            for term in pod
+                .required_anti_affinity
+                .iter()
+                .filter(|term| matches(term))
+            {
                 count(&mut counts.unwanted, node, term);
             }
         }
@@ -74,7 +87,11 @@ impl Counts {
 
     pub(super) fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
         let reject = |reason: &str, preemptible| {
-            Err(Rejection::new(Plugin::InterPodAffinity, reason, preemptible))
+            Err(Rejection::new(
+                Plugin::InterPodAffinity,
+                reason,
+                preemptible,
+            ))
         };
         if !self.affinity_holds(pod, node) {
             return reject("node(s) didn't match pod affinity rules", false);
@@ -82,11 +99,22 @@ impl Counts {
         let has = |counts: &HashMap<Domain, usize>, key: &str| {
             domain(node, key).is_some_and(|domain| counts.contains_key(&domain))
         };
-        if pod.required_anti_affinity.iter().any(|t| has(&self.unwanted, &t.topology_key)) {
+        if pod
+            .required_anti_affinity
+            .iter()
+            .any(|t| has(&self.unwanted, &t.topology_key))
+        {
             return reject("node(s) didn't match pod anti-affinity rules", true);
         }
-        if self.refused.keys().any(|(key, value)| node.label(key) == Some(value)) {
-            return reject("node(s) didn't satisfy existing pods anti-affinity rules", true);
+        if self
+            .refused
+            .keys()
+            .any(|(key, value)| node.label(key) == Some(value))
+        {
+            return reject(
+                "node(s) didn't satisfy existing pods anti-affinity rules",
+                true,
+            );
         }
         Ok(())
     }
@@ -94,7 +122,10 @@ impl Counts {
     /// The first pod of a group that wants to be together may start anywhere.
     fn affinity_holds(&self, pod: &PodInfo, node: &NodeInfo) -> bool {
         let terms = &pod.required_affinity;
-        if terms.iter().any(|term| node.label(&term.topology_key).is_none()) {
+        if terms
+            .iter()
+            .any(|term| node.label(&term.topology_key).is_none())
+        {
             return false;
         }
         let present = |term: &AffinityTerm| {

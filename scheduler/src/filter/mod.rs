@@ -50,7 +50,11 @@ pub struct Rejection {
 
 impl Rejection {
     pub(crate) fn new(plugin: Plugin, reason: impl Into<String>, preemptible: bool) -> Self {
-        Self { plugin, reasons: vec![reason.into()], preemptible }
+        Self {
+            plugin,
+            reasons: vec![reason.into()],
+            preemptible,
+        }
     }
 }
 

@@ -18,7 +18,10 @@ pub(super) fn unschedulable(pod: &PodInfo, info: &NodeInfo) -> Result<(), Reject
         effect: "NoSchedule".to_owned(),
         ..Default::default()
     };
-    let tolerations = pod.spec().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let tolerations = pod
+        .spec()
+        .and_then(|s| s.tolerations.as_deref())
+        .unwrap_or_default();
     match toleration::untolerated(&[taint], tolerations, &["NoSchedule"]) {
         None => Ok(()),
         Some(_) => Err(Rejection::new(
@@ -41,7 +44,10 @@ pub(super) fn name(pod: &PodInfo, info: &NodeInfo) -> Result<(), Rejection> {
 }
 
 pub(super) fn taints(pod: &PodInfo, info: &NodeInfo) -> Result<(), Rejection> {
-    let tolerations = pod.spec().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let tolerations = pod
+        .spec()
+        .and_then(|s| s.tolerations.as_deref())
+        .unwrap_or_default();
     match toleration::untolerated(info.taints(), tolerations, &["NoSchedule", "NoExecute"]) {
         None => Ok(()),
         Some(taint) => {
@@ -67,11 +73,17 @@ pub(super) fn affinity(pod: &PodInfo, info: &NodeInfo) -> Result<(), Rejection> 
 pub(crate) fn selects(spec: &PodSpec, node: &Node) -> bool {
     let empty = selector::Labels::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
-    let by_map = spec.node_selector.as_ref().is_none_or(|map| selector::map_matches(map, labels));
+    let by_map = spec
+        .node_selector
+        .as_ref()
+        .is_none_or(|map| selector::map_matches(map, labels));
     let required = spec
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|own| own.required_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|own| {
+            own.required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     by_map && required.is_none_or(|terms| selector::node_selector_matches(terms, node))
 }

@@ -19,9 +19,11 @@ pub(super) fn filter(pod: &PodInfo, info: &NodeInfo) -> Result<(), Rejection> {
 }
 
 fn conflicts((protocol, address, number): &HostPort, info: &NodeInfo) -> bool {
-    info.host_ports.iter().any(|(other_protocol, other_address, other_number)| {
-        number == other_number
-            && protocol == other_protocol
-            && (address == other_address || address == ANY || other_address == ANY)
-    })
+    info.host_ports
+        .iter()
+        .any(|(other_protocol, other_address, other_number)| {
+            number == other_number
+                && protocol == other_protocol
+                && (address == other_address || address == ANY || other_address == ANY)
+        })
 }

@@ -14,21 +14,34 @@ pub(super) fn filter(pod: &PodInfo, info: &NodeInfo) -> Result<(), Rejection> {
             never |= wanted > have;
         }
     };
-    demand(want.pods, have.pods, taken.pods, &|| "Too many pods".to_owned());
-    let named = |name: &str| format!("Insufficient {name}");
-    demand(want.milli_cpu, have.milli_cpu, taken.milli_cpu, &|| named("cpu"));
-    demand(want.memory, have.memory, taken.memory, &|| named("memory"));
-    demand(want.ephemeral_storage, have.ephemeral_storage, taken.ephemeral_storage, &|| {
-        named("ephemeral-storage")
+    demand(want.pods, have.pods, taken.pods, &|| {
+        "Too many pods".to_owned()
     });
+    let named = |name: &str| format!("Insufficient {name}");
+    demand(want.milli_cpu, have.milli_cpu, taken.milli_cpu, &|| {
+        named("cpu")
+    });
+    demand(want.memory, have.memory, taken.memory, &|| named("memory"));
+    demand(
+        want.ephemeral_storage,
+        have.ephemeral_storage,
+        taken.ephemeral_storage,
+        &|| named("ephemeral-storage"),
+    );
     for (name, wanted) in &want.others {
         let of = |amounts: &std::collections::BTreeMap<String, i64>| {
             amounts.get(name).copied().unwrap_or(0)
         };
-        demand(*wanted, of(&have.others), of(&taken.others), &|| named(name));
+        demand(*wanted, of(&have.others), of(&taken.others), &|| {
+            named(name)
+        });
     }
     if reasons.is_empty() {
         return Ok(());
     }
-    Err(Rejection { plugin: Plugin::NodeResourcesFit, reasons, preemptible: !never })
+    Err(Rejection {
+        plugin: Plugin::NodeResourcesFit,
+        reasons,
+        preemptible: !never,
+    })
 }

@@ -39,10 +39,16 @@ pub(crate) fn constraints(
     gone: &BTreeSet<String>,
     when: &str,
 ) -> Vec<Constraint> {
-    let Some(all) = pod.spec().and_then(|spec| spec.topology_spread_constraints.as_ref()) else {
+    let Some(all) = pod
+        .spec()
+        .and_then(|spec| spec.topology_spread_constraints.as_ref())
+    else {
         return Vec::new();
     };
-    let picked: Vec<_> = all.iter().filter(|c| c.when_unsatisfiable == when).collect();
+    let picked: Vec<_> = all
+        .iter()
+        .filter(|c| c.when_unsatisfiable == when)
+        .collect();
     let keys: Vec<&str> = picked.iter().map(|c| c.topology_key.as_str()).collect();
     picked
         .iter()
@@ -66,8 +72,7 @@ fn counts_node(pod: &PodInfo, constraint: &TopologySpreadConstraint, node: &Node
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let effects = ["NoSchedule", "NoExecute"];
     (!by_affinity || selects(spec, &node.node))
-        && (!by_taints
-            || toleration::untolerated(node.taints(), tolerations, &effects).is_none())
+        && (!by_taints || toleration::untolerated(node.taints(), tolerations, &effects).is_none())
 }
 
 impl Constraint {
@@ -85,7 +90,9 @@ impl Constraint {
     }
 
     fn count(&mut self, pod: &PodInfo, node: &NodeInfo, gone: &BTreeSet<String>) {
-        let Some(value) = node.label(&self.topology_key).map(str::to_owned) else { return };
+        let Some(value) = node.label(&self.topology_key).map(str::to_owned) else {
+            return;
+        };
         let matching = node.pods.values().filter(|other| {
             other.key.namespace == pod.key.namespace
                 && !other.is_terminating()
@@ -118,7 +125,10 @@ fn nothing() -> LabelSelector {
         operator: "In".to_owned(),
         values: Some(Vec::new()),
     };
-    LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None }
+    LabelSelector {
+        match_expressions: Some(vec![requirement]),
+        match_labels: None,
+    }
 }
 
 pub(super) fn filter(

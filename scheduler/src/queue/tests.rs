@@ -10,8 +10,15 @@ fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
         uid: Some(name.into()),
         ..Default::default()
     };
-    let spec = PodSpec { priority: Some(priority), ..Default::default() };
-    Arc::new(PodInfo::new(Arc::new(Pod { metadata, spec: Some(spec), status: None })))
+    let spec = PodSpec {
+        priority: Some(priority),
+        ..Default::default()
+    };
+    Arc::new(PodInfo::new(Arc::new(Pod {
+        metadata,
+        spec: Some(spec),
+        status: None,
+    })))
 }
 
 fn popped(queue: &mut Queue, now: Instant) -> Option<String> {
@@ -43,7 +50,10 @@ fn a_pod_that_does_not_fit_waits_for_an_event_that_helps() {
     queue.event(ClusterEvent::NodeLabels, now + Duration::from_secs(60));
     assert_eq!(popped(&mut queue, now + Duration::from_secs(60)), None);
     queue.event(ClusterEvent::RoomMade, now + Duration::from_secs(60));
-    assert_eq!(popped(&mut queue, now + Duration::from_secs(60)).as_deref(), Some("a"));
+    assert_eq!(
+        popped(&mut queue, now + Duration::from_secs(60)).as_deref(),
+        Some("a")
+    );
 }
 
 #[test]
@@ -56,7 +66,10 @@ fn an_event_during_the_attempt_is_not_missed() {
     queue.failed(&key, plugins(Plugin::NodeResourcesFit), now);
     assert_eq!(popped(&mut queue, now), None);
     assert_eq!(queue.next_due(), Some(now + FIRST_BACKOFF));
-    assert_eq!(popped(&mut queue, now + FIRST_BACKOFF).as_deref(), Some("a"));
+    assert_eq!(
+        popped(&mut queue, now + FIRST_BACKOFF).as_deref(),
+        Some("a")
+    );
 }
 
 #[test]
@@ -71,8 +84,13 @@ fn a_gated_pod_waits_until_its_gates_are_gone() {
     let now = Instant::now();
     let mut gated = (*pod("a", 0)).clone();
     let mut object = (*gated.pod).clone();
-    let gates = vec![PodSchedulingGate { name: "wait".into() }];
-    object.spec = Some(PodSpec { scheduling_gates: Some(gates), ..Default::default() });
+    let gates = vec![PodSchedulingGate {
+        name: "wait".into(),
+    }];
+    object.spec = Some(PodSpec {
+        scheduling_gates: Some(gates),
+        ..Default::default()
+    });
     gated.pod = Arc::new(object);
     queue.set(Arc::new(gated));
     assert_eq!(popped(&mut queue, now), None);
@@ -102,6 +120,9 @@ fn a_new_pod_of_the_same_name_replaces_the_old_one() {
     let mut second = (*pod("a", 5)).clone();
     second.uid = "another".into();
     queue.set(Arc::new(second));
-    assert_eq!(queue.pop(now).map(|pod| pod.uid.clone()).as_deref(), Some("another"));
+    assert_eq!(
+        queue.pop(now).map(|pod| pod.uid.clone()).as_deref(),
+        Some("another")
+    );
     assert_eq!(popped(&mut queue, now), None);
 }

@@ -62,7 +62,10 @@ fn check(node_change: Value, placed: &[Value], pod_change: Value, expected: Resu
     match (answer, expected) {
         (Ok(node), Ok(())) => assert_eq!(node, "a"),
         (Err(no_fit), Err(reason)) => {
-            assert_eq!(no_fit.message(), format!("0/1 nodes are available: {reason}."));
+            assert_eq!(
+                no_fit.message(),
+                format!("0/1 nodes are available: {reason}.")
+            );
         }
         (answer, expected) => panic!("{answer:?} is not {expected:?}"),
     }
@@ -78,13 +81,23 @@ fn resources_are_counted() {
     check(full, &[json!({})], json!({}), Err("1 Too many pods"));
     let extended = json!({"spec": {"containers": [
         {"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}});
-    check(json!({}), &[], extended, Err("1 Insufficient example.com/gpu"));
+    check(
+        json!({}),
+        &[],
+        extended,
+        Err("1 Insufficient example.com/gpu"),
+    );
 }
 
 #[test]
 fn the_node_and_the_pod_choose_each_other() {
     let cordoned = json!({"spec": {"unschedulable": true}});
-    check(cordoned, &[], json!({}), Err("1 node(s) were unschedulable"));
+    check(
+        cordoned,
+        &[],
+        json!({}),
+        Err("1 node(s) were unschedulable"),
+    );
     let tainted = json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}});
     let refusal = Err("1 node(s) had untolerated taint {k: v}");
     check(tainted.clone(), &[], json!({}), refusal);
@@ -93,7 +106,12 @@ fn the_node_and_the_pod_choose_each_other() {
     let selecting = json!({"spec": {"nodeSelector": {"disk": "ssd"}}});
     let refusal = Err("1 node(s) didn't match Pod's node affinity/selector");
     check(json!({}), &[], selecting.clone(), refusal);
-    check(json!({"metadata": {"labels": {"disk": "ssd"}}}), &[], selecting, Ok(()));
+    check(
+        json!({"metadata": {"labels": {"disk": "ssd"}}}),
+        &[],
+        selecting,
+        Ok(()),
+    );
 }
 
 #[test]
@@ -103,9 +121,24 @@ fn host_ports_conflict_by_address_and_protocol() {
             {"containerPort": 1, "hostPort": 80, "hostIP": ip, "protocol": protocol}]}]}})
     };
     let refusal = Err("1 node(s) didn't have free ports for the requested pod ports");
-    check(json!({}), &[port("10.0.0.1", "TCP")], port("10.0.0.1", "TCP"), refusal);
-    check(json!({}), &[port("", "TCP")], port("10.0.0.1", "TCP"), refusal);
-    check(json!({}), &[port("10.0.0.1", "TCP")], port("10.0.0.2", "TCP"), Ok(()));
+    check(
+        json!({}),
+        &[port("10.0.0.1", "TCP")],
+        port("10.0.0.1", "TCP"),
+        refusal,
+    );
+    check(
+        json!({}),
+        &[port("", "TCP")],
+        port("10.0.0.1", "TCP"),
+        refusal,
+    );
+    check(
+        json!({}),
+        &[port("10.0.0.1", "TCP")],
+        port("10.0.0.2", "TCP"),
+        Ok(()),
+    );
     check(json!({}), &[port("", "TCP")], port("", "UDP"), Ok(()));
 }
 
@@ -127,7 +160,10 @@ fn pods_attract_and_repel_each_other() {
     assert_eq!(schedule(&state(), &far, 3).unwrap(), "c");
     let mut repelling = state();
     repelling.place("b", pod("shy", affinity("podAntiAffinity", "new", "zone")));
-    assert_eq!(schedule(&repelling, &pod("new", json!({})), 3).unwrap(), "c");
+    assert_eq!(
+        schedule(&repelling, &pod("new", json!({})), 3).unwrap(),
+        "c"
+    );
     let lonely = pod("new", affinity("podAffinity", "nobody", "zone"));
     let message = schedule(&state(), &lonely, 3).unwrap_err().message();
     let expected = "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.";
@@ -160,8 +196,11 @@ fn spread_constraints_limit_the_skew() {
 #[test]
 fn replicas_go_to_different_nodes() {
     let owned = |name: &str| {
-        pod(name, json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1",
-            "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]}}))
+        pod(
+            name,
+            json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1",
+            "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]}}),
+        )
     };
     let mut state = cluster(vec![node("a", json!({})), node("b", json!({}))]);
     for turn in 0..4 {
@@ -175,9 +214,7 @@ fn replicas_go_to_different_nodes() {
 
 #[test]
 fn less_important_pods_make_room() {
-    let sized = |priority: i32, amount: &str| {
-        json!({"spec": {"priority": priority, "containers": cpu(amount)}})
-    };
+    let sized = |priority: i32, amount: &str| json!({"spec": {"priority": priority, "containers": cpu(amount)}});
     let mut state = cluster(vec![node("a", json!({})), node("b", json!({}))]);
     state.place("a", pod("a-low", sized(1, "500m")));
     state.place("a", pod("a-middle", sized(5, "500m")));
@@ -185,7 +222,11 @@ fn less_important_pods_make_room() {
     let new = pod("new", sized(10, "500m"));
     let no_fit = schedule(&state, &new, 0).unwrap_err();
     let found = preemption::find(&state, &new, &no_fit).unwrap();
-    let victims: Vec<&str> = found.victims.iter().map(|victim| victim.uid.as_str()).collect();
+    let victims: Vec<&str> = found
+        .victims
+        .iter()
+        .map(|victim| victim.uid.as_str())
+        .collect();
     assert_eq!((found.node.as_str(), victims), ("a", vec!["a-low"]));
     let humble = pod("humble", sized(0, "500m"));
     assert!(preemption::find(&state, &humble, &no_fit).is_none());
@@ -196,7 +237,9 @@ fn a_nominated_pod_keeps_its_room() {
     let sized = |priority: i32| json!({"spec": {"priority": priority, "containers": cpu("800m")}});
     let mut state = cluster(vec![node("a", json!({}))]);
     let nominated = pod("nominated", sized(10));
-    state.nominated.insert("nominated".into(), ("a".into(), nominated));
+    state
+        .nominated
+        .insert("nominated".into(), ("a".into(), nominated));
     assert!(schedule(&state, &pod("lower", sized(1)), 0).is_err());
     assert!(schedule(&state, &pod("higher", sized(20)), 0).is_ok());
 }
@@ -214,11 +257,17 @@ fn claims_decide_on_the_node() {
     let claim = json!({"metadata": {"name": "data", "namespace": "default"},
         "spec": {"volumeName": "disk"}});
     let key = watch_cache::ObjectKey::new("default", "data");
-    state.volumes.claims.insert(key, Arc::new(serde_json::from_value(claim).unwrap()));
+    state
+        .volumes
+        .claims
+        .insert(key, Arc::new(serde_json::from_value(claim).unwrap()));
     let volume = json!({"metadata": {"name": "disk"}, "spec": {"nodeAffinity": {"required":
         {"nodeSelectorTerms": [{"matchFields": [
             {"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}});
-    state.volumes.volumes.insert("disk".into(), Arc::new(serde_json::from_value(volume).unwrap()));
+    state.volumes.volumes.insert(
+        "disk".into(),
+        Arc::new(serde_json::from_value(volume).unwrap()),
+    );
     assert_eq!(message(&state), Ok("b".to_owned()));
 }
 
