@@ -19,5 +19,6 @@
 //!
 //! **Invariant:** nothing here does I/O, waits, or keeps state but lazily parsed tables.
 
+pub mod discovery;
 pub mod resources;
 pub mod types;

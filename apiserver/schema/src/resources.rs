@@ -5,6 +5,7 @@
 //! same discovery documents and the same handler.
 
 mod conversion;
+mod custom;
 mod selectable;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use std::sync::LazyLock;
 use crate::types::{Gvk, StructRef, root};
 
 pub use conversion::{ConversionError, convert};
+pub use custom::{compare_versions, custom, storage_version_hash};
 
 type Text = Cow<'static, str>;
 
