@@ -9,6 +9,7 @@
 //! know each other only through objects.
 
 pub mod config;
+mod deployment;
 pub mod framework;
 mod registry;
 mod replicaset;

@@ -20,17 +20,11 @@ const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Ent
     }
 }
 
+#[rustfmt::skip]
 pub(crate) const CONTROLLERS: &[Entry] = &[
-    on(
-        "replicaset-controller",
-        "replicaset",
-        crate::replicaset::start_replicasets,
-    ),
-    on(
-        "replicationcontroller-controller",
-        "replicationcontroller",
-        crate::replicaset::start_replicationcontrollers,
-    ),
+    on("deployment-controller", "deployment", crate::deployment::start),
+    on("replicaset-controller", "replicaset", crate::replicaset::start_replicasets),
+    on("replicationcontroller-controller", "replicationcontroller", crate::replicaset::start_replicationcontrollers),
 ];
 
 /// Names of upstream that a list may contain although nothing of that name runs here.
