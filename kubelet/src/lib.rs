@@ -1,1 +1,6 @@
-//! kubelet
+//! The kubelet.
+
+pub mod pod;
+pub mod quantity;
+#[cfg(test)]
+mod testing;

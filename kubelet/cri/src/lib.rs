@@ -1,1 +1,38 @@
-//! cri
+//! A client of the Container Runtime Interface (CRI v1) over a unix socket, as containerd
+//! (1.6 and later) and CRI-O serve it.
+//!
+//! [`Runtime`] wraps the generated clients: every call has a deadline, and an error says
+//! which call failed. Messages are the protocol's own, in [`v1`]. [`events`] is containerd's
+//! event stream, which tells of exited containers without asking; [`health`] is the
+//! protocol of gRPC probes.
+
+mod channel;
+mod client;
+mod error;
+mod signal;
+mod watch;
+
+pub use channel::connect;
+pub use client::Runtime;
+pub use error::Error;
+pub use signal::{stop_signal_name, stop_signal_number};
+pub use watch::{TaskEvents, TaskNotice};
+
+#[expect(
+    clippy::doc_markdown,
+    clippy::large_enum_variant,
+    reason = "generated code"
+)]
+mod generated {
+    pub mod v1 {
+        tonic::include_proto!("runtime.v1");
+    }
+    pub mod events {
+        tonic::include_proto!("containerd.services.events.v1");
+    }
+    pub mod health {
+        tonic::include_proto!("grpc.health.v1");
+    }
+}
+
+pub use generated::{events, health, v1};
