@@ -1,7 +1,23 @@
 //! The API server: storage, machinery, authentication, authorization, admission.
+//!
+//! The walk of a request: the listener authenticates it and puts an
+//! [`authn::SharedUser`] into its extensions; [`ApiServer::handle`] parses the path
+//! ([`request`]), asks the [`authz::Authorizer`], finds the resource in the catalog and hands a
+//! [`registry::Call`] to the verb. Reads come from the watch cache as shared bytes; writes are
+//! decoded, defaulted, admitted, validated and committed to the store, whose commits feed the
+//! cache and through it every watcher.
 
+pub mod admission;
 pub mod authn;
 pub mod authz;
 mod config;
+mod documents;
+pub mod registry;
+pub mod request;
+pub mod response;
+mod service;
+pub mod subresources;
 
 pub use config::{Config, EtcdConfig, StorageKind};
+pub use registry::Registry;
+pub use service::{ApiServer, MAX_BODY, read_body};

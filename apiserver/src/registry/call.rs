@@ -1,0 +1,119 @@
+//! One request to one resource, with everything that its handler needs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use parking_lot::Mutex;
+
+use super::Registry;
+use super::cache::Filter;
+use super::fields;
+use super::resource::Resource;
+use super::selector::{FieldSelector, LabelSelector};
+use crate::authn::SharedUser;
+use crate::request::{Query, RequestInfo};
+use crate::response::negotiate::{self, BUILT_IN, CUSTOM};
+use crate::response::{Accepted, ApiError, ApiResponse};
+
+/// See the module's documentation.
+pub struct Call {
+    pub registry: Arc<Registry>,
+    pub resource: Arc<Resource>,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub user: SharedUser,
+    pub accepted: Accepted,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Call {
+    /// Negotiates the representation.
+    pub fn new(
+        registry: Arc<Registry>,
+        resource: Arc<Resource>,
+        info: RequestInfo,
+        query: Query,
+        headers: HeaderMap,
+        user: SharedUser,
+    ) -> Result<Self, ApiError> {
+        let offered = if resource.is_custom() { CUSTOM } else { BUILT_IN };
+        let mut accepted = negotiate::accepted(&headers, offered)?;
+        accepted.pretty |= negotiate::wants_pretty(&query, &headers);
+        let warnings = Mutex::default();
+        Ok(Call { registry, resource, info, query, headers, user, accepted, warnings })
+    }
+
+    /// The media types that bodies may have.
+    pub fn offered(&self) -> &'static [&'static str] {
+        if self.resource.is_custom() { CUSTOM } else { BUILT_IN }
+    }
+
+    pub fn namespace(&self) -> &str {
+        if self.resource.namespaced() { &self.info.namespace } else { "" }
+    }
+
+    pub fn key(&self) -> String {
+        self.resource.key(self.namespace(), &self.info.name)
+    }
+
+    pub fn not_found(&self, name: &str) -> ApiError {
+        ApiError::not_found(&self.resource.group, &self.resource.plural, name)
+    }
+
+    pub fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Puts the collected warnings into the response.
+    pub fn with_warnings(&self, mut response: ApiResponse) -> ApiResponse {
+        crate::response::add_warnings(&mut response, &self.warnings.lock());
+        response
+    }
+
+    pub fn user_agent(&self) -> &str {
+        self.headers.get(http::header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("")
+    }
+
+    /// Who is recorded in managedFields: what the client says, else its program's name.
+    pub fn manager(&self, given: &str) -> String {
+        if !given.is_empty() {
+            return given.to_owned();
+        }
+        let program = self.user_agent().split('/').next().unwrap_or_default();
+        let mut end = program.len().min(128);
+        while !program.is_char_boundary(end) {
+            end -= 1;
+        }
+        let printable: String = program[..end].chars().filter(|c| !c.is_control()).collect();
+        if printable.is_empty() { "unknown".into() } else { printable }
+    }
+
+    /// The request's selectors.
+    pub fn filter(&self) -> Result<Filter, ApiError> {
+        let labels = match self.query.get("labelSelector") {
+            Some(text) => LabelSelector::parse(text)?,
+            None => LabelSelector::default(),
+        };
+        let mut fields = match self.query.get("fieldSelector") {
+            Some(text) => FieldSelector::parse(text)?,
+            None => FieldSelector::default(),
+        };
+        let known = self.resource.cache.fields();
+        fields.rename(|label| match &self.resource.custom {
+            Some(custom) => custom.known_label(label),
+            None => fields::known_label(&self.resource.group, &self.resource.plural, label),
+        })?;
+        if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {
+            fields.require("metadata.name", &self.info.name);
+        }
+        Ok(Filter { namespace: self.namespace().to_owned(), labels, fields, known })
+    }
+}
+
+/// A body that was read.
+pub type BodyBytes = Bytes;

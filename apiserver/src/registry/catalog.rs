@@ -1,0 +1,67 @@
+//! Every resource that the server has: the built-in ones, and those of definitions.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::resource::Resource;
+
+/// Looked up once per request. Custom resources come and go.
+#[derive(Default)]
+pub struct Catalog {
+    resources: RwLock<HashMap<String, Arc<Resource>>>,
+}
+
+fn name(group: &str, version: &str, plural: &str) -> String {
+    format!("{group}/{version}/{plural}")
+}
+
+impl Catalog {
+    pub fn insert(&self, resource: Arc<Resource>) {
+        let name = name(&resource.group, &resource.version, &resource.plural);
+        self.resources.write().insert(name, resource);
+    }
+
+    /// Removes every version of a resource.
+    pub fn remove(&self, group: &str, plural: &str) {
+        self.resources.write().retain(|_, r| r.group != group || r.plural != plural);
+    }
+
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.resources.read().get(&name(group, version, plural)).cloned()
+    }
+
+    /// The resource of a kind, in a version when one is given.
+    pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<Resource>> {
+        let resources = self.resources.read();
+        let found = resources.values().find(|r| {
+            r.group == group && r.kind == kind && (version.is_empty() || r.version == version)
+        });
+        found.cloned()
+    }
+
+    /// Any version of a resource.
+    pub fn any_version(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
+        let resources = self.resources.read();
+        resources.values().find(|r| r.group == group && r.plural == plural).cloned()
+    }
+
+    pub fn has_group_version(&self, group: &str, version: &str) -> bool {
+        self.resources.read().values().any(|r| r.group == group && r.version == version)
+    }
+
+    /// (group, version) of everything.
+    pub fn group_versions(&self) -> BTreeSet<(String, String)> {
+        let resources = self.resources.read();
+        resources.values().map(|r| (r.group.to_string(), r.version.to_string())).collect()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Resource>> {
+        let mut all: Vec<_> = self.resources.read().values().cloned().collect();
+        all.sort_by(|a, b| {
+            (&a.group, &a.plural, &a.version).cmp(&(&b.group, &b.plural, &b.version))
+        });
+        all
+    }
+}

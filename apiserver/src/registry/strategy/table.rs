@@ -1,0 +1,72 @@
+//! Which strategy a resource has.
+
+use super::{DEFAULT, Strategy};
+use crate::registry::names;
+
+const GENERATION: Strategy = Strategy { generation: true, ..DEFAULT };
+/// With a generation, and PUT needs a resourceVersion.
+const GUARDED: Strategy = Strategy { generation: true, unconditional_update: false, ..DEFAULT };
+const CONDITIONAL: Strategy = Strategy { unconditional_update: false, ..DEFAULT };
+const RETURNS: Strategy = Strategy { returns_deleted: true, ..DEFAULT };
+
+static PLAIN: Strategy = DEFAULT;
+static COUNTED: Strategy = GENERATION;
+static COUNTED_GUARDED: Strategy = GUARDED;
+static CONDITIONAL_ONLY: Strategy = CONDITIONAL;
+static RETURNS_DELETED: Strategy = RETURNS;
+static POD: Strategy =
+    Strategy { generation: true, graceful: true, returns_deleted: true, ..DEFAULT };
+static POD_TEMPLATE: Strategy = Strategy { generation: true, returns_deleted: true, ..DEFAULT };
+static SERVICE: Strategy = Strategy {
+    returns_deleted: true,
+    name_faults: names::label_1035_faults,
+    create_on_update: false,
+    ..DEFAULT
+};
+static NAMESPACE: Strategy = Strategy { name_faults: names::label_faults, ..DEFAULT };
+static RBAC: Strategy = Strategy {
+    name_faults: names::path_segment_faults,
+    create_on_update: true,
+    ..DEFAULT
+};
+static LEASE: Strategy = Strategy { create_on_update: true, unconditional_update: false, ..DEFAULT };
+static CREATE_ON_UPDATE: Strategy = Strategy { create_on_update: true, ..DEFAULT };
+static REPLICATION_CONTROLLER: Strategy =
+    Strategy { generation: true, orphans: true, ..DEFAULT };
+static CUSTOM: Strategy = GUARDED;
+
+/// The strategy of a built-in resource; of a custom one when `custom`.
+pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strategy {
+    if custom {
+        return &CUSTOM;
+    }
+    match (group, resource) {
+        ("", "pods") => &POD,
+        ("", "podtemplates") => &POD_TEMPLATE,
+        ("", "services") => &SERVICE,
+        ("", "namespaces") => &NAMESPACE,
+        ("", "replicationcontrollers") => &REPLICATION_CONTROLLER,
+        ("", "serviceaccounts" | "resourcequotas" | "persistentvolumes" | "persistentvolumeclaims") => {
+            &RETURNS_DELETED
+        }
+        ("", "endpoints" | "events" | "limitranges") | ("events.k8s.io", "events") => &CREATE_ON_UPDATE,
+        ("rbac.authorization.k8s.io", _) => &RBAC,
+        ("coordination.k8s.io", "leases") => &LEASE,
+        ("apps", "controllerrevisions") => &PLAIN,
+        ("apps" | "batch", _) => &COUNTED,
+        ("networking.k8s.io", "ingresses" | "networkpolicies" | "ingressclasses") => &COUNTED,
+        ("discovery.k8s.io", "endpointslices") => &COUNTED,
+        ("policy", "poddisruptionbudgets") => &COUNTED_GUARDED,
+        ("resource.k8s.io", "resourceslices" | "deviceclasses") => &COUNTED,
+        ("scheduling.k8s.io", "priorityclasses") => &COUNTED,
+        ("admissionregistration.k8s.io", _) => &COUNTED_GUARDED,
+        ("apiextensions.k8s.io", _) => &COUNTED_GUARDED,
+        ("flowcontrol.apiserver.k8s.io", _) => &COUNTED,
+        ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &CONDITIONAL_ONLY,
+        ("storage.k8s.io", "storageclasses" | "volumeattributesclasses" | "csistoragecapacities") => {
+            &RETURNS_DELETED
+        }
+        ("apiregistration.k8s.io" | "node.k8s.io", _) => &CONDITIONAL_ONLY,
+        _ => &PLAIN,
+    }
+}

@@ -1,0 +1,103 @@
+//! PATCH: the four patch types over one read-modify-write loop.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::update::ATTEMPTS;
+use super::write::{Refused, Stored};
+use crate::registry::call::Call;
+use crate::registry::options::WriteOptions;
+use crate::registry::patch::{Patch, PatchType};
+use crate::registry::{kinds, managed, meta};
+use crate::response::{ApiError, ApiResponse};
+
+impl Call {
+    /// PATCH of an object or its status.
+    pub async fn patch(&self, body: Bytes) -> Result<ApiResponse, ApiError> {
+        let patch_type = PatchType::negotiate(&self.headers, self.resource.is_custom())?;
+        let options = WriteOptions::parse(&self.query, "PatchOptions", patch_type == PatchType::Apply)?;
+        let patch = Patch::decode(patch_type, &body)?;
+        let stored = match patch {
+            Patch::Apply(applied) => self.apply(applied, &options).await?,
+            patch => self.patch_value(&patch, &options).await?,
+        };
+        let code = if stored.created { 201 } else { 200 };
+        self.object_response(code, &stored.object).await
+    }
+
+    async fn patch_value(&self, patch: &Patch, options: &WriteOptions) -> Result<Stored, ApiError> {
+        let key = self.key();
+        for attempt in 1.. {
+            let current = self.current(&self.info.name).await?;
+            let old = self.present(&current).await?;
+            let new = self.patched(patch, &old, options)?;
+            let conditional = meta::text(&new, "resourceVersion") != meta::text(&old, "resourceVersion");
+            match self.replace(&key, &current, &old, new, options).await {
+                Err(Refused::Conflict) if !conditional && attempt < ATTEMPTS => {}
+                Err(Refused::Conflict) => return Err(self.stale()),
+                Err(Refused::Error(error)) => return Err(error),
+                Ok(object) => return Ok(Stored { object, created: false }),
+            }
+        }
+        Err(self.stale())
+    }
+
+    /// The patch applied to the object and read back as its kind.
+    fn patched(&self, patch: &Patch, old: &Value, options: &WriteOptions) -> Result<Value, ApiError> {
+        let gvk = self.resource.gvk();
+        let merged = patch.apply(&self.resource, old)?;
+        let decoded = kinds::decode_patched(&self.resource, &gvk, merged)?;
+        self.report_faults(&gvk, decoded.faults, options.field_validation)?;
+        let mut new = decoded.value;
+        self.check_name(&new)?;
+        meta::set_namespace(&self.resource, &mut new, self.namespace())?;
+        managed::track_update(self, Some(old), &mut new, &options.field_manager);
+        Ok(new)
+    }
+
+    /// Server-side apply: merges what the manager wants into the object, or creates it.
+    async fn apply(&self, applied: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
+        let gvk = self.resource.gvk();
+        managed::check_applied(&gvk, &applied)?;
+        self.check_applied_name(&applied)?;
+        let key = self.key();
+        for attempt in 1.. {
+            self.registry.cacher.consistent().await?;
+            let current = self.resource.cache.get(&key);
+            let old = match &current {
+                Some(current) => Some(self.present(current).await?),
+                None => None,
+            };
+            if old.is_none() && !self.info.subresource.is_empty() {
+                return Err(self.not_found(&self.info.name));
+            }
+            let merged = managed::apply(self, old.as_ref(), &applied, options)?;
+            let decoded = kinds::decode_patched(&self.resource, &gvk, merged)?;
+            let outcome = match (current, old) {
+                (Some(current), Some(old)) => {
+                    self.replace(&key, &current, &old, decoded.value, options)
+                        .await
+                        .map(|object| Stored { object, created: false })
+                }
+                _ => match self.create_value(decoded.value, options).await {
+                    Err(error) if error.reason() == "AlreadyExists" => Err(Refused::Conflict),
+                    other => other.map_err(Refused::Error),
+                },
+            };
+            match outcome {
+                Err(Refused::Conflict) if attempt < ATTEMPTS => {}
+                Err(Refused::Conflict) => return Err(self.stale()),
+                Err(Refused::Error(error)) => return Err(error),
+                Ok(stored) => return Ok(stored),
+            }
+        }
+        Err(self.stale())
+    }
+
+    fn check_applied_name(&self, applied: &Value) -> Result<(), ApiError> {
+        if meta::name(applied).is_empty() {
+            return Ok(());
+        }
+        self.check_name(applied)
+    }
+}

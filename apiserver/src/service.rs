@@ -1,0 +1,223 @@
+//! The API as a service: from a request with a user to a response.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use http::request::Parts;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use crate::authn::{SharedUser, UserInfo};
+use crate::authz::Decision;
+use crate::registry::{Call, Registry, Resource};
+use crate::request::{Query, RequestInfo};
+use crate::response::{
+    self, Accepted, ApiError, ApiResponse, Body, BoxError, RequestBody, negotiate,
+};
+
+/// The largest body that is read.
+pub const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// The API server without its listener. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiServer {
+    registry: Arc<Registry>,
+}
+
+impl ApiServer {
+    pub fn new(registry: Arc<Registry>) -> Self {
+        ApiServer { registry }
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Answers a request. The user stands in its extensions as [`SharedUser`]; without one it is
+    /// anonymous.
+    pub async fn handle(&self, request: Request<RequestBody>) -> ApiResponse {
+        let (parts, body) = request.into_parts();
+        let accepted = negotiate::accepted(&parts.headers, negotiate::BUILT_IN).unwrap_or_default();
+        match self.route(parts, body).await {
+            Ok(response) => response,
+            Err(error) => response::error(&error, Accepted { pretty: false, ..accepted }),
+        }
+    }
+
+    async fn route(&self, parts: Parts, body: RequestBody) -> Result<ApiResponse, ApiError> {
+        let query = Query::parse(parts.uri.query());
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        let user = parts
+            .extensions
+            .get::<SharedUser>()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(UserInfo::anonymous()));
+        self.authorize(&user, &info, &query).await?;
+        if !info.is_resource {
+            return crate::documents::answer(&self.registry, &parts, &info, &query);
+        }
+        let Some(resource) = self.registry.catalog.get(&info.group, &info.version, &info.resource) else {
+            return self.unknown_resource(&info);
+        };
+        let method = parts.method.clone();
+        let call = Call::new(self.registry.clone(), resource, info, query, parts.headers, user)?;
+        self.dispatch(Arc::new(call), &method, body).await
+    }
+
+    async fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<(), ApiError> {
+        let attributes = info.attributes(query);
+        let decision = self.registry.authorizer.authorize(user, &attributes).await;
+        if decision.is_allowed() {
+            return Ok(());
+        }
+        Err(forbidden(user, info, &decision))
+    }
+
+    fn unknown_resource(&self, info: &RequestInfo) -> Result<ApiResponse, ApiError> {
+        if self.registry.catalog.has_group_version(&info.group, &info.version) {
+            return Err(ApiError::no_such_resource());
+        }
+        Ok(response::text(404, "404 page not found\n"))
+    }
+
+    async fn dispatch(
+        &self,
+        call: Arc<Call>,
+        method: &Method,
+        body: RequestBody,
+    ) -> Result<ApiResponse, ApiError> {
+        check_route(&call.resource, &call.info, method)?;
+        if !call.info.subresource.is_empty() {
+            return crate::subresources::answer(call, method, body).await;
+        }
+        let response = match call.info.verb {
+            "get" => call.get().await?,
+            "list" => call.list().await?,
+            "watch" => return call.watch().await,
+            "create" => call.create(read_body(body).await?).await?,
+            "update" => call.update(read_body(body).await?).await?,
+            "patch" => call.patch(read_body(body).await?).await?,
+            "delete" => call.delete(read_body(body).await?).await?,
+            "deletecollection" => call.delete_collection(read_body(body).await?).await?,
+            _ => return Err(ApiError::method_not_allowed()),
+        };
+        Ok(call.with_warnings(response))
+    }
+
+    /// A client whose requests are made by `user` and go nowhere near a network.
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        let service = UserService { api: self.clone(), user: Arc::new(user) };
+        kube::Client::new(service, "default")
+    }
+}
+
+/// Whether the path with this method exists at all.
+fn check_route(resource: &Resource, info: &RequestInfo, method: &Method) -> Result<(), ApiError> {
+    if matches!(*method, Method::HEAD | Method::OPTIONS) && info.subresource != "proxy" {
+        return Err(ApiError::method_not_allowed());
+    }
+    if !info.subresource.is_empty() {
+        let sub = resource.subresource(&info.subresource).ok_or_else(ApiError::no_such_resource)?;
+        let verb = if info.verb == "watch" { "get" } else { info.verb };
+        let allowed = sub.verbs.iter().any(|v| v == verb) || info.subresource == "proxy";
+        return if allowed { Ok(()) } else { Err(ApiError::method_not_allowed()) };
+    }
+    let named = !info.name.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection");
+    let fits = match info.verb {
+        "create" => !named,
+        "update" | "patch" | "delete" => named,
+        _ => true,
+    };
+    // Objects of a namespaced resource are reached through their namespace only.
+    let placed = !resource.namespaced()
+        || !info.namespace.is_empty()
+        || matches!(info.verb, "list" | "watch");
+    if !fits || !placed || !resource.allows(info.verb) {
+        return Err(ApiError::method_not_allowed());
+    }
+    Ok(())
+}
+
+/// Reads a body up to [`MAX_BODY`].
+pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|e| ApiError::bad_request(format!("the body could not be read: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + more.len() + data.len() > MAX_BODY {
+            return Err(ApiError::too_large());
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            more.extend_from_slice(&data);
+        }
+    }
+    if more.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + more.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&more);
+    Ok(whole.freeze())
+}
+
+fn forbidden(user: &UserInfo, info: &RequestInfo, decision: &Decision) -> ApiError {
+    let name = Value::from(user.name.as_str());
+    let reason = match decision.reason() {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    if !info.is_resource {
+        let path = Value::from(info.path.as_str());
+        let why = format!("User {name} cannot {} path {path}{reason}", info.verb);
+        return ApiError::forbidden("", "", "", &why);
+    }
+    let mut resource = info.resource.clone();
+    if !info.subresource.is_empty() {
+        resource = format!("{resource}/{}", info.subresource);
+    }
+    let place = if info.namespace.is_empty() || info.resource == "namespaces" {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {}", Value::from(info.namespace.as_str()))
+    };
+    let why = format!(
+        "User {name} cannot {} resource {} in API group {} {place}{reason}",
+        info.verb,
+        Value::from(resource),
+        Value::from(info.group.as_str()),
+    );
+    ApiError::forbidden(&info.group, &info.resource, &info.name, &why)
+}
+
+/// The service behind [`ApiServer::client`].
+#[derive(Clone)]
+struct UserService {
+    api: ApiServer,
+    user: SharedUser,
+}
+
+impl tower_service::Service<Request<kube::client::Body>> for UserService {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let mut request = request.map(|body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
+            request.extensions_mut().insert(service.user.clone());
+            Ok(service.api.handle(request).await)
+        })
+    }
+}
