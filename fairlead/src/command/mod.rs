@@ -1,0 +1,18 @@
+//! What the commands do: each wires library parts together and tells people how it goes.
+
+mod image;
+mod lab;
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Lab(command) => lab::run(command),
+        Command::LabPlace(place) => lab::start_place(&place),
+        Command::LabInit(place) => lab::init(&place),
+        Command::Image(command) => image::run(command),
+        other => anyhow::bail!("not wired yet: {other:?}"),
+    }
+}
