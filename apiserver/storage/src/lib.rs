@@ -10,11 +10,17 @@
 //! write. Who reads most (the API server's watch cache) keeps values in memory;
 //! a store does not have to.
 
+mod embedded;
+mod etcd;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
+pub use etcd::{EtcdOptions, EtcdStore};
 
 /// A position in the store's history; the first write of an empty store makes 1
 /// or higher. Never reused, strictly increasing with each commit.
@@ -45,7 +51,9 @@ pub enum Mutation {
     Delete { key: Arc<str> },
 }
 
-/// All of it happens at one revision, or nothing.
+/// All of it happens at one revision, or nothing. It names a key at most once in its
+/// mutations. Deleting what is absent changes nothing; a transaction that changes nothing
+/// makes no revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
     pub expect: Vec<(Arc<str>, Expect)>,
@@ -116,14 +124,46 @@ pub enum StoreError {
         operation: &'static str,
         reason: String,
     },
+    /// What is stored, or what was asked, makes no sense; trying again does not help.
     #[error("store: {operation}: {reason}")]
     Corrupt {
         operation: &'static str,
         reason: String,
     },
+    /// Another process has the data directory open.
+    #[error("store: {path} is in use by another process: stop that one first")]
+    InUse { path: String },
 }
 
 pub type CommitStream = BoxStream<'static, Result<Commit, StoreError>>;
+
+impl Transaction {
+    /// A transaction that names a key twice has no order that every backend agrees on.
+    fn check(&self) -> Result<(), StoreError> {
+        for (index, mutation) in self.mutations.iter().enumerate() {
+            let key = mutation.key();
+            if self.mutations[..index]
+                .iter()
+                .any(|other| other.key() == key)
+            {
+                return Err(StoreError::Corrupt {
+                    operation: "commit",
+                    reason: format!("the transaction names the key {key} twice"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Mutation {
+    /// The key that it writes.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Mutation::Put { key, .. } | Mutation::Delete { key } => key,
+        }
+    }
+}
 
 /// See the crate's documentation. Every method may be called from many tasks.
 #[async_trait]
@@ -143,8 +183,9 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, transaction: Transaction) -> Result<Revision, StoreError>;
 
     /// Every commit after `after` that touches the prefix, in order, without a gap, with
-    /// progress notifications about once a second while nothing else comes. Ends with
-    /// [`StoreError::Compacted`] when the reader is too slow or `after` is too old.
+    /// progress notifications within about a second when revisions passed that do not touch
+    /// the prefix. Ends with [`StoreError::Compacted`] when the reader is too slow or `after`
+    /// is too old.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<CommitStream, StoreError>;
 
     /// Forgets history before `revision`.
