@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
+use crate::cgroup;
 use crate::error::LabError;
 use crate::image::import;
 use crate::place::{PlaceError, RUNNING, Running};
@@ -108,6 +109,11 @@ pub(crate) fn place_process(state: &LabState, node: &str) -> Result<Process, Lab
 pub fn exec(lab: &str, node: &str, command: &[String]) -> Result<ExitStatus, LabError> {
     let state = LabState::load(lab)?;
     let init = place_process(&state, node)?;
+    // What the command starts belongs to the place, also in its cgroups.
+    let cgroup = cgroup::path(lab, Some(node)).join("init");
+    for hierarchy in cgroup::hierarchies().map_err(LabError::file("/proc/self/mounts"))? {
+        let _ = hierarchy.enter(&cgroup, 0);
+    }
     let kinds = [
         ("net", CloneFlags::CLONE_NEWNET),
         ("uts", CloneFlags::CLONE_NEWUTS),

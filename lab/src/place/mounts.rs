@@ -27,6 +27,7 @@ pub(super) fn set_up(specification: &Specification) -> Result<(), PlaceError> {
 
     let root = Path::new("/");
     flags(root, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    let _ = umount_below(&["/run", "/var/lib", "/var/log"]);
     flags(root, MsFlags::MS_REC | MsFlags::MS_SHARED)?;
     file_system("proc", Path::new("/proc"), "")?;
     set_up_sys(&hierarchies, &links)?;
@@ -45,6 +46,22 @@ pub(super) fn set_up(specification: &Specification) -> Result<(), PlaceError> {
     }
     file_system("tmpfs", Path::new("/run/netns"), "mode=755")?;
     identity(specification, &resolver)
+}
+
+/// Lets go of the machine's mounts in directories that are covered: a copy of a mount keeps
+/// alive what is mounted, such as the network namespaces of other labs.
+fn umount_below(directories: &[&str]) -> io::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let targets: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|target| directories.iter().any(|directory| Path::new(target).starts_with(directory)))
+        .collect();
+    // The last one mounted lies on top.
+    for target in targets.iter().rev() {
+        let _ = umount2(*target, MntFlags::MNT_DETACH);
+    }
+    Ok(())
 }
 
 /// The files that tell who this machine is and how it finds others.
