@@ -19,6 +19,10 @@
 //!
 //! **Invariant:** nothing here does I/O, waits, or keeps state but lazily parsed tables.
 
+pub mod check;
+pub mod defaults;
 pub mod discovery;
+pub mod protobuf;
+pub mod quantity;
 pub mod resources;
 pub mod types;

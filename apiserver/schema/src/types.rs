@@ -207,6 +207,8 @@ pub struct Struct {
     pub gvks: Vec<Gvk>,
     /// Replaced as a whole by server-side apply.
     pub atomic: bool,
+    /// From a custom resource definition.
+    pub custom: bool,
     /// Unknown fields are kept (custom resources).
     pub preserve_unknown: bool,
     /// Whether it embeds a whole object, whose `apiVersion`, `kind` and `metadata` are known.
@@ -215,6 +217,32 @@ pub struct Struct {
     pub scalar: Option<Scalar>,
     /// `x-kubernetes-unions`, as published.
     pub unions: Option<Value>,
+}
+
+impl List {
+    /// A list of anything.
+    pub fn free() -> Self {
+        Self {
+            item: Type::Scalar(Scalar::Any),
+            list_type: ListType::Atomic,
+            declared: false,
+            item_default: None,
+            item_enum: Vec::new(),
+            item_nullable: true,
+        }
+    }
+}
+
+impl Map {
+    /// A map of anything.
+    pub fn free() -> Self {
+        Self {
+            value: Type::Scalar(Scalar::Any),
+            atomic: false,
+            value_default: None,
+            value_nullable: true,
+        }
+    }
 }
 
 impl Struct {

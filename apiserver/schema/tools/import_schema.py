@@ -142,13 +142,14 @@ class Importer:
 
     def presence(self, type_name, field, schema, kind):
         """p(ointer), v(alue, left out when empty), a(lways written), s(truct value)."""
+        own = self.facts.get((type_name, field), {}).get('presence')
         if kind.startswith('@'):
-            return 's' if schema.get('default') == {} else 'p'
-        if 'default' in schema and schema['default'] in ('', 0, False):
-            return 'a'
+            return own or ('s' if schema.get('default') == {} else 'p')
         if kind[0] in '[{':
-            return ''
-        return self.facts.get((type_name, field), {}).get('presence', 'v')
+            return own or ''
+        if not own and 'default' in schema and schema['default'] in ('', 0, False):
+            return 'a'
+        return own or 'v'
 
     def field(self, name, schema, field, required):
         package = name.rpartition('.')[0]
@@ -204,6 +205,9 @@ class Importer:
                 yield self.field(name, sub, field, field in required)
 
 
+PRESENCE = {'pointer': 'p', 'always': 'a', 'omitted': 'v'}
+
+
 def read_facts():
     """go-facts.txt as {(type, field): {'presence': 'p', 'go': name}}."""
     facts = {}
@@ -214,7 +218,7 @@ def read_facts():
         for w in words[2:]:
             field, _, name = w.partition('=')
             own = facts.setdefault(('io.k8s.' + words[0], field), {})
-            own.update({'go': name} if words[1] == 'go' else {'presence': 'p'})
+            own.update({'go': name} if words[1] == 'go' else {'presence': PRESENCE[words[1]]})
     return facts
 
 

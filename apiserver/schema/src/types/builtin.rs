@@ -6,7 +6,10 @@ use std::sync::{LazyLock, OnceLock};
 use super::text::{self, Index};
 use super::{Gvk, Struct, StructRef};
 
-const TABLE: &str = include_str!("../../data/types.txt");
+const TABLE: &str = concat!(
+    include_str!("../../data/types.txt"),
+    include_str!("../../data/more-types.txt")
+);
 
 /// All built-in types.
 pub struct Builtin {

@@ -101,6 +101,7 @@ fn object(schema: &Value) -> Type {
     });
     let mut own = Struct {
         fields: fields.collect(),
+        custom: true,
         atomic,
         preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
         embedded: flag("x-kubernetes-embedded-resource"),

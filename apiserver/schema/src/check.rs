@@ -1,0 +1,104 @@
+//! Decoding: bytes or a value against a shape, as strictly as upstream and in its words.
+//!
+//! A built-in kind is decoded the way Go decodes into a struct: unknown fields are dropped
+//! and reported, `null` reads as absent, leaves get their canonical form (quantities,
+//! times), and what an encoder would leave out is left out. A custom kind keeps whatever
+//! its schema allows, `null` included; its types are judged later, by validation.
+//!
+//! [`complete`] adds the fields that are always written. It comes last, after defaults.
+
+mod complete;
+mod decode;
+mod request;
+mod scalars;
+mod syntax;
+
+use serde::de::DeserializeSeed as _;
+use serde_json::Value;
+
+use crate::types::{StructRef, Type};
+
+pub use complete::complete;
+pub(crate) use decode::is_empty;
+pub use request::{Format, Request, decode_request};
+pub(crate) use scalars::{micro_time, time};
+
+use decode::{Context, Node};
+
+/// Why a body or a value is not an object of its kind. The text is what clients see after
+/// `Pod in version "v1" cannot be handled as a Pod: `.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value of another type than the field's.
+    #[error("{0}")]
+    Type(String),
+    /// A leaf whose text does not parse.
+    #[error("{0}")]
+    Leaf(String),
+}
+
+/// A decoded object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decoded {
+    /// Known fields only.
+    pub value: Value,
+    /// `unknown field "..."` and `duplicate field "..."`, in the order of the text.
+    pub strict: Vec<String>,
+}
+
+impl Decoded {
+    /// The error of `fieldValidation=Strict`, if there is something to report.
+    pub fn strict_error(&self) -> Option<String> {
+        (!self.strict.is_empty())
+            .then(|| format!("strict decoding error: {}", self.strict.join(", ")))
+    }
+}
+
+/// Decodes a JSON text. Invalid UTF-8 is replaced as Go does it.
+pub fn decode_json(body: &[u8], shape: &StructRef) -> Result<Decoded, DecodeError> {
+    let text = String::from_utf8_lossy(body);
+    let mut input = serde_json::Deserializer::from_str(&text);
+    let ty = Type::Struct(shape.clone());
+    let mut cx = Context::default();
+    let node = Node::root(&mut cx, &ty);
+    let value = node
+        .deserialize(&mut input)
+        .and_then(|v| input.end().map(|()| v));
+    finish(cx, value, || syntax::error(text.as_bytes()))
+}
+
+/// Decodes a value, for example the result of a patch.
+pub fn decode_value(value: Value, shape: &StructRef) -> Result<Decoded, DecodeError> {
+    let ty = Type::Struct(shape.clone());
+    let mut cx = Context::default();
+    let result = Node::root(&mut cx, &ty).deserialize(value);
+    finish(cx, result, || None)
+}
+
+fn finish(
+    cx: Context,
+    result: Result<Option<Value>, serde_json::Error>,
+    syntax: impl FnOnce() -> Option<String>,
+) -> Result<Decoded, DecodeError> {
+    if let Some(abort) = cx.abort {
+        return Err(abort);
+    }
+    match result {
+        Ok(value) => match cx.saved {
+            Some(error) => Err(error),
+            None => Ok(Decoded {
+                value: value.unwrap_or(Value::Null),
+                strict: cx.strict,
+            }),
+        },
+        Err(error) => Err(DecodeError::Syntax(
+            syntax().unwrap_or_else(|| error.to_string()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;
