@@ -118,11 +118,6 @@ impl EmbeddedStore {
         File::open(&directory)
             .and_then(|handle| handle.sync_all())
             .map_err(fault)?;
-        if !tables.settle()? {
-            return Err(StoreError::NoSpace {
-                path: directory.display().to_string(),
-            });
-        }
         let snapshot = tables.snapshot()?;
         let applied = snapshot.applied;
         let state = State::new(snapshot, beyond(applied, records)?);

@@ -49,25 +49,38 @@ impl Tables {
             .create_with_backend(backend.clone())
             .map_err(|error| fault("open the tables", error))?;
         let tables = Tables { database, backend };
-        tables.write("make the tables", |transaction| {
-            let make = |error| fault("make the tables", error);
-            transaction.open_table(KEYS).map_err(make)?;
-            transaction.open_table(VERSIONS).map_err(make)?;
-            let mut meta = transaction.open_table(META).map_err(make)?;
-            let found = read_meta(&meta, FORMAT)?;
-            if found != 0 && found != FORMAT_VERSION {
+        match tables.format()? {
+            Some(FORMAT_VERSION) => {}
+            Some(found) => {
                 return Err(StoreError::Corrupt {
                     operation: "open the tables",
                     reason: format!("format {found} is not known to this version"),
                 });
             }
-            if found == 0 {
-                meta.insert(FORMAT, FORMAT_VERSION)
-                    .map_err(|e| fault("make the tables", e))?;
-            }
-            Ok(())
-        })?;
+            None => tables.make()?,
+        }
         Ok(tables)
+    }
+
+    /// `None` in a new file. It only reads, so that a full disk does not hinder a start.
+    fn format(&self) -> Result<Option<u64>, StoreError> {
+        const DOING: &str = "open the tables";
+        let transaction = self.database.begin_read().map_err(|e| fault(DOING, e))?;
+        match transaction.open_table(META) {
+            Ok(meta) => read_meta(&meta, FORMAT).map(Some),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(fault(DOING, error)),
+        }
+    }
+
+    fn make(&self) -> Result<(), StoreError> {
+        const DOING: &str = "make the tables";
+        self.write(DOING, |transaction| {
+            transaction.open_table(KEYS).map_err(|e| fault(DOING, e))?;
+            transaction.open_table(VERSIONS).map_err(|e| fault(DOING, e))?;
+            let mut meta = transaction.open_table(META).map_err(|e| fault(DOING, e))?;
+            meta.insert(FORMAT, FORMAT_VERSION).map(drop).map_err(|e| fault(DOING, e))
+        })
     }
 
     /// True when all that was written here is on the disk; tries to get it there.
