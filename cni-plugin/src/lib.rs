@@ -1,1 +1,143 @@
-//! cni-plugin
+//! The CNI plugin of Fairlead: a routed veth pair for each container, its address, its host
+//! ports and its limits.
+//!
+//! # What it owns
+//!
+//! * interfaces `fl` + 11 hexadecimal digits (the host sides of pods) and `flb-...` (limits);
+//! * routes with protocol number 204;
+//! * the nftables table `inet fairlead-cni`;
+//! * `/var/lib/cni/fairlead/<network>/`.
+//!
+//! # A packet's path
+//!
+//! A pod has a /32 and a /128 and no neighbour but its gateway, 169.254.1.1 and fe80::1, which
+//! is the host's end of the pair. What it sends is checked against its addresses
+//! ([`rules`]), then routed by the host. What is sent to it follows the host's route to its
+//! address ([`wiring`]).
+//!
+//! # Order of things
+//!
+//! [`config`] and [`environment`] make raw input into values; [`ipam`], [`wiring`] and
+//! [`rules`] decide; [`store`] remembers; [`dataplane`] acts; [`verbs`] put them in order.
+//!
+//! **Invariants:** an address is used by the attachment that the state names and by no other;
+//! a failed ADD leaves nothing behind; DEL succeeds however often it comes; no program is
+//! started but the plugins that the configuration names.
+
+pub mod config;
+pub mod dataplane;
+pub mod delegate;
+pub mod environment;
+pub mod error;
+pub mod ipam;
+pub mod policy;
+pub mod result;
+pub mod rules;
+pub mod store;
+pub mod verbs;
+pub mod version;
+pub mod wiring;
+
+use std::ffi::OsString;
+
+use serde::{Deserialize, Serialize};
+
+use config::Config;
+use environment::{Command, Environment};
+use error::{Code, Error};
+use verbs::Call;
+use version::Version;
+pub use wiring::{host_interface_name, is_host_interface};
+
+/// What an invocation writes to standard output, and whether it succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub output: Vec<u8>,
+    pub success: bool,
+}
+
+/// Answers one invocation: `variable` gives the environment, `input` is standard input.
+pub fn answer(variable: impl Fn(&str) -> Option<OsString>, input: &[u8]) -> Answer {
+    let outcome = Environment::read(variable).and_then(|environment| dispatch(&environment, input));
+    match outcome {
+        Ok(output) => Answer {
+            output,
+            success: true,
+        },
+        Err(error) => {
+            let object = error.object(config::version_of(input));
+            Answer {
+                output: serde_json::to_vec(&object).unwrap_or_default(),
+                success: false,
+            }
+        }
+    }
+}
+
+fn dispatch(environment: &Environment, input: &[u8]) -> Result<Vec<u8>, Error> {
+    if environment.command == Command::Version {
+        return versions(input);
+    }
+    let config = Config::parse(input, environment)?;
+    check_version(environment.command, config.version)?;
+    let call = Call {
+        environment,
+        config: &config,
+    };
+    match environment.command {
+        Command::Add => {
+            let result = verbs::add(&call)?.for_version(config.version);
+            encode(&result)
+        }
+        Command::Del => verbs::del(&call).map(|()| Vec::new()),
+        Command::Check => verbs::check(&call).map(|()| Vec::new()),
+        Command::Status => verbs::status(&call).map(|()| Vec::new()),
+        Command::Gc => verbs::gc(&call).map(|()| Vec::new()),
+        Command::Version => versions(input),
+    }
+}
+
+/// CHECK came with 0.4.0, STATUS and GC with 1.1.0.
+fn check_version(command: Command, version: Version) -> Result<(), Error> {
+    let since = match command {
+        Command::Check => Version::V0_4_0,
+        Command::Status | Command::Gc => Version::V1_1_0,
+        Command::Add | Command::Del | Command::Version => Version::V0_3_0,
+    };
+    if version >= since {
+        return Ok(());
+    }
+    let message = format!(
+        "version {version} of the specification has no {}",
+        command.name()
+    );
+    Err(Error::new(Code::IncompatibleVersion, message)
+        .with_details(format!("it came with {since}")))
+}
+
+fn versions(input: &[u8]) -> Result<Vec<u8>, Error> {
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(rename = "cniVersion")]
+        version: Option<String>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Supported {
+        cni_version: String,
+        supported_versions: Vec<String>,
+    }
+    // Old runtimes send nothing at all.
+    let asked = serde_json::from_slice::<Asked>(input)
+        .ok()
+        .and_then(|asked| asked.version);
+    encode(&Supported {
+        cni_version: asked.unwrap_or_else(|| Version::V1_1_0.to_string()),
+        supported_versions: Version::supported(),
+    })
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::new(Code::Io, "the result cannot be written").with_details(error))
+}

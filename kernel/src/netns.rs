@@ -212,7 +212,7 @@ fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 fn is_namespace(file: &File) -> bool {
     const NSFS_MAGIC: i64 = 0x6e73_6673;
-    nix::sys::statfs::fstatfs(file).is_ok_and(|stat| stat.filesystem_type().0 as i64 == NSFS_MAGIC)
+    nix::sys::statfs::fstatfs(file).is_ok_and(|stat| stat.filesystem_type().0 == NSFS_MAGIC)
 }
 
 /// Bind mounts of namespaces have to reach the mount namespaces made from ours, as `ip netns`

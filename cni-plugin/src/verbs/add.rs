@@ -1,0 +1,361 @@
+//! ADD: an address, an interface, its rules; on failure, nothing of it.
+//!
+//! The record is written before the kernel is touched. Whoever is killed in between leaves a
+//! record that DEL and GC find, and whose addresses nobody else gets.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use kernel::netns::Netns;
+
+use super::{Call, pair, wanted_rules};
+use crate::config::{Config, Ipam};
+use crate::dataplane::{Dataplane, Made, open_netns};
+use crate::delegate;
+use crate::error::{Code, Error};
+use crate::ipam::RangeSet;
+use crate::policy::{self, PolicyRequest};
+use crate::result::{CniResult, Dns, Interface, Ip, Route};
+use crate::store::{Pod, Record, State};
+use crate::wiring::{self, Pair};
+
+/// Attaches the container and says what it has got.
+pub fn add(call: &Call<'_>) -> Result<CniResult, Error> {
+    let netns = require_netns(call)?;
+    let previous = call.config.previous.clone();
+    if let Some(previous) = previous.as_ref()
+        && previous
+            .sandbox_interface(&call.environment.ifname)
+            .is_some()
+    {
+        return add_chained(call, previous);
+    }
+    let granted = addresses(call, &netns)?;
+    let result = build(call, &netns, granted);
+    if result.is_err() {
+        // The first error is the one to tell; what is left, the runtime's DEL finds.
+        let _ = super::del(call);
+    }
+    let mut result = result?;
+    if let Some(previous) = previous {
+        result = append(previous, result);
+    }
+    Ok(result)
+}
+
+fn require_netns(call: &Call<'_>) -> Result<Netns, Error> {
+    let path = call.environment.netns.clone().unwrap_or_default();
+    open_netns(&path)?.ok_or_else(|| {
+        Error::new(
+            Code::UnknownContainer,
+            "the container's namespace does not exist",
+        )
+        .with_details(path.display())
+    })
+}
+
+/// Addresses that somebody has given us, with what else an IPAM plugin says.
+struct Granted {
+    addresses: Vec<IpAddr>,
+    routes: Vec<Route>,
+    dns: Dns,
+}
+
+fn addresses(call: &Call<'_>, netns: &Netns) -> Result<Granted, Error> {
+    match &call.config.ipam {
+        Ipam::Own(sets) => {
+            let addresses = reserve(call, netns, sets)?;
+            Ok(Granted {
+                addresses,
+                routes: call.config.routes.clone(),
+                dns: Dns::default(),
+            })
+        }
+        Ipam::Delegate(plugin) => delegated(call, netns, plugin),
+    }
+}
+
+/// Asks the other plugin, and remembers whom we asked before it can be forgotten.
+fn delegated(call: &Call<'_>, netns: &Netns, plugin: &str) -> Result<Granted, Error> {
+    let mut record = new_record(call, netns, Vec::new());
+    record.ipam = Some(plugin.to_owned());
+    let mut locked = call.lock()?;
+    locked.state.insert(record.clone());
+    locked.save()?;
+    drop(locked);
+    let forget = |error| {
+        let _ = super::del(call);
+        error
+    };
+    let output =
+        delegate::run(plugin, "ADD", call.environment, &call.config.raw).map_err(forget)?;
+    let result: CniResult = serde_json::from_slice(&output).map_err(|error| {
+        let error = Error::new(
+            Code::Decode,
+            format!("the result of {plugin} cannot be read"),
+        )
+        .with_details(error);
+        forget(error)
+    })?;
+    record.addresses = result.ips.iter().map(|ip| ip.address.ip()).collect();
+    if record.addresses.is_empty() {
+        return Err(forget(Error::new(
+            Code::Delegate,
+            format!("{plugin} gave no address"),
+        )));
+    }
+    let mut locked = call.lock()?;
+    locked.state.insert(record.clone());
+    locked.save()?;
+    Ok(Granted {
+        addresses: record.addresses,
+        routes: result.routes,
+        dns: result.dns,
+    })
+}
+
+fn new_record(call: &Call<'_>, netns: &Netns, addresses: Vec<IpAddr>) -> Record {
+    let environment = call.environment;
+    let arguments = &environment.arguments;
+    let pod = arguments
+        .pod_namespace
+        .clone()
+        .zip(arguments.pod_name.clone());
+    Record {
+        attachment: call.attachment(),
+        netns: netns.path().to_owned(),
+        host_interface: wiring::host_interface_name(&environment.container_id, &environment.ifname),
+        addresses,
+        ports: call.config.ports.clone(),
+        bandwidth: call.config.bandwidth,
+        masquerade: call.config.masquerade,
+        chained: false,
+        ipam: None,
+        aliases: call.config.aliases.clone(),
+        pod: pod.map(|(namespace, name)| Pod { namespace, name }),
+    }
+}
+
+/// Takes one address of each set for the attachment, and writes that down.
+fn reserve(call: &Call<'_>, netns: &Netns, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
+    let mut locked = call.lock()?;
+    // An ADD of the same attachment that was killed has its addresses still.
+    locked.state.remove(&call.attachment());
+    let addresses = match choose(&mut locked.state, sets, call.config) {
+        Err(error) if error.is(Code::Exhausted) && reclaim(&mut locked.state) => {
+            choose(&mut locked.state, sets, call.config)?
+        }
+        other => other?,
+    };
+    locked
+        .state
+        .released
+        .retain(|address| !addresses.contains(address));
+    locked
+        .state
+        .insert(new_record(call, netns, addresses.clone()));
+    locked.save()?;
+    Ok(addresses)
+}
+
+/// The addresses for a new attachment: those that were asked for, the next ones of the sets
+/// that nobody asked for one of.
+pub(super) fn choose(
+    state: &mut State,
+    sets: &[RangeSet],
+    config: &Config,
+) -> Result<Vec<IpAddr>, Error> {
+    if sets.is_empty() {
+        return Err(Error::new(
+            Code::InvalidConfig,
+            "ipam.ranges: there is no range of addresses",
+        ));
+    }
+    let used = state.used();
+    let asked = &config.requested_addresses;
+    if let Some(stray) = asked
+        .iter()
+        .find(|a| !sets.iter().any(|set| set.contains(**a)))
+    {
+        let message = format!("the address {stray} that was asked for is in none of the ranges");
+        return Err(Error::new(Code::AddressUnavailable, message));
+    }
+    let mut chosen = Vec::new();
+    for set in sets {
+        let address = match asked.iter().find(|address| set.contains(**address)) {
+            Some(address) => check_free(state, &used, *address)?,
+            None => {
+                let last = state.last.get(&set.to_string()).copied();
+                let next = set
+                    .next(&used, &state.released, last)
+                    .map_err(|exhausted| Error::new(Code::Exhausted, exhausted.to_string()))?;
+                state.last.insert(set.to_string(), next);
+                next
+            }
+        };
+        chosen.push(address);
+    }
+    Ok(chosen)
+}
+
+fn check_free(state: &State, used: &BTreeSet<IpAddr>, address: IpAddr) -> Result<IpAddr, Error> {
+    if !used.contains(&address) {
+        return Ok(address);
+    }
+    let owner = state
+        .owner(address)
+        .map(|record| record.attachment.container_id.clone());
+    let message = format!("the address {address} that was asked for is in use");
+    let details = format!("by container {}", owner.unwrap_or_default());
+    Err(Error::new(Code::AddressUnavailable, message).with_details(details))
+}
+
+/// Frees what belongs to containers whose namespaces are gone: their DEL never came. An ADD
+/// under way has its namespace still.
+fn reclaim(state: &mut State) -> bool {
+    let gone: Vec<_> = state
+        .attachments
+        .values()
+        .filter(|record| !record.netns.as_os_str().is_empty() && !record.netns.exists())
+        .map(|record| record.attachment.clone())
+        .collect();
+    gone.iter().for_each(|attachment| state.remove(attachment));
+    !gone.is_empty()
+}
+
+fn build(call: &Call<'_>, netns: &Netns, granted: Granted) -> Result<CniResult, Error> {
+    let config = call.config;
+    let mut dataplane = Dataplane::open()?;
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => dataplane.default_mtu()?,
+    };
+    let record = new_record(call, netns, granted.addresses.clone());
+    let pair = pair(call, granted.addresses, mtu, granted.routes);
+    let sysctl: Vec<(String, String)> = config
+        .sysctl
+        .iter()
+        .map(|(name, value)| (name.replace("IFNAME", &pair.pod_name), value.clone()))
+        .collect();
+    let made = dataplane.create(&pair, netns, &sysctl)?;
+    dataplane.configure_host(&pair, !record.ports.is_empty())?;
+    dataplane.install_rules(&wanted_rules(&record, &call.masquerade_exceptions()))?;
+    let shaper = wiring::shaper_name(&record.attachment.container_id, &pair.pod_name);
+    dataplane.limit(made.host, &config.bandwidth, &shaper, mtu)?;
+    wait_for_policy(call, &record)?;
+    dataplane.open_host_side(&pair, &made)?;
+    Ok(describe(call, netns, &pair, &made, granted.dns))
+}
+
+fn wait_for_policy(call: &Call<'_>, record: &Record) -> Result<(), Error> {
+    let Some(socket) = &call.config.policy_socket else {
+        return Ok(());
+    };
+    let pod = record.pod.clone();
+    let (pod_namespace, pod_name) = pod.map(|pod| (pod.namespace, pod.name)).unwrap_or_default();
+    let request = PolicyRequest {
+        container_id: record.attachment.container_id.clone(),
+        ifname: record.attachment.ifname.clone(),
+        host_interface: record.host_interface.clone(),
+        addresses: record.addresses.clone(),
+        pod_namespace,
+        pod_name,
+    };
+    policy::wait(socket, &request, call.config.policy_timeout)
+}
+
+fn describe(call: &Call<'_>, netns: &Netns, pair: &Pair, made: &Made, dns: Dns) -> CniResult {
+    let host = Interface {
+        name: pair.host_name.clone(),
+        mac: Some(made.host_mac.to_string()),
+        mtu: Some(pair.mtu),
+        ..Interface::default()
+    };
+    let inside = Interface {
+        name: pair.pod_name.clone(),
+        mac: Some(made.pod_mac.to_string()),
+        mtu: Some(pair.mtu),
+        sandbox: Some(netns.path().display().to_string()),
+        ..Interface::default()
+    };
+    let ip = |address: &IpAddr| Ip {
+        version: None,
+        address: (*address).into(),
+        gateway: Some(wiring::gateway(address.is_ipv4())),
+        interface: Some(1),
+    };
+    let own = &call.config.dns;
+    CniResult {
+        interfaces: vec![host, inside],
+        ips: pair.addresses.iter().map(ip).collect(),
+        routes: pair.destinations(),
+        dns: if own.is_empty() { dns } else { own.clone() },
+        ..CniResult::default()
+    }
+}
+
+/// Our part behind that of the plugins before us.
+fn append(mut previous: CniResult, own: CniResult) -> CniResult {
+    let offset = previous.interfaces.len();
+    previous.interfaces.extend(own.interfaces);
+    previous.ips.extend(own.ips.into_iter().map(|ip| Ip {
+        interface: ip.interface.map(|index| index + offset),
+        ..ip
+    }));
+    previous.routes.extend(own.routes);
+    if previous.dns.is_empty() {
+        previous.dns = own.dns;
+    }
+    previous
+}
+
+/// Another plugin has made the interface: host ports, limits and policy are ours to add.
+fn add_chained(call: &Call<'_>, previous: &CniResult) -> Result<CniResult, Error> {
+    let host = previous
+        .host_interface()
+        .map(|interface| interface.name.clone());
+    let index = previous.sandbox_interface(&call.environment.ifname);
+    let belongs = |ip: &&Ip| ip.interface.is_none() || ip.interface == index;
+    let netns = require_netns(call)?;
+    let record = Record {
+        addresses: previous
+            .ips
+            .iter()
+            .filter(belongs)
+            .map(|ip| ip.address.ip())
+            .collect(),
+        host_interface: host.unwrap_or_default(),
+        chained: true,
+        masquerade: call.config.masquerade,
+        ..new_record(call, &netns, Vec::new())
+    };
+    let mut locked = call.lock()?;
+    locked.state.insert(record.clone());
+    locked.save()?;
+    drop(locked);
+    let result = decorate(call, &record);
+    if result.is_err() {
+        let _ = super::del(call);
+    }
+    result.map(|()| previous.clone())
+}
+
+fn decorate(call: &Call<'_>, record: &Record) -> Result<(), Error> {
+    let mut dataplane = Dataplane::open()?;
+    dataplane.install_rules(&wanted_rules(record, &call.masquerade_exceptions()))?;
+    let bandwidth = &call.config.bandwidth;
+    if *bandwidth != crate::config::Bandwidth::default() {
+        let host = kernel::link::get(dataplane.host(), &record.host_interface)
+            .map_err(|error| Error::kernel("cannot read the host's interface", error))?
+            .ok_or_else(|| {
+                Error::new(
+                    Code::InvalidConfig,
+                    "bandwidth: prevResult names no interface of the host",
+                )
+            })?;
+        let attachment = &record.attachment;
+        let shaper = wiring::shaper_name(&attachment.container_id, &attachment.ifname);
+        dataplane.limit(host.index, bandwidth, &shaper, host.mtu)?;
+    }
+    wait_for_policy(call, record)
+}
