@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::cgroup;
 use crate::error::LabError;
 use crate::image::import;
+use crate::launch;
 use crate::place::{PlaceError, RUNNING, Running};
 use crate::process::{self, Process};
 use crate::runtime::Programs;
@@ -37,6 +38,8 @@ pub struct ProcessStatus {
     /// `server`, `node`, `containerd`, or `init` for process 1 of the place.
     pub role: String,
     pub restarts: u32,
+    /// Resident memory.
+    pub memory_kib: u64,
 }
 
 /// Every lab of this machine, also one of which only remains are left.
@@ -69,6 +72,7 @@ fn processes_of(node: &str, init: Process) -> Vec<ProcessStatus> {
         node: node.to_owned(),
         role: role.to_owned(),
         restarts,
+        memory_kib: process::memory_kib(pid),
     };
     let text = fs::read(format!("/proc/{}/root{RUNNING}", init.pid)).unwrap_or_default();
     let running: Vec<Running> = serde_json::from_slice(&text).unwrap_or_default();
@@ -149,6 +153,7 @@ pub fn exec(lab: &str, node: &str, command: &[String]) -> Result<ExitStatus, Lab
 pub fn load(lab: &str, archive: &Path, programs: &Programs) -> Result<Vec<String>, LabError> {
     let state = LabState::load(lab)?;
     let mut references = Vec::new();
+    launch::publish(lab, archive)?;
     for node in state.topology.places.iter().filter(|place| place.kind == PlaceKind::Node) {
         match runtime_of(&state, &node.name, programs) {
             Ok(runtime) => references = import::load(&runtime, archive)?,

@@ -10,11 +10,15 @@ use crate::place::{Program, Specification};
 use crate::process::Process;
 use crate::runtime::{self, Programs};
 use crate::state::{Directories, write_private};
-use crate::topology::{Place, PlaceKind, Topology};
+use crate::topology::{Place, PlaceKind, SERVER, Topology};
 
 /// Where a node finds the arguments of `fairlead join`, inside its place and on disk.
 const JOIN_INSIDE: &str = "/var/lib/fairlead-lab/join";
 const JOIN_ON_DISK: &str = "var-lib/fairlead-lab/join";
+
+/// The same for the archives that the lab's registry serves.
+const REGISTRY_INSIDE: &str = "/var/lib/fairlead-lab/images";
+const REGISTRY_ON_DISK: &str = "var-lib/fairlead-lab/images";
 
 /// What a lab is made with, besides its topology.
 #[derive(Debug, Clone)]
@@ -43,11 +47,15 @@ pub(crate) fn prepare(
         fs::create_dir_all(&path).map_err(LabError::file(path))?;
     }
     let programs = match place.kind {
-        PlaceKind::Server => vec![server(topology, settings)],
+        PlaceKind::Server => vec![server(topology, settings), registry(settings)],
         PlaceKind::Node => {
             let config = directory.join("etc/containerd/config.toml");
             let opt = Path::new("/var/lib/containerd-opt");
             write_private(&config, runtime::config(opt).as_bytes())?;
+            for (name, hosts) in runtime::registry_hosts(topology.server().address()) {
+                let path = directory.join("etc/containerd/certs.d").join(name).join("hosts.toml");
+                write_private(&path, hosts.as_bytes())?;
+            }
             vec![containerd(settings), node(place, settings)]
         }
     };
@@ -87,6 +95,28 @@ fn server(topology: &Topology, settings: &Settings) -> Program {
         arguments_file: None,
         after_socket: None,
     }
+}
+
+fn registry(settings: &Settings) -> Program {
+    Program {
+        role: "registry".to_owned(),
+        program: settings.fairlead.clone(),
+        arguments: ["lab-registry", REGISTRY_INSIDE].map(str::to_owned).to_vec(),
+        environment: environment(settings),
+        arguments_file: None,
+        after_socket: Some(REGISTRY_INSIDE.into()),
+    }
+}
+
+/// Puts an archive where the lab's registry serves it from.
+pub(crate) fn publish(lab: &str, archive: &Path) -> Result<(), LabError> {
+    let directory = Directories::of(lab).place(SERVER).join(REGISTRY_ON_DISK);
+    fs::create_dir_all(&directory).map_err(LabError::file(&directory))?;
+    let name = archive.file_name().unwrap_or(archive.as_os_str());
+    let target = directory.join(name);
+    let unfinished = target.with_extension("unfinished");
+    fs::copy(archive, &unfinished).map_err(LabError::file(archive))?;
+    fs::rename(&unfinished, &target).map_err(LabError::file(target))
 }
 
 fn containerd(settings: &Settings) -> Program {

@@ -30,6 +30,7 @@ pub mod network;
 pub mod place;
 pub mod process;
 mod ready;
+pub mod registry;
 pub mod runtime;
 pub mod state;
 pub mod topology;

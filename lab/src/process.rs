@@ -79,6 +79,13 @@ pub fn inner_pid(pid: i32) -> Option<i32> {
     numbers.split_whitespace().last()?.parse().ok()
 }
 
+/// The resident memory of a process; 0 when it is gone.
+pub fn memory_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 /// Which namespace of a kind (`net`, `pid`, ...) a process is in.
 pub fn namespace(pid: i32, kind: &str) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,10 @@
 //! A containerd of its own for each node.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::image::catalog::PAUSE;
+use crate::registry;
 
 /// Where containerd keeps things, as its node sees it.
 pub const ROOT: &str = "/var/lib/containerd";
@@ -79,6 +81,23 @@ disabled_plugins = [
 "#,
         opt = opt.display()
     )
+}
+
+/// How containerd reaches registries: the lab's own first, as a mirror of docker.io, and the
+/// private one under its name. The folder of each in `certs.d` with the file's content.
+pub fn registry_hosts(server: IpAddr) -> [(&'static str, String); 2] {
+    let address = |port| SocketAddr::new(server, port);
+    let mirror = format!(
+        "server = \"https://registry-1.docker.io\"\n\n[host.\"http://{}\"]\n  \
+         capabilities = [\"pull\", \"resolve\"]\n",
+        address(registry::OPEN_PORT)
+    );
+    let private = format!(
+        "server = \"http://{0}\"\n\n[host.\"http://{0}\"]\n  \
+         capabilities = [\"pull\", \"resolve\"]\n",
+        address(registry::PRIVATE_PORT)
+    );
+    [("docker.io", mirror), (registry::PRIVATE_NAME, private)]
 }
 
 #[cfg(test)]

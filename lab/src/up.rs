@@ -96,6 +96,9 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
     tell(&format!("network and {} places, server at {}", nodes.len() + 1, topology.server_url()));
 
     let images = archives(&options.images)?;
+    for image in &images {
+        launch::publish(&options.name, image)?;
+    }
     thread::scope(|scope| {
         let loads: Vec<_> = nodes
             .iter()

@@ -128,3 +128,9 @@ pub(crate) struct LabPlace {
     /// The file that describes the place
     pub(crate) specification: PathBuf,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct LabRegistry {
+    /// The archives to serve
+    pub(crate) directory: PathBuf,
+}

@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Process 1 of a lab place
     #[command(hide = true)]
     LabInit(LabPlace),
+    /// The registry of a lab
+    #[command(hide = true)]
+    LabRegistry(LabRegistry),
 }
 
 /// How pods of different nodes reach each other.

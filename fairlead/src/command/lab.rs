@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
+use lab::registry::{self, Credentials, Listener};
 use lab::runtime::Programs;
 use lab::topology::IpFamily;
 use lab::{LabStatus, Options, Settings};
 
 use super::image::program_directory;
-use crate::cli::{self, Lab, LabExec, LabPlace, LabUp, Output};
+use super::running::{Components, block_on};
+use crate::cli::{self, Lab, LabExec, LabPlace, LabRegistry, LabUp, Output};
 
 pub(crate) fn run(command: Lab) -> anyhow::Result<ExitCode> {
     match command {
@@ -74,7 +76,7 @@ fn print_list(output: Output) -> anyhow::Result<()> {
 
 fn table(labs: &[LabStatus]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["LAB", "NODE", "ROLE", "PID", "RESTARTS"]);
+    table.load_style(presets::NOTHING).set_header(["LAB", "NODE", "ROLE", "PID", "RESTARTS", "MEMORY"]);
     for lab in labs {
         for process in &lab.processes {
             table.add_row([
@@ -83,6 +85,7 @@ fn table(labs: &[LabStatus]) -> Table {
                 process.role.clone(),
                 process.pid.to_string(),
                 process.restarts.to_string(),
+                format!("{:.1} MiB", process.memory_kib as f64 / 1024.0),
             ]);
         }
         let stopped = lab
@@ -90,7 +93,7 @@ fn table(labs: &[LabStatus]) -> Table {
             .iter()
             .filter(|node| !lab.processes.iter().any(|process| process.node == **node));
         for node in stopped {
-            table.add_row([&lab.name, node, "stopped", "", ""]);
+            table.add_row([&lab.name, node, "stopped", "", "", ""]);
         }
     }
     table
@@ -113,4 +116,20 @@ pub(crate) fn start_place(place: &LabPlace) -> anyhow::Result<ExitCode> {
 pub(crate) fn init(place: &LabPlace) -> anyhow::Result<ExitCode> {
     lab::place::init(&place.specification)?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn serve_registry(options: LabRegistry) -> anyhow::Result<ExitCode> {
+    let any = std::net::IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED);
+    let credentials =
+        Credentials { user: registry::USER.to_owned(), password: registry::PASSWORD.to_owned() };
+    let listeners = vec![
+        Listener { address: (any, registry::OPEN_PORT).into(), credentials: None },
+        Listener { address: (any, registry::PRIVATE_PORT).into(), credentials: Some(credentials) },
+    ];
+    block_on(async {
+        let mut components = Components::new()?;
+        let shutdown = components.shutdown();
+        components.spawn("registry", registry::run(options.directory, listeners, shutdown));
+        components.finish().await
+    })
 }

@@ -2,6 +2,7 @@
 
 mod image;
 mod lab;
+mod running;
 
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Lab(command) => lab::run(command),
         Command::LabPlace(place) => lab::start_place(&place),
         Command::LabInit(place) => lab::init(&place),
+        Command::LabRegistry(options) => lab::serve_registry(options),
         Command::Image(command) => image::run(command),
         other => anyhow::bail!("not wired yet: {other:?}"),
     }

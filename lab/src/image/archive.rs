@@ -145,8 +145,8 @@ pub struct RunConfig {
 /// An image, ready to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// With registry and tag, as runtimes store it.
-    pub reference: String,
+    /// With registry and tag, as runtimes store them.
+    pub references: Vec<String>,
     pub layer: Layer,
     pub run: RunConfig,
 }
@@ -161,7 +161,7 @@ impl Image {
         let layer_name = format!("{layer_digest}/layer.tar");
         let manifest = json!([{
             "Config": config_name,
-            "RepoTags": [self.reference],
+            "RepoTags": self.references,
             "Layers": [layer_name],
         }]);
         let mut tar = tar::Builder::new(out);
@@ -219,7 +219,7 @@ mod tests {
         let mut layer = Layer::default();
         layer.file("/bin/server", 0o755, *b"program").symlink("/bin/alias", "server");
         Image {
-            reference: "docker.io/fairlead/sample:1".to_owned(),
+            references: vec!["docker.io/fairlead/sample:1".to_owned()],
             layer,
             run: RunConfig { entrypoint: vec!["/bin/server".to_owned()], ..RunConfig::default() },
         }

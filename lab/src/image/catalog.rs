@@ -101,7 +101,7 @@ fn pause(sources: &Sources) -> Result<Image, BuildError> {
         user: Some("65535:65535".to_owned()),
         ..RunConfig::default()
     };
-    Ok(Image { reference: PAUSE.to_owned(), layer, run })
+    Ok(Image { references: vec![PAUSE.to_owned()], layer, run })
 }
 
 fn testserver(sources: &Sources) -> Result<Image, BuildError> {
@@ -112,14 +112,15 @@ fn testserver(sources: &Sources) -> Result<Image, BuildError> {
         exposed_ports: ["8080/tcp", "8081/udp", "8082/tcp"].map(str::to_owned).to_vec(),
         ..RunConfig::default()
     };
-    Ok(Image { reference: "docker.io/fairlead/testserver:1".to_owned(), layer, run })
+    let references = ["docker.io/fairlead/testserver:1", "docker.io/fairlead/testserver:2"];
+    Ok(Image { references: references.map(str::to_owned).to_vec(), layer, run })
 }
 
 fn busybox(sources: &Sources) -> Result<Image, BuildError> {
     let mut layer = base();
     add_busybox(sources, &mut layer)?;
     let run = RunConfig { command: vec!["sh".to_owned()], ..RunConfig::default() };
-    Ok(Image { reference: "docker.io/library/busybox:latest".to_owned(), layer, run })
+    Ok(Image { references: vec!["docker.io/library/busybox:latest".to_owned()], layer, run })
 }
 
 /// The program and a link for each of its commands that nothing else in the layer provides.
@@ -215,7 +216,9 @@ fn nginx(sources: &Sources) -> Result<Image, BuildError> {
         stop_signal: Some("SIGQUIT".to_owned()),
         ..RunConfig::default()
     };
-    Ok(Image { reference: "docker.io/library/nginx:latest".to_owned(), layer, run })
+    // Two tags, so that there is something to update to.
+    let references = ["docker.io/library/nginx:latest", "docker.io/library/nginx:stable"];
+    Ok(Image { references: references.map(str::to_owned).to_vec(), layer, run })
 }
 
 /// What an image of the packages' programs needs at run time.

@@ -1,0 +1,18 @@
+//! Clients of an API server, from a kubeconfig.
+
+use std::path::Path;
+
+use anyhow::Context;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// A client for the kubeconfig's current context.
+pub(crate) async fn from_kubeconfig(path: &Path) -> anyhow::Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| {
+        format!("{} is no readable kubeconfig; name one with --kubeconfig", path.display())
+    })?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("{} cannot be used", path.display()))?;
+    Client::try_from(config).with_context(|| format!("{} cannot be used", path.display()))
+}
