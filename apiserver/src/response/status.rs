@@ -305,7 +305,7 @@ impl From<storage::StoreError> for ApiError {
             }
             E::Future { requested, newest } => Self::too_large_resource_version(requested, newest),
             E::NoSpace { .. } | E::Unavailable { .. } => Self::unavailable(error.to_string()),
-            E::Corrupt { .. } => Self::internal(error),
+            E::Corrupt { .. } | E::InUse { .. } => Self::internal(error),
         }
     }
 }
