@@ -32,6 +32,52 @@ pub fn canonical(text: &str) -> Result<String, QuantityError> {
     Ok(parsed.render())
 }
 
+/// The canonical form, rounded up to a multiple of a thousandth.
+pub fn round_up_to_milli(text: &str) -> Result<String, QuantityError> {
+    let mut own = parse(text.trim())?;
+    let negative = own.mantissa < 0;
+    while own.exponent < -3 {
+        let rest = own.mantissa % 10;
+        own.mantissa = own.mantissa / 10 + i128::from(rest != 0) * if negative { -1 } else { 1 };
+        own.exponent += 1;
+    }
+    own.bound_positive();
+    Ok(own.render())
+}
+
+/// The sum, in the first one's format (the second's where the first is zero).
+pub fn add(a: &str, b: &str) -> Result<String, QuantityError> {
+    let (a, b) = (parse(a.trim())?, parse(b.trim())?);
+    let format = if a.mantissa == 0 { b.format } else { a.format };
+    let exponent = a.exponent.min(b.exponent);
+    let mut sum = Quantity {
+        mantissa: a.scaled_to(exponent).saturating_add(b.scaled_to(exponent)),
+        exponent,
+        format,
+    };
+    sum.bound_positive();
+    Ok(sum.render())
+}
+
+/// Compares two amounts.
+pub fn compare(a: &str, b: &str) -> Result<std::cmp::Ordering, QuantityError> {
+    let (a, b) = (parse(a.trim())?, parse(b.trim())?);
+    let exponent = a.exponent.min(b.exponent);
+    Ok(a.scaled_to(exponent).cmp(&b.scaled_to(exponent)))
+}
+
+/// The amount as an integer, rounded up; `None` if it is no quantity.
+pub fn to_integer(text: &str) -> Option<i64> {
+    let own = parse(text.trim()).ok()?;
+    let value = if own.exponent >= 0 {
+        own.scaled_to(0)
+    } else {
+        let unit = 10i128.pow(own.exponent.unsigned_abs());
+        own.mantissa.div_euclid(unit) + i128::from(own.mantissa.rem_euclid(unit) != 0)
+    };
+    i64::try_from(value).ok()
+}
+
 struct Quantity {
     mantissa: i128,
     exponent: i32,
@@ -123,6 +169,21 @@ fn suffix_has_form(suffix: &str) -> bool {
 }
 
 impl Quantity {
+    fn scaled_to(&self, exponent: i32) -> i128 {
+        self.mantissa
+            .saturating_mul(10i128.saturating_pow((self.exponent - exponent).unsigned_abs()))
+    }
+
+    /// [`Self::bound`] for either sign.
+    fn bound_positive(&mut self) {
+        let negative = self.mantissa < 0;
+        self.mantissa = self.mantissa.saturating_abs();
+        self.bound();
+        if negative {
+            self.mantissa = -self.mantissa;
+        }
+    }
+
     /// Rounds up at nano and caps at the largest value; takes factors of ten out.
     fn bound(&mut self) {
         while self.exponent < -9 {
@@ -244,6 +305,19 @@ mod tests {
         ] {
             assert_eq!(canonical(text).as_deref(), Ok(expect), "{text}");
         }
+    }
+
+    #[test]
+    fn amounts_add_up_and_compare() {
+        assert_eq!(add("500m", "1").as_deref(), Ok("1500m"));
+        assert_eq!(add("0", "1Gi").as_deref(), Ok("1Gi"));
+        assert_eq!(add("512Mi", "512Mi").as_deref(), Ok("1Gi"));
+        assert_eq!(compare("1000m", "1"), Ok(std::cmp::Ordering::Equal));
+        assert_eq!(compare("1Gi", "1G"), Ok(std::cmp::Ordering::Greater));
+        assert_eq!(round_up_to_milli("1n").as_deref(), Ok("1m"));
+        assert_eq!(round_up_to_milli("1500u").as_deref(), Ok("2m"));
+        assert_eq!(to_integer("1500m"), Some(2));
+        assert_eq!(to_integer("1Ki"), Some(1024));
     }
 
     #[test]
