@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use schema::resources::{Group, GroupVersion, ResourceTable};
 
 use super::resource::Resource;
 
@@ -11,6 +12,8 @@ use super::resource::Resource;
 #[derive(Default)]
 pub struct Catalog {
     resources: RwLock<HashMap<String, Arc<Resource>>>,
+    /// What discovery is made of; built anew when a custom resource came or went.
+    table: RwLock<Option<Arc<ResourceTable>>>,
 }
 
 fn name(group: &str, version: &str, plural: &str) -> String {
@@ -21,15 +24,48 @@ impl Catalog {
     pub fn insert(&self, resource: Arc<Resource>) {
         let name = name(&resource.group, &resource.version, &resource.plural);
         self.resources.write().insert(name, resource);
+        *self.table.write() = None;
     }
 
     /// Removes every version of a resource.
     pub fn remove(&self, group: &str, plural: &str) {
         self.resources.write().retain(|_, r| r.group != group || r.plural != plural);
+        *self.table.write() = None;
     }
 
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
         self.resources.read().get(&name(group, version, plural)).cloned()
+    }
+
+    /// The table for discovery: the built-in groups in their order, then the custom ones.
+    pub fn table(&self) -> Arc<ResourceTable> {
+        if let Some(table) = self.table.read().as_ref() {
+            return table.clone();
+        }
+        let table = Arc::new(self.build_table());
+        *self.table.write() = Some(table.clone());
+        table
+    }
+
+    fn build_table(&self) -> ResourceTable {
+        let mut groups = schema::resources::builtin().groups.clone();
+        for resource in self.all().iter().filter(|r| r.is_custom()) {
+            let at = groups.iter().position(|g| g.name == resource.group).unwrap_or_else(|| {
+                groups.push(Group { name: resource.group.clone(), versions: Vec::new() });
+                groups.len() - 1
+            });
+            let versions = &mut groups[at].versions;
+            let at = versions.iter().position(|v| v.version == resource.version).unwrap_or_else(|| {
+                versions.push(GroupVersion { version: resource.version.clone(), resources: Vec::new() });
+                versions.len() - 1
+            });
+            versions[at].resources.push(resource.definition.clone());
+        }
+        let built_in = schema::resources::builtin().groups.len();
+        for group in groups.iter_mut().skip(built_in) {
+            group.versions.sort_by(|a, b| super::custom::version_order(&a.version, &b.version));
+        }
+        ResourceTable::new(groups)
     }
 
     /// The resource of a kind, in a version when one is given.

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use schema::types::Gvk;
+use schema::types::{Gvk, StructRef, root};
+use schema::{check, defaults};
 use serde_json::{Value, json};
 
 use super::Registry;
-use super::resource::{Resource, split_api_version};
+use super::resource::Resource;
 use super::strategy::Context;
 use crate::response::{ApiError, Cause, Media};
 
@@ -18,69 +19,83 @@ pub struct Decoded {
     pub faults: Vec<String>,
 }
 
-/// Reads a body as an object of the kind.
+/// Reads a body as an object of the kind, with its defaults.
 pub fn decode(resource: &Resource, gvk: &Gvk, media: Media, body: &Bytes) -> Result<Decoded, ApiError> {
-    let mut value = parse(&gvk.kind, media, body)?;
-    check_kind(gvk, &mut value)?;
-    decode_patched(resource, gvk, value)
-}
-
-/// A tree (of a patch's result) as an object of the kind.
-pub fn decode_patched(_resource: &Resource, gvk: &Gvk, mut value: Value) -> Result<Decoded, ApiError> {
-    check_kind(gvk, &mut value)?;
-    Ok(Decoded { value, faults: Vec::new() })
-}
-
-fn parse(kind: &str, media: Media, body: &Bytes) -> Result<Value, ApiError> {
-    let unrecognized = |why: String| {
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why}"))
+    let own = resource.gvk() == *gvk;
+    let shape = if own { Some(resource.shape.clone()) } else { root(&gvk.group, &gvk.version, &gvk.kind) };
+    let shape = shape.ok_or_else(|| ApiError::internal(format!("no kind {}", gvk.kind)))?;
+    let request = check::Request {
+        body,
+        format: match media {
+            Media::Json => check::Format::Json,
+            Media::Yaml => check::Format::Yaml,
+            Media::Protobuf => check::Format::Protobuf,
+        },
+        expected: gvk,
+        shape: &shape,
+        custom: own && resource.is_custom(),
     };
-    match media {
-        Media::Json => serde_json::from_slice(body)
-            .map_err(|e| unrecognized(format!("couldn't get version/kind; json parse error: {e}"))),
-        Media::Yaml => {
-            let text = std::str::from_utf8(body).map_err(|e| unrecognized(format!("yaml: {e}")))?;
-            serde_saphyr::from_str(text).map_err(|e| unrecognized(format!("yaml: {e}")))
-        }
-        Media::Protobuf => Err(unrecognized("protobuf".into())),
+    let decoded = check::decode_request(&request).map_err(ApiError::bad_request)?;
+    Ok(finish(gvk, &shape, decoded))
+}
+
+fn finish(gvk: &Gvk, shape: &StructRef, decoded: check::Decoded) -> Decoded {
+    let mut value = decoded.value;
+    defaults::apply(&mut value, gvk);
+    check::complete(&mut value, shape);
+    Decoded { value, faults: decoded.strict }
+}
+
+/// A tree (of a patch's result) as an object of the kind; the error is Go's.
+pub fn decode_patched(
+    resource: &Resource,
+    gvk: &Gvk,
+    mut value: Value,
+) -> Result<Decoded, check::DecodeError> {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), gvk.api_version().into());
+        map.insert("kind".into(), gvk.kind.as_ref().into());
     }
-}
-
-/// Fills in an absent kind and apiVersion; refuses others.
-fn check_kind(gvk: &Gvk, value: &mut Value) -> Result<(), ApiError> {
-    let Some(map) = value.as_object_mut() else {
-        return Err(ApiError::bad_request("the object provided is not an object"));
-    };
-    let text = |map: &serde_json::Map<String, Value>, key: &str| {
-        map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let (version, kind) = (text(map, "apiVersion"), text(map, "kind"));
-    let api_version = gvk.api_version();
-    let (given_group, given_version) = split_api_version(&version);
-    if (!kind.is_empty() && kind != gvk.kind) || (!version.is_empty() && version != api_version) {
-        let _ = given_group;
-        return Err(ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: the API version in the data ({version}) does not match the expected API version ({api_version})",
-            if kind.is_empty() { gvk.kind.as_ref() } else { &kind },
-            given_version,
-            gvk.kind
-        )));
-    }
-    map.insert("apiVersion".into(), api_version.into());
-    map.insert("kind".into(), gvk.kind.as_ref().into());
-    Ok(())
+    let decoded = check::decode_value(value, &resource.shape)?;
+    Ok(finish(gvk, &resource.shape, decoded))
 }
 
 /// DeleteOptions in a body.
 pub fn decode_options(media: Media, body: &Bytes) -> Result<Value, ApiError> {
-    parse("DeleteOptions", media, body)
+    let gvk = Gvk::new("meta.k8s.io", "v1", "DeleteOptions");
+    let shape = root("", "v1", "DeleteOptions")
+        .or_else(|| root("meta.k8s.io", "v1", "DeleteOptions"))
+        .ok_or_else(|| ApiError::internal("no kind DeleteOptions"))?;
+    let value = match media {
+        Media::Protobuf => schema::protobuf::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?,
+        Media::Yaml => {
+            let text = std::str::from_utf8(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(e.to_string()))?
+        }
+        Media::Json => serde_json::from_slice(body).map_err(|e| {
+            ApiError::bad_request(format!(
+                "couldn't get version/kind; json parse error: {e}"
+            ))
+        })?,
+    };
+    let decoded = check::decode_value(value, &shape).map_err(|e| {
+        ApiError::bad_request(format!(
+            "{} in version \"v1\" cannot be handled as a DeleteOptions: {e}",
+            gvk.kind
+        ))
+    })?;
+    Ok(decoded.value)
 }
 
 /// Defaults of absent fields.
-pub fn apply_defaults(_resource: &Resource, _value: &mut Value) {}
+pub fn apply_defaults(resource: &Resource, value: &mut Value) {
+    defaults::apply(value, &resource.gvk());
+}
 
-/// Canonical quantities and times, no empty optional values.
-pub fn normalize(_resource: &Resource, _value: &mut Value) {}
+/// The fields that are always written.
+pub fn normalize(resource: &Resource, value: &mut Value) {
+    check::complete(value, &resource.shape);
+}
 
 /// The kind's validation rules.
 pub fn validate(
@@ -208,11 +223,15 @@ pub fn table(_resource: &Resource, values: &[Value]) -> Value {
 }
 
 /// The protobuf form of a built-in object, with its envelope.
-pub fn to_protobuf(_value: &Value) -> Option<Vec<u8>> {
-    None
+pub fn to_protobuf(value: &Value) -> Option<Vec<u8>> {
+    schema::protobuf::encode(value).ok()
 }
 
-/// One frame of a watch in protobuf.
-pub fn watch_event_protobuf(_kind: &str, _object: &Value) -> Option<Vec<u8>> {
-    None
+/// One frame of a watch in protobuf: its length, then the event.
+pub fn watch_event_protobuf(kind: &str, object: &Value) -> Option<Vec<u8>> {
+    let object = schema::protobuf::encode(object).ok()?;
+    let event = schema::protobuf::encode_watch_event(kind, &object);
+    let mut frame = u32::try_from(event.len()).ok()?.to_be_bytes().to_vec();
+    frame.extend_from_slice(&event);
+    Some(frame)
 }

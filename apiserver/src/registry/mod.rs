@@ -76,6 +76,12 @@ impl Registry {
         }))
     }
 
+    /// Where clients reach this server, for discovery.
+    pub fn server_address(&self) -> String {
+        let address = self.config.advertise_address.unwrap_or(self.config.bind_address);
+        std::net::SocketAddr::new(address, self.config.secure_port).to_string()
+    }
+
     /// Takes what an object claims of a shared range (service addresses, node ports).
     pub async fn allocate(
         &self,

@@ -304,8 +304,8 @@ impl From<storage::StoreError> for ApiError {
                 Self::gone(format!("too old resource version: {requested} ({oldest})"))
             }
             E::Future { requested, newest } => Self::too_large_resource_version(requested, newest),
-            E::NoSpace { .. } | E::Unavailable { .. } => Self::unavailable(error.to_string()),
-            E::Corrupt { .. } | E::InUse { .. } => Self::internal(error),
+            E::Corrupt { .. } => Self::internal(error),
+            other => Self::unavailable(other.to_string()),
         }
     }
 }

@@ -17,12 +17,14 @@ impl Call {
     /// POST.
     pub async fn create(&self, body: Bytes) -> Result<ApiResponse, ApiError> {
         let options = WriteOptions::parse(&self.query, "CreateOptions", false)?;
-        let value = self.decode(&self.resource.gvk(), &body, options.field_validation)?;
+        let mut value = self.decode(&self.resource.gvk(), &body, options.field_validation)?;
+        managed::track_update(self, None, &mut value, &options.field_manager);
         let stored = self.create_value(value, &options).await?;
         self.object_response(201, &stored.object).await
     }
 
-    /// Creates an object that was decoded; also what a PUT or an apply of a new object does.
+    /// Creates an object that was decoded and whose managed fields are tracked; also what a PUT
+    /// or an apply of a new object does.
     pub async fn create_value(
         &self,
         mut value: Value,
@@ -42,7 +44,6 @@ impl Call {
         if let Some(warning) = meta::dedup_owners(&mut value) {
             self.warn(warning);
         }
-        managed::track_update(self, None, &mut value, &options.field_manager);
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -82,7 +83,6 @@ impl Call {
         }
         (resource.strategy.prepare_create)(&mut value, &self.context());
         kinds::normalize(resource, &mut value);
-        managed::finish(&mut value);
         validate_object(resource, &value, None, &self.context())?;
         admission
             .validate(&self.attributes(Operation::Create, Some(&mut value), None, options.dry_run))

@@ -9,7 +9,7 @@ use crate::registry::call::Call;
 use crate::registry::options::WriteOptions;
 use crate::registry::patch::{Patch, PatchType};
 use crate::registry::{kinds, managed, meta};
-use crate::response::{ApiError, ApiResponse};
+use crate::response::{ApiError, ApiResponse, Cause};
 
 impl Call {
     /// PATCH of an object or its status.
@@ -46,7 +46,12 @@ impl Call {
     fn patched(&self, patch: &Patch, old: &Value, options: &WriteOptions) -> Result<Value, ApiError> {
         let gvk = self.resource.gvk();
         let merged = patch.apply(&self.resource, old)?;
-        let decoded = kinds::decode_patched(&self.resource, &gvk, merged)?;
+        let shown = merged.clone();
+        let decoded = kinds::decode_patched(&self.resource, &gvk, merged).map_err(|error| {
+            // Upstream shows the whole merged object as the value that is invalid.
+            let fault = Cause::new("FieldValueInvalid", format!("Invalid value: {}: {error}", meta::quote(&shown.to_string())), "patch");
+            ApiError::invalid("", "", "", vec![fault])
+        })?;
         self.report_faults(&gvk, decoded.faults, options.field_validation)?;
         let mut new = decoded.value;
         self.check_name(&new)?;
@@ -59,7 +64,7 @@ impl Call {
     async fn apply(&self, applied: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
         let gvk = self.resource.gvk();
         managed::check_applied(&gvk, &applied)?;
-        self.check_applied_name(&applied)?;
+        self.check_name(&applied)?;
         let key = self.key();
         for attempt in 1.. {
             self.registry.cacher.consistent().await?;
@@ -72,7 +77,8 @@ impl Call {
                 return Err(self.not_found(&self.info.name));
             }
             let merged = managed::apply(self, old.as_ref(), &applied, options)?;
-            let decoded = kinds::decode_patched(&self.resource, &gvk, merged)?;
+            let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
+                .map_err(|error| ApiError::new(500, "", error.to_string(), None))?;
             let outcome = match (current, old) {
                 (Some(current), Some(old)) => {
                     self.replace(&key, &current, &old, decoded.value, options)
@@ -92,12 +98,5 @@ impl Call {
             }
         }
         Err(self.stale())
-    }
-
-    fn check_applied_name(&self, applied: &Value) -> Result<(), ApiError> {
-        if meta::name(applied).is_empty() {
-            return Ok(());
-        }
-        self.check_name(applied)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::write::{Commit, Refused, Stored, validate_object};
 use crate::admission::Operation;
 use crate::registry::call::Call;
-use crate::registry::object::{self, Object};
+use crate::registry::object::Object;
 use crate::registry::options::WriteOptions;
 use crate::registry::strategy::spec_differs;
 use crate::registry::{kinds, managed, meta};
@@ -77,7 +77,7 @@ impl Call {
         ApiError::stale(&self.resource.group, &self.resource.plural, &self.info.name)
     }
 
-    async fn create_on_update(&self, value: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
+    async fn create_on_update(&self, mut value: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
         let creatable = self.resource.strategy.create_on_update && self.info.subresource.is_empty();
         if !creatable {
             return Err(self.not_found(&self.info.name));
@@ -85,6 +85,7 @@ impl Call {
         if !meta::text(&value, "resourceVersion").is_empty() {
             return Err(self.stale());
         }
+        managed::track_update(self, None, &mut value, &options.field_manager);
         self.create_value(value, options).await
     }
 
@@ -165,7 +166,6 @@ impl Call {
             }
         }
         kinds::normalize(resource, new);
-        managed::finish(new);
         validate_object(resource, new, Some(old), &self.context())?;
         admission
             .validate(&self.attributes(Operation::Update, Some(new), Some(old), options.dry_run))
@@ -185,7 +185,7 @@ fn removes_last_finalizer(new: &Value) -> bool {
 
 /// Whether a write would change nothing; then none happens, and watchers hear nothing.
 fn is_same(old: &Value, new: &Value) -> bool {
-    object::encode(old) == object::encode(new)
+    managed::same_but_times(old, new)
 }
 
 /// The key that upstream would use, which one of its messages shows.
