@@ -8,11 +8,15 @@
 //! worker at a time; nothing polls, timers exist only where semantics need them; controllers
 //! know each other only through objects.
 
+mod certificates;
 pub mod config;
 mod deployment;
 pub mod framework;
+mod namespace;
+mod nodeipam;
 mod registry;
 mod replicaset;
+mod serviceaccount;
 
 use std::sync::Arc;
 
@@ -46,6 +50,12 @@ pub enum Error {
 
 /// Runs the selected controllers until shutdown, while this process holds the Lease.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
+    nodeipam::pools(&config)?;
+    if let Some(signer) = &config.signer {
+        certificates::Authority::new(signer).map_err(|error| Error::SigningCa {
+            reason: error.to_string(),
+        })?;
+    }
     let config = Arc::new(config);
     let lease = LeaseConfig::new(config::LEASE_NAME, &config.identity);
     let elect = config.leader_elect;

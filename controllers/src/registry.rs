@@ -22,6 +22,14 @@ const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Ent
 
 #[rustfmt::skip]
 pub(crate) const CONTROLLERS: &[Entry] = &[
+    on("serviceaccount-controller", "serviceaccount", crate::serviceaccount::start_accounts),
+    on("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", crate::serviceaccount::start_root_ca),
+    on("serviceaccount-token-controller", "serviceaccount-token", crate::serviceaccount::legacy_tokens::start),
+    on("namespace-controller", "namespace", crate::namespace::start),
+    on("node-ipam-controller", "nodeipam", crate::nodeipam::start),
+    on("certificatesigningrequest-approving-controller", "csrapproving", crate::certificates::start_approver),
+    on("certificatesigningrequest-signing-controller", "csrsigning", crate::certificates::start_signer),
+    on("certificatesigningrequest-cleaner-controller", "csrcleaner", crate::certificates::start_cleaner),
     on("deployment-controller", "deployment", crate::deployment::start),
     on("replicaset-controller", "replicaset", crate::replicaset::start_replicasets),
     on("replicationcontroller-controller", "replicationcontroller", crate::replicaset::start_replicationcontrollers),

@@ -30,7 +30,6 @@ use crate::framework::{
 use plan::{OldPods, Op, Plan};
 use sets::Set;
 
-
 const NAME: &str = "deployment-controller";
 
 pub(crate) fn start(context: &Context) {

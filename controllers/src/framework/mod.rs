@@ -1,6 +1,7 @@
 //! What all controllers stand on: queue, runtime, expectations, events, leadership.
 
 pub mod act;
+pub mod discovery;
 pub mod error;
 pub mod events;
 pub mod expectations;
