@@ -11,9 +11,13 @@
 mod certificates;
 pub mod config;
 mod deployment;
+mod endpoints;
+mod endpointslice;
 pub mod framework;
+mod garbage;
 mod namespace;
 mod nodeipam;
+mod podgc;
 mod registry;
 mod replicaset;
 mod serviceaccount;

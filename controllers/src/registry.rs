@@ -22,6 +22,11 @@ const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Ent
 
 #[rustfmt::skip]
 pub(crate) const CONTROLLERS: &[Entry] = &[
+    on("garbage-collector-controller", "garbagecollector", crate::garbage::start),
+    on("pod-garbage-collector-controller", "podgc", crate::podgc::start),
+    on("endpointslice-controller", "endpointslice", crate::endpointslice::start),
+    on("endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpointslice::mirror::start),
+    on("endpoints-controller", "endpoint", crate::endpoints::start),
     on("serviceaccount-controller", "serviceaccount", crate::serviceaccount::start_accounts),
     on("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", crate::serviceaccount::start_root_ca),
     on("serviceaccount-token-controller", "serviceaccount-token", crate::serviceaccount::legacy_tokens::start),

@@ -2,6 +2,7 @@
 
 pub mod act;
 pub mod discovery;
+pub mod disruption;
 pub mod error;
 pub mod events;
 pub mod expectations;

@@ -158,7 +158,10 @@ impl Tokens {
             .create_token_request(&name, &PostParams::default(), &request)
             .await
             .during("requesting a token of ServiceAccount", &name)?;
-        let token = issued.status.and_then(|status| status.token).unwrap_or_default();
+        let token = issued
+            .status
+            .and_then(|status| status.token)
+            .unwrap_or_default();
         let encoded = |text: &str| STANDARD.encode(text);
         let change = json!({
             "metadata": {"annotations": {ACCOUNT_UID: account.metadata.uid}},
