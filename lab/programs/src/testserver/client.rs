@@ -50,7 +50,7 @@ pub(crate) fn addresses(name: &str) -> io::Result<BTreeSet<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
-fn fetch(url: &str, timeout: Duration) -> io::Result<dial::Answer> {
+pub(crate) fn fetch(url: &str, timeout: Duration) -> io::Result<dial::Answer> {
     let (target, path) = dial::split_url(url).map_err(io::Error::other)?;
     let address = dial::resolve(&target)?;
     let stream = TcpStream::connect_timeout(&address, timeout)?;

@@ -190,6 +190,7 @@ fn respond(request: &Request, peer: SocketAddr, local: SocketAddr, state: &State
         "/bytes" => (200, "x".repeat(request.parameter("n").parse().unwrap_or(1))),
         "/resolve" => resolve(request.parameter("name")),
         "/dial" => dial_others(request),
+        "/call" => call(),
         other => (404, format!("no such path: {other}")),
     }
 }
@@ -232,4 +233,32 @@ fn dial_others(request: &Request) -> (u16, String) {
         }
     }
     (200, json!({ "responses": responses, "errors": errors }).to_string())
+}
+
+/// One service of an application: says who it is, and what the services that `CALLS` lists
+/// (URLs with commas between) answered. Fails when one of them does.
+fn call() -> (u16, String) {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut status = 200;
+    let mut calls = Vec::new();
+    for url in variable("CALLS").split(',').filter(|url| !url.is_empty()) {
+        match crate::client::fetch(url, Duration::from_secs(5)) {
+            Ok(answer) => {
+                status = if answer.status < 400 { status } else { 502 };
+                let json = serde_json::from_str(&answer.body);
+                calls.push(json.unwrap_or(serde_json::Value::String(answer.body)));
+            }
+            Err(error) => {
+                status = 502;
+                calls.push(json!({ "url": url, "error": error.to_string() }));
+            }
+        }
+    }
+    let body = json!({
+        "service": variable("SERVICE"),
+        "pod": line::hostname(),
+        "details": variable("DETAILS"),
+        "calls": calls,
+    });
+    (status, body.to_string())
 }
