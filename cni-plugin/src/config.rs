@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use kernel::MacAddress;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::environment::{Environment, is_identifier};
 use crate::error::{Code, Error};
@@ -30,7 +30,7 @@ struct Raw {
     #[serde(default, rename = "type")]
     plugin: String,
     mtu: Option<u32>,
-    ipam: Option<RawIpam>,
+    ipam: Option<Value>,
     #[serde(default)]
     dns: Dns,
     #[serde(default)]
@@ -57,8 +57,6 @@ struct Raw {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawIpam {
-    #[serde(default, rename = "type")]
-    plugin: String,
     #[serde(default)]
     ranges: Vec<Vec<RawRange>>,
     subnet: Option<IpNetwork>,
@@ -228,9 +226,7 @@ impl Config {
             )));
         }
         let runtime = raw.runtime_config;
-        let ipam_raw = raw.ipam.unwrap_or_default();
-        let routes = ipam_raw.routes.clone();
-        let ipam = parse_ipam(ipam_raw, runtime.ip_ranges, &raw.plugin)?;
+        let (ipam, routes) = parse_ipam(raw.ipam, runtime.ip_ranges, &raw.plugin)?;
         let asked = first_given([
             runtime.ips,
             raw.args.cni.ips,
@@ -304,17 +300,34 @@ fn first_given<const N: usize>(lists: [Vec<String>; N]) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn parse_ipam(raw: RawIpam, first: Vec<Vec<RawRange>>, own: &str) -> Result<Ipam, Error> {
-    let delegated = !raw.plugin.is_empty() && raw.plugin != OWN_IPAM && raw.plugin != own;
-    if delegated {
-        if raw.plugin.contains('/') {
+/// What another plugin is to read, ours does not judge.
+fn parse_ipam(
+    value: Option<Value>,
+    first: Vec<Vec<RawRange>>,
+    own: &str,
+) -> Result<(Ipam, Vec<Route>), Error> {
+    let value = value
+        .filter(|value| !value.is_null())
+        .unwrap_or_else(|| Value::Object(Map::new()));
+    let plugin = value
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if !plugin.is_empty() && plugin != OWN_IPAM && plugin != own {
+        if plugin.contains('/') {
             return Err(invalid(format!(
-                "ipam.type: {:?} is no name of a plugin",
-                raw.plugin
+                "ipam.type: {plugin:?} is no name of a plugin"
             )));
         }
-        return Ok(Ipam::Delegate(raw.plugin));
+        return Ok((Ipam::Delegate(plugin.to_owned()), Vec::new()));
     }
+    let raw: RawIpam = serde_json::from_value(value).map_err(|error| {
+        Error::new(
+            Code::Decode,
+            "ipam in the network configuration cannot be read",
+        )
+        .with_details(error)
+    })?;
     let single = raw.subnet.map(|subnet| {
         vec![RawRange {
             subnet,
@@ -334,7 +347,7 @@ fn parse_ipam(raw: RawIpam, first: Vec<Vec<RawRange>>, own: &str) -> Result<Ipam
             return Err(invalid(format!("ipam.ranges: {set} overlaps with {other}")));
         }
     }
-    Ok(Ipam::Own(sets))
+    Ok((Ipam::Own(sets), raw.routes))
 }
 
 fn parse_range_set(raw: Vec<RawRange>) -> Result<RangeSet, Error> {

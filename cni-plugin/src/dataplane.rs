@@ -51,6 +51,23 @@ pub fn open_netns(path: &Path) -> Result<Option<Netns>, Error> {
     }
 }
 
+/// Fails when the container has an interface of that name, whoever made it.
+pub fn refuse_existing(netns: &Netns, ifname: &str) -> Result<(), Error> {
+    let mut pod = netns
+        .socket(Protocol::Route)
+        .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
+    let there =
+        link::get(&mut pod, ifname).map_err(failed("cannot read the container's interfaces"))?;
+    match there {
+        Some(_) => {
+            let place = netns.path().display();
+            let message = format!("the container has an interface {ifname} already, in {place}");
+            Err(Error::new(Code::InterfaceExists, message))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Dataplane {
     pub fn open() -> Result<Self, Error> {
         let host = Socket::route().map_err(failed("cannot talk to the kernel"))?;
@@ -108,7 +125,9 @@ impl Dataplane {
         if !settings.is_empty() || !sysctl.is_empty() {
             set_inside(netns, &settings, sysctl)?;
         }
-        execute(&mut pod, &pair.pod_requests(inside.index))?;
+        let taken = route::list(&mut pod, route::Filter::default())
+            .map_err(failed("cannot read the container's routes"))?;
+        execute(&mut pod, &pair.pod_requests(inside.index, &taken))?;
         Ok(Made {
             host: host.index,
             host_mac: host.mac.unwrap_or(pair.host_mac),
@@ -131,8 +150,8 @@ impl Dataplane {
         let request = link::create(&NewLink::veth(&pair.host_name, peer).with(settings));
         let result = match self.host.execute(&request) {
             Err(error) if error.is_exists() => {
-                self.refuse_existing(pair, netns)?;
-                // What a killed ADD of the same attachment has left on the host's side.
+                // What a killed ADD of the same attachment has left on the host's side: the
+                // container's side was looked at before.
                 ignore_not_found(self.host.execute(&link::delete_by_name(&pair.host_name)))
                     .and_then(|()| self.host.execute(&request))
             }
@@ -146,25 +165,6 @@ impl Dataplane {
         self.host
             .execute(&link::set_by_name(&pair.host_name, &alias))
             .map_err(failed("cannot mark the interface"))
-    }
-
-    fn refuse_existing(&self, pair: &Pair, netns: &Netns) -> Result<(), Error> {
-        let mut pod = netns
-            .socket(Protocol::Route)
-            .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
-        let there = link::get(&mut pod, &pair.pod_name)
-            .map_err(failed("cannot read the container's interfaces"))?;
-        match there {
-            Some(_) => {
-                let message = format!(
-                    "the container has an interface {} already, in {}",
-                    pair.pod_name,
-                    netns.path().display()
-                );
-                Err(Error::new(Code::InterfaceExists, message))
-            }
-            None => Ok(()),
-        }
     }
 
     fn require_link(&mut self, name: &str) -> Result<Link, Error> {

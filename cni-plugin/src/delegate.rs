@@ -58,7 +58,8 @@ pub fn run(
     )
 }
 
-fn find(plugin: &str, environment: &Environment) -> Result<PathBuf, Error> {
+/// Where in `CNI_PATH` the plugin is.
+pub fn find(plugin: &str, environment: &Environment) -> Result<PathBuf, Error> {
     environment
         .path
         .iter()

@@ -19,6 +19,9 @@ pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The gateway that IPv6 pods send to: an address of the host side itself.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// Added to the priority of a route whose place an earlier interface has.
+const LATER_PRIORITY: u32 = 1000;
+
 /// What the names of host sides start with.
 pub const HOST_PREFIX: &str = "fl";
 /// What the names of the devices start with through which a pod's own traffic is limited.
@@ -85,24 +88,23 @@ impl Pair {
         self.addresses.iter().any(IpAddr::is_ipv6)
     }
 
-    /// The pod's own routes.
-    pub fn pod_routes(&self, interface: Ifindex) -> Vec<Route> {
+    /// The pod's own routes. `taken` are those that it has already: an interface that comes
+    /// later does not get in their way.
+    pub fn pod_routes(&self, interface: Ifindex, taken: &[Route]) -> Vec<Route> {
+        let place = |route: &Route| (route.destination, route.table, route.priority);
         let mut routes = Vec::new();
-        if self.has_v4() {
-            let gateway = IpNetwork::from(IpAddr::from(GATEWAY_V4));
-            routes.push(Route::new(
-                gateway,
-                Protocol::BOOT,
-                NextHop::device(interface),
-            ));
-        }
         for wanted in self.destinations() {
-            let gateway = gateway(wanted.dst.is_ipv4());
-            let hop = NextHop::via(gateway).on(interface);
+            // On the link, whatever the addresses say: nobody's subnet has the gateway.
+            let hop = NextHop::via(gateway(wanted.dst.is_ipv4()))
+                .on(interface)
+                .onlink();
             let mut route = Route::new(wanted.dst, Protocol::BOOT, hop);
             route.mtu = wanted.mtu;
             route.priority = wanted.priority.unwrap_or(route.priority);
             route.table = wanted.table.unwrap_or(route.table);
+            if taken.iter().any(|other| place(other) == place(&route)) {
+                route.priority += LATER_PRIORITY + interface.0;
+            }
             routes.push(route);
         }
         routes
@@ -135,7 +137,7 @@ impl Pair {
     }
 
     /// Everything inside the pod's namespace, in the order in which the kernel wants it.
-    pub fn pod_requests(&self, interface: Ifindex) -> Vec<Request> {
+    pub fn pod_requests(&self, interface: Ifindex, taken: &[Route]) -> Vec<Request> {
         let mut requests = vec![link::set(interface, &link::Settings::up())];
         for ip in &self.addresses {
             requests.push(address::add(&Address::new(interface, IpNetwork::from(*ip))));
@@ -146,7 +148,7 @@ impl Pair {
                 requests.push(neighbour::replace(&known));
             }
         }
-        requests.extend(self.pod_routes(interface).iter().map(route::add));
+        requests.extend(self.pod_routes(interface, taken).iter().map(route::add));
         requests
     }
 

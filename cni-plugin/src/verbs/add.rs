@@ -10,7 +10,7 @@ use kernel::netns::Netns;
 
 use super::{Call, pair, wanted_rules};
 use crate::config::{Config, Ipam};
-use crate::dataplane::{Dataplane, Made, open_netns};
+use crate::dataplane::{Dataplane, Made, open_netns, refuse_existing};
 use crate::delegate;
 use crate::error::{Code, Error};
 use crate::ipam::RangeSet;
@@ -29,6 +29,12 @@ pub fn add(call: &Call<'_>) -> Result<CniResult, Error> {
             .is_some()
     {
         return add_chained(call, previous);
+    }
+    // Before anything of ours exists: what is there is not undone when we fail.
+    refuse_existing(&netns, &call.environment.ifname)?;
+    // What an ADD or DEL of the same attachment has left that was killed on its way.
+    if call.store().peek()?.get(&call.attachment()).is_some() {
+        super::del(call)?;
     }
     let granted = addresses(call, &netns)?;
     let result = build(call, &netns, granted);
@@ -77,6 +83,7 @@ fn addresses(call: &Call<'_>, netns: &Netns) -> Result<Granted, Error> {
 
 /// Asks the other plugin, and remembers whom we asked before it can be forgotten.
 fn delegated(call: &Call<'_>, netns: &Netns, plugin: &str) -> Result<Granted, Error> {
+    delegate::find(plugin, call.environment)?;
     let mut record = new_record(call, netns, Vec::new());
     record.ipam = Some(plugin.to_owned());
     let mut locked = call.lock()?;
@@ -139,8 +146,6 @@ fn new_record(call: &Call<'_>, netns: &Netns, addresses: Vec<IpAddr>) -> Record 
 /// Takes one address of each set for the attachment, and writes that down.
 fn reserve(call: &Call<'_>, netns: &Netns, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
     let mut locked = call.lock()?;
-    // An ADD of the same attachment that was killed has its addresses still.
-    locked.state.remove(&call.attachment());
     let addresses = match choose(&mut locked.state, sets, call.config) {
         Err(error) if error.is(Code::Exhausted) && reclaim(&mut locked.state) => {
             choose(&mut locked.state, sets, call.config)?
