@@ -38,7 +38,9 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line_and_tells_each_cause_once() {
-        let error = anyhow::anyhow!("no such file\nreally").context("cannot read a").context("b");
+        let error = anyhow::anyhow!("no such file\nreally")
+            .context("cannot read a")
+            .context("b");
         assert_eq!(one_line(&error), "b: cannot read a: no such file really");
         let repeated = anyhow::anyhow!("refused").context("dial: refused");
         assert_eq!(one_line(&repeated), "dial: refused");

@@ -21,7 +21,9 @@ pub struct Hierarchy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Version {
     /// With the mount options that select it, such as `memory` or `name=systemd`.
-    V1 { options: String },
+    V1 {
+        options: String,
+    },
     V2,
 }
 
@@ -39,10 +41,15 @@ fn parse_mounts(mounts: &str) -> Vec<Hierarchy> {
             let (mount_point, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
             let version = match kind {
                 "cgroup2" => Version::V2,
-                "cgroup" => Version::V1 { options: selecting_options(options) },
+                "cgroup" => Version::V1 {
+                    options: selecting_options(options),
+                },
                 _ => return None,
             };
-            Some(Hierarchy { mount_point: mount_point.into(), version })
+            Some(Hierarchy {
+                mount_point: mount_point.into(),
+                version,
+            })
         })
         .filter(|hierarchy| seen.insert(hierarchy.mount_point.clone()))
         .collect()
@@ -51,8 +58,16 @@ fn parse_mounts(mounts: &str) -> Vec<Hierarchy> {
 /// Without what a mount has besides the choice of its hierarchy.
 fn selecting_options(options: &str) -> String {
     const OTHERS: [&str; 10] = [
-        "rw", "ro", "relatime", "nosuid", "nodev", "noexec", "xattr", "noprefix",
-        "clone_children", "seclabel",
+        "rw",
+        "ro",
+        "relatime",
+        "nosuid",
+        "nodev",
+        "noexec",
+        "xattr",
+        "noprefix",
+        "clone_children",
+        "seclabel",
     ];
     let selecting: Vec<&str> = options
         .split(',')
@@ -93,7 +108,10 @@ impl Hierarchy {
         let control = path.join("cgroup.subtree_control");
         let enabled = fs::read_to_string(&control)?;
         let enabled: BTreeSet<&str> = enabled.split_whitespace().collect();
-        for controller in controllers.split_whitespace().filter(|name| !enabled.contains(name)) {
+        for controller in controllers
+            .split_whitespace()
+            .filter(|name| !enabled.contains(name))
+        {
             // Some controllers refuse domains that others already use; the rest still serves.
             let _ = fs::write(&control, format!("+{controller}"));
         }
@@ -119,18 +137,23 @@ impl Hierarchy {
     /// Removes the cgroup and those below it. One that is not there is fine.
     pub fn remove(&self, cgroup: &Path) -> io::Result<()> {
         let mut result = Ok(());
-        visit(&self.mount_point.join(cgroup), &mut |path| match fs::remove_dir(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => result = Err(annotate(path, error)),
-        });
+        visit(
+            &self.mount_point.join(cgroup),
+            &mut |path| match fs::remove_dir(path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => result = Err(annotate(path, error)),
+            },
+        );
         result
     }
 }
 
 /// Visits a directory and those below it, children first.
 fn visit(path: &Path, action: &mut dyn FnMut(&Path)) {
-    let Ok(entries) = fs::read_dir(path) else { return };
+    let Ok(entries) = fs::read_dir(path) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             visit(&entry.path(), action);
@@ -142,7 +165,11 @@ fn visit(path: &Path, action: &mut dyn FnMut(&Path)) {
 /// A v1 cpuset starts empty and takes no process until it has processors and memory.
 fn inherit_cpuset(parent: &Path, child: &Path) -> io::Result<()> {
     for (name, alternative) in [("cpuset.cpus", "cpus"), ("cpuset.mems", "mems")] {
-        let file = if parent.join(name).exists() { name } else { alternative };
+        let file = if parent.join(name).exists() {
+            name
+        } else {
+            alternative
+        };
         let value = fs::read_to_string(parent.join(file))?;
         fs::write(child.join(file), value.trim()).map_err(|error| annotate(child, error))?;
     }
@@ -173,14 +200,19 @@ mod tests {
             cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nsdelegate 0 0\n";
         let v1 = |mount_point: &str, options: &str| Hierarchy {
             mount_point: mount_point.into(),
-            version: Version::V1 { options: options.to_owned() },
+            version: Version::V1 {
+                options: options.to_owned(),
+            },
         };
         assert_eq!(
             parse_mounts(mounts),
             [
                 v1("/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct"),
                 v1("/sys/fs/cgroup/systemd", "name=systemd"),
-                Hierarchy { mount_point: "/sys/fs/cgroup/unified".into(), version: Version::V2 },
+                Hierarchy {
+                    mount_point: "/sys/fs/cgroup/unified".into(),
+                    version: Version::V2
+                },
             ]
         );
     }

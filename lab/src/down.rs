@@ -34,7 +34,9 @@ pub(crate) fn remove(name: &str) -> Result<(), LabError> {
     // With process 1 of a place everything in its PID namespace ends.
     if let Ok(state) = LabState::load(name) {
         for process in state.places.values() {
-            process.kill(PATIENCE).map_err(remove_error(format!("process {}", process.pid)))?;
+            process
+                .kill(PATIENCE)
+                .map_err(remove_error(format!("process {}", process.pid)))?;
         }
     }
     end_processes(name, None)?;
@@ -53,17 +55,24 @@ pub(crate) fn end_processes(lab: &str, place: Option<&str>) -> Result<(), LabErr
     let cgroup = cgroup::path(lab, place);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut alive: Vec<i32> =
-            hierarchies.iter().flat_map(|hierarchy| hierarchy.processes(&cgroup)).collect();
+        let mut alive: Vec<i32> = hierarchies
+            .iter()
+            .flat_map(|hierarchy| hierarchy.processes(&cgroup))
+            .collect();
         alive.extend(in_networks(lab, place));
         alive.sort_unstable();
         alive.dedup();
         let own = std::process::id() as i32;
         alive.retain(|pid| *pid != own && Process::find(*pid).is_some_and(Process::is_alive));
-        let Some(first) = alive.first() else { return Ok(()) };
+        let Some(first) = alive.first() else {
+            return Ok(());
+        };
         if Instant::now() > deadline {
             let source = io::Error::new(io::ErrorKind::TimedOut, "it does not end");
-            return Err(LabError::Remove { what: format!("process {first}"), source });
+            return Err(LabError::Remove {
+                what: format!("process {first}"),
+                source,
+            });
         }
         for pid in &alive {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);

@@ -24,11 +24,18 @@ pub enum LabError {
     #[error("no free range is left for another lab: remove one with `fairlead lab down`")]
     NoRange,
     #[error("there is no {program}: {advice}")]
-    NoProgram { program: String, advice: &'static str },
+    NoProgram {
+        program: String,
+        advice: &'static str,
+    },
     #[error("there is no {}; build the images with `fairlead image build`", path.display())]
     NoImage { path: PathBuf },
     #[error("the lab {lab:?} has no node {node:?}; it has {}", known.join(", "))]
-    NoSuchPlace { lab: String, node: String, known: Vec<String> },
+    NoSuchPlace {
+        lab: String,
+        node: String,
+        known: Vec<String>,
+    },
     #[error("{node} is stopped; `fairlead lab start {lab} {node}` starts it")]
     Stopped { lab: String, node: String },
     #[error(transparent)]
@@ -42,7 +49,12 @@ pub enum LabError {
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{what} after {} s; the last line of {} is: {last}", after.as_secs(), log.display())]
-    Timeout { what: String, after: Duration, log: PathBuf, last: String },
+    Timeout {
+        what: String,
+        after: Duration,
+        log: PathBuf,
+        last: String,
+    },
     #[error("the cluster's API: {0}")]
     Api(String),
     #[error("cannot remove {what}: {source}; try `fairlead lab down` again")]

@@ -49,7 +49,9 @@ pub fn start(lab: &str, node: &str, fairlead: &std::path::Path) -> Result<(), La
     let topology = state.topology.clone();
     let place = topology.place(node).expect("the place was found above");
     network::create_place(&topology, place)?;
-    state.places.insert(node.to_owned(), launch::start(lab, node, fairlead)?);
+    state
+        .places
+        .insert(node.to_owned(), launch::start(lab, node, fairlead)?);
     state.save()?;
     Ok(())
 }

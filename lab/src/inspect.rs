@@ -52,9 +52,19 @@ pub fn status(name: &str) -> LabStatus {
     let kubeconfig = Directories::of(name).kubeconfig();
     let Ok(state) = LabState::load(name) else {
         let (nodes, processes) = (Vec::new(), Vec::new());
-        return LabStatus { name: name.to_owned(), kubeconfig, nodes, processes, complete: false };
+        return LabStatus {
+            name: name.to_owned(),
+            kubeconfig,
+            nodes,
+            processes,
+            complete: false,
+        };
     };
-    let nodes = state.topology.nodes().map(|place| place.name.clone()).collect();
+    let nodes = state
+        .topology
+        .nodes()
+        .map(|place| place.name.clone())
+        .collect();
     let processes = state
         .topology
         .places
@@ -63,7 +73,13 @@ pub fn status(name: &str) -> LabStatus {
         .filter(|(_, init)| init.is_alive())
         .flat_map(|(place, init)| processes_of(&place.name, init))
         .collect();
-    LabStatus { name: name.to_owned(), kubeconfig, nodes, processes, complete: state.complete }
+    LabStatus {
+        name: name.to_owned(),
+        kubeconfig,
+        nodes,
+        processes,
+        complete: state.complete,
+    }
 }
 
 fn processes_of(node: &str, init: Process) -> Vec<ProcessStatus> {
@@ -78,9 +94,15 @@ fn processes_of(node: &str, init: Process) -> Vec<ProcessStatus> {
     let running: Vec<Running> = serde_json::from_slice(&text).unwrap_or_default();
     let numbers = numbers_outside(init);
     let programs = running.iter().filter_map(|running| {
-        Some(entry(*numbers.get(&running.pid)?, &running.role, running.restarts))
+        Some(entry(
+            *numbers.get(&running.pid)?,
+            &running.role,
+            running.restarts,
+        ))
     });
-    std::iter::once(entry(init.pid, "init", 0)).chain(programs).collect()
+    std::iter::once(entry(init.pid, "init", 0))
+        .chain(programs)
+        .collect()
 }
 
 /// The numbers on this machine of the processes in a place, by their numbers inside.
@@ -100,11 +122,23 @@ pub(crate) fn place_process(state: &LabState, node: &str) -> Result<Process, Lab
         return Err(LabError::NoSuchPlace {
             lab: lab.clone(),
             node: node.to_owned(),
-            known: state.topology.places.iter().map(|place| place.name.clone()).collect(),
+            known: state
+                .topology
+                .places
+                .iter()
+                .map(|place| place.name.clone())
+                .collect(),
         });
     }
-    let process = state.places.get(node).copied().filter(|process| process.is_alive());
-    process.ok_or_else(|| LabError::Stopped { lab: lab.clone(), node: node.to_owned() })
+    let process = state
+        .places
+        .get(node)
+        .copied()
+        .filter(|process| process.is_alive());
+    process.ok_or_else(|| LabError::Stopped {
+        lab: lab.clone(),
+        node: node.to_owned(),
+    })
 }
 
 /// Runs a command in a place, with this process's standard streams. The caller has one thread
@@ -154,7 +188,12 @@ pub fn load(lab: &str, archive: &Path, programs: &Programs) -> Result<Vec<String
     let state = LabState::load(lab)?;
     let mut references = Vec::new();
     launch::publish(lab, archive)?;
-    for node in state.topology.places.iter().filter(|place| place.kind == PlaceKind::Node) {
+    for node in state
+        .topology
+        .places
+        .iter()
+        .filter(|place| place.kind == PlaceKind::Node)
+    {
         match runtime_of(&state, &node.name, programs) {
             Ok(runtime) => references = import::load(&runtime, archive)?,
             // It gets the image when somebody loads it again.

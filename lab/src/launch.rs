@@ -53,7 +53,10 @@ pub(crate) fn prepare(
             let opt = Path::new("/var/lib/containerd-opt");
             write_private(&config, runtime::config(opt).as_bytes())?;
             for (name, hosts) in runtime::registry_hosts(topology.server().address()) {
-                let path = directory.join("etc/containerd/certs.d").join(name).join("hosts.toml");
+                let path = directory
+                    .join("etc/containerd/certs.d")
+                    .join(name)
+                    .join("hosts.toml");
                 write_private(&path, hosts.as_bytes())?;
             }
             vec![containerd(settings), node(place, settings)]
@@ -101,7 +104,9 @@ fn registry(settings: &Settings) -> Program {
     Program {
         role: "registry".to_owned(),
         program: settings.fairlead.clone(),
-        arguments: ["lab-registry", REGISTRY_INSIDE].map(str::to_owned).to_vec(),
+        arguments: ["lab-registry", REGISTRY_INSIDE]
+            .map(str::to_owned)
+            .to_vec(),
         environment: environment(settings),
         arguments_file: None,
         after_socket: Some(REGISTRY_INSIDE.into()),
@@ -123,7 +128,9 @@ fn containerd(settings: &Settings) -> Program {
     Program {
         role: "containerd".to_owned(),
         program: settings.runtime.path("containerd"),
-        arguments: ["-c", "/etc/containerd/config.toml"].map(str::to_owned).to_vec(),
+        arguments: ["-c", "/etc/containerd/config.toml"]
+            .map(str::to_owned)
+            .to_vec(),
         environment: environment(settings),
         arguments_file: None,
         after_socket: None,
@@ -131,8 +138,11 @@ fn containerd(settings: &Settings) -> Program {
 }
 
 fn node(place: &Place, settings: &Settings) -> Program {
-    let addresses: Vec<String> =
-        place.addresses.iter().map(|address| address.ip().to_string()).collect();
+    let addresses: Vec<String> = place
+        .addresses
+        .iter()
+        .map(|address| address.ip().to_string())
+        .collect();
     let arguments = [
         "join".to_owned(),
         format!("--node-name={}", place.name),
@@ -170,9 +180,15 @@ pub(crate) fn admit(lab: &str, place: &str, join: &[String]) -> Result<(), LabEr
 }
 
 /// Starts process 1 of a prepared place.
-#[expect(clippy::disallowed_methods, reason = "a place starts as a process of its own")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a place starts as a process of its own"
+)]
 pub(crate) fn start(lab: &str, place: &str, fairlead: &Path) -> Result<Process, LabError> {
-    let failed = |detail: String| LabError::Launch { place: place.to_owned(), detail };
+    let failed = |detail: String| LabError::Launch {
+        place: place.to_owned(),
+        detail,
+    };
     let output = Command::new(fairlead)
         .arg("lab-place")
         .arg(Directories::of(lab).specification(place))
@@ -181,7 +197,9 @@ pub(crate) fn start(lab: &str, place: &str, fairlead: &Path) -> Result<Process, 
         .map_err(|error| failed(format!("{}: {error}", fairlead.display())))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
-        return Err(failed(message.lines().last().unwrap_or("no message").to_owned()));
+        return Err(failed(
+            message.lines().last().unwrap_or("no message").to_owned(),
+        ));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
 }
@@ -205,8 +223,14 @@ mod tests {
     fn the_server_is_told_its_address_and_the_ranges_of_both_families() {
         let topology = Topology::new("demo", LabNumber(1), IpFamily::Dual, 1);
         let arguments = server(&topology, &settings()).arguments.join(" ");
-        assert!(arguments.contains("--advertise-address=10.199.1.2"), "{arguments}");
-        assert!(arguments.contains("--cluster-cidr=10.244.0.0/16,fd00:10:244::/56"), "{arguments}");
+        assert!(
+            arguments.contains("--advertise-address=10.199.1.2"),
+            "{arguments}"
+        );
+        assert!(
+            arguments.contains("--cluster-cidr=10.244.0.0/16,fd00:10:244::/56"),
+            "{arguments}"
+        );
         assert!(arguments.ends_with("--no-scheduler"), "{arguments}");
     }
 
@@ -223,6 +247,9 @@ mod tests {
     fn every_place_is_in_the_hosts_file() {
         let topology = Topology::new("demo", LabNumber(1), IpFamily::Dual, 2);
         let text = hosts(&topology);
-        assert!(text.contains("10.199.1.12 node2\nfd00:fa1e:1::c node2\n"), "{text}");
+        assert!(
+            text.contains("10.199.1.12 node2\nfd00:fa1e:1::c node2\n"),
+            "{text}"
+        );
     }
 }

@@ -61,7 +61,12 @@ pub fn create_switch(topology: &Topology) -> Result<(), NetworkError> {
     let mut socket = switch.socket(Protocol::Route)?;
     socket.execute(&link::create(&NewLink::bridge(BRIDGE).with(Settings::up())))?;
     let machine = Netns::current()?;
-    connect(&mut socket, HOST_PORT, &topology.number.host_interface(), &machine)?;
+    connect(
+        &mut socket,
+        HOST_PORT,
+        &topology.number.host_interface(),
+        &machine,
+    )?;
     let mut socket = Socket::route()?;
     let interface = index(&mut socket, &topology.number.host_interface())?;
     socket.execute_all(&addresses(interface, &topology.host_addresses()))?;
@@ -76,9 +81,15 @@ fn connect(
     other: &Netns,
 ) -> Result<(), NetworkError> {
     let bridge = index(switch, BRIDGE)?;
-    let peer =
-        Peer { name: interface.to_owned(), netns: Some(other.as_raw_fd()), ..Peer::default() };
-    let inside = Settings { master: Some(Some(bridge)), ..Settings::up() };
+    let peer = Peer {
+        name: interface.to_owned(),
+        netns: Some(other.as_raw_fd()),
+        ..Peer::default()
+    };
+    let inside = Settings {
+        master: Some(Some(bridge)),
+        ..Settings::up()
+    };
     switch.execute(&link::create(&NewLink::veth(port, peer).with(inside)))?;
     // A peer is made in its own namespace but not set up there.
     let mut socket = other.socket(Protocol::Route)?;
@@ -88,25 +99,41 @@ fn connect(
 
 fn index(socket: &mut Socket, name: &str) -> Result<Ifindex, NetworkError> {
     let found = link::get(socket, name)?;
-    Ok(found.ok_or_else(|| NetworkError::Vanished { name: name.to_owned() })?.index)
+    Ok(found
+        .ok_or_else(|| NetworkError::Vanished {
+            name: name.to_owned(),
+        })?
+        .index)
 }
 
 fn addresses(interface: Ifindex, networks: &[IpNetwork]) -> Vec<Request> {
-    networks.iter().map(|network| address::add(&Address::new(interface, *network))).collect()
+    networks
+        .iter()
+        .map(|network| address::add(&Address::new(interface, *network)))
+        .collect()
 }
 
 /// Makes a place's network namespace, with `eth0` on the switch and this machine as gateway.
 pub fn create_place(topology: &Topology, place: &Place) -> Result<(), NetworkError> {
     let switch = Netns::named(&topology.namespace(SWITCH))?;
     let namespace = Netns::create(&topology.namespace(&place.name))?;
-    connect(&mut switch.socket(Protocol::Route)?, &place.name, "eth0", &namespace)?;
+    connect(
+        &mut switch.socket(Protocol::Route)?,
+        &place.name,
+        "eth0",
+        &namespace,
+    )?;
     let mut socket = namespace.socket(Protocol::Route)?;
     let interface = index(&mut socket, "eth0")?;
     let mut requests = vec![link::set_by_name("lo", &Settings::up())];
     requests.extend(addresses(interface, &place.addresses));
     requests.extend(topology.host_addresses().iter().map(|host| {
         let gateway = NextHop::via(host.ip()).on(interface);
-        route::add(&Route::new(everything(host), route::Protocol::STATIC, gateway))
+        route::add(&Route::new(
+            everything(host),
+            route::Protocol::STATIC,
+            gateway,
+        ))
     }));
     socket.execute_all(&requests)?;
     Ok(())
@@ -123,7 +150,9 @@ fn everything(family: &IpNetwork) -> IpNetwork {
 /// Takes a place off the switch and its namespace's name away.
 pub fn remove_place(lab: &str, place: &str) -> Result<(), NetworkError> {
     if let Ok(switch) = Netns::named(&topology::namespace(lab, SWITCH)) {
-        let deleted = switch.socket(Protocol::Route)?.execute(&link::delete_by_name(place));
+        let deleted = switch
+            .socket(Protocol::Route)?
+            .execute(&link::delete_by_name(place));
         netlink::ignore_not_found(deleted)?;
     }
     Netns::delete(&topology::namespace(lab, place))?;
@@ -137,7 +166,9 @@ pub fn remove_all(lab: &str) -> Result<(), NetworkError> {
         if namespace == topology::namespace(lab, SWITCH)
             && let Ok(switch) = Netns::named(&namespace)
         {
-            let deleted = switch.socket(Protocol::Route)?.execute(&link::delete_by_name(HOST_PORT));
+            let deleted = switch
+                .socket(Protocol::Route)?
+                .execute(&link::delete_by_name(HOST_PORT));
             netlink::ignore_not_found(deleted)?;
         }
         Netns::delete(&namespace)?;
@@ -147,7 +178,9 @@ pub fn remove_all(lab: &str) -> Result<(), NetworkError> {
 
 /// The names of the lab's network namespaces.
 pub fn namespaces(lab: &str) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(netns::RUN_DIR) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(netns::RUN_DIR) else {
+        return Vec::new();
+    };
     let mut names: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -167,12 +200,7 @@ pub enum Link {
 /// Cuts or heals the link between two places: rules on the switch that drop the frames.
 ///
 /// A chain for each pair, named after its ends in order, which exists while the link is cut.
-pub fn set_link(
-    topology: &Topology,
-    from: &str,
-    to: &str,
-    link: Link,
-) -> Result<(), NetworkError> {
+pub fn set_link(topology: &Topology, from: &str, to: &str, link: Link) -> Result<(), NetworkError> {
     let switch = Netns::named(&topology.namespace(SWITCH))?;
     let transaction = link_transaction(from, to, link);
     Ok(switch.run(|| Connection::open()?.apply(&transaction))??)
@@ -214,15 +242,27 @@ mod tests {
     #[test]
     fn a_link_is_the_same_from_both_ends() {
         let cut = link_transaction("node1", "node2", Link::Cut);
-        assert_eq!(cut.to_string(), link_transaction("node2", "node1", Link::Cut).to_string());
+        assert_eq!(
+            cut.to_string(),
+            link_transaction("node2", "node1", Link::Cut).to_string()
+        );
         let text = cut.to_string();
-        assert!(text.contains(r#"iifname "node1" oifname "node2" drop"#), "{text}");
-        assert!(text.contains(r#"iifname "node2" oifname "node1" drop"#), "{text}");
+        assert!(
+            text.contains(r#"iifname "node1" oifname "node2" drop"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"iifname "node2" oifname "node1" drop"#),
+            "{text}"
+        );
     }
 
     #[test]
     fn healing_removes_the_chain() {
         let text = link_transaction("a", "b", Link::Whole).to_string();
-        assert!(text.contains("delete chain bridge fairlead-lab a--b"), "{text}");
+        assert!(
+            text.contains("delete chain bridge fairlead-lab a--b"),
+            "{text}"
+        );
     }
 }

@@ -21,7 +21,10 @@ impl Process {
     /// The process that has this number now.
     pub fn find(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self { pid, started: start_time(&stat)? })
+        Some(Self {
+            pid,
+            started: start_time(&stat)?,
+        })
     }
 
     pub fn is_alive(self) -> bool {
@@ -63,19 +66,28 @@ fn start_time(stat: &str) -> Option<u64> {
 }
 
 fn is_zombie(stat: &str) -> bool {
-    fields(stat).and_then(|mut fields| fields.next()).is_some_and(|state| state == "Z")
+    fields(stat)
+        .and_then(|mut fields| fields.next())
+        .is_some_and(|state| state == "Z")
 }
 
 /// The numbers of every process of this machine.
 pub fn all() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// The number that a process has in its own PID namespace.
 pub fn inner_pid(pid: i32) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let numbers = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
     numbers.split_whitespace().last()?.parse().ok()
 }
 
@@ -83,7 +95,8 @@ pub fn inner_pid(pid: i32) -> Option<i32> {
 pub fn memory_kib(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Which namespace of a kind (`net`, `pid`, ...) a process is in.
@@ -108,12 +121,21 @@ mod tests {
     fn this_process_is_alive_and_another_start_time_is_another_process() {
         let this = Process::find(std::process::id() as i32).unwrap();
         assert!(this.is_alive());
-        assert!(!Process { started: this.started + 1, ..this }.is_alive());
+        assert!(
+            !Process {
+                started: this.started + 1,
+                ..this
+            }
+            .is_alive()
+        );
     }
 
     #[test]
     fn killing_what_is_gone_is_fine() {
-        let gone = Process { pid: i32::MAX, started: 1 };
+        let gone = Process {
+            pid: i32::MAX,
+            started: 1,
+        };
         gone.kill(Duration::from_millis(1)).unwrap();
     }
 }

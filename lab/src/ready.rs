@@ -70,7 +70,9 @@ pub(crate) fn wait(
                     }
                 }
             }
-            let Some(node) = missing.first() else { return Ok(()) };
+            let Some(node) = missing.first() else {
+                return Ok(());
+            };
             if start.elapsed() > patience {
                 let what = format!("{node} is not Ready");
                 return Err(timeout(&what, patience, topology, node, "node"));
@@ -81,8 +83,13 @@ pub(crate) fn wait(
 }
 
 fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|conditions| {
-        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
     })
 }

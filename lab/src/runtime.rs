@@ -19,8 +19,12 @@ pub struct Programs {
 
 impl Programs {
     pub fn path(&self, name: &str) -> PathBuf {
-        let own = self.directory.as_ref().map(|directory| directory.join(name));
-        own.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name))
+        let own = self
+            .directory
+            .as_ref()
+            .map(|directory| directory.join(name));
+        own.filter(|path| path.exists())
+            .unwrap_or_else(|| PathBuf::from(name))
     }
 
     /// The search path with which containerd finds its shims, runc and the rest.
@@ -108,9 +112,18 @@ mod tests {
     fn programs_of_a_directory_win_and_missing_ones_are_the_systems() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("containerd"), "").unwrap();
-        let programs = Programs { directory: Some(directory.path().to_owned()) };
-        assert_eq!(programs.path("containerd"), directory.path().join("containerd"));
+        let programs = Programs {
+            directory: Some(directory.path().to_owned()),
+        };
+        assert_eq!(
+            programs.path("containerd"),
+            directory.path().join("containerd")
+        );
         assert_eq!(programs.path("runc"), Path::new("runc"));
-        assert!(programs.search_path().starts_with(&directory.path().display().to_string()));
+        assert!(
+            programs
+                .search_path()
+                .starts_with(&directory.path().display().to_string())
+        );
     }
 }

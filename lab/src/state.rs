@@ -22,13 +22,19 @@ pub enum StateError {
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{} is damaged: {source}; remove the lab with `fairlead lab down`", path.display())]
-    Damaged { path: PathBuf, source: serde_json::Error },
+    Damaged {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("there is no lab {name:?}; `fairlead lab list` shows those that exist")]
     NoSuchLab { name: String },
 }
 
 fn file_error(path: &Path, source: io::Error) -> StateError {
-    StateError::File { path: path.to_owned(), source }
+    StateError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// The directories of a lab.
@@ -40,7 +46,10 @@ pub struct Directories {
 
 impl Directories {
     pub fn of(lab: &str) -> Self {
-        Self { run: Path::new(RUN).join(lab), data: Path::new(DATA).join(lab) }
+        Self {
+            run: Path::new(RUN).join(lab),
+            data: Path::new(DATA).join(lab),
+        }
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -80,7 +89,9 @@ impl LabState {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StateError::NoSuchLab { name: lab.to_owned() });
+                return Err(StateError::NoSuchLab {
+                    name: lab.to_owned(),
+                });
             }
             Err(error) => return Err(file_error(&path, error)),
         };
@@ -179,7 +190,11 @@ mod tests {
     fn the_state_survives_being_written_and_read() {
         let topology = Topology::new("demo", LabNumber(7), IpFamily::Dual, 2);
         let places = BTreeMap::from([("node1".to_owned(), Process { pid: 7, started: 8 })]);
-        let state = LabState { topology, places, complete: true };
+        let state = LabState {
+            topology,
+            places,
+            complete: true,
+        };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<LabState>(&text).unwrap(), state);
     }

@@ -41,8 +41,16 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     let valid = (1..=24).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('-')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if valid { Ok(()) } else { Err(NameError { name: name.to_owned() }) }
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if valid {
+        Ok(())
+    } else {
+        Err(NameError {
+            name: name.to_owned(),
+        })
+    }
 }
 
 /// A lab's number picks its ranges: no two labs have the same.
@@ -131,7 +139,10 @@ mod as_text {
         deserializer: D,
     ) -> Result<Vec<IpNetwork>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
-        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+        texts
+            .iter()
+            .map(|text| text.parse().map_err(D::Error::custom))
+            .collect()
     }
 }
 
@@ -165,7 +176,12 @@ impl Topology {
             addresses: number.address(10 + index as u8, family),
         });
         let places = std::iter::once(server).chain(nodes).collect();
-        Self { lab: lab.to_owned(), number, family, places }
+        Self {
+            lab: lab.to_owned(),
+            number,
+            family,
+            places,
+        }
     }
 
     pub fn host_addresses(&self) -> Vec<IpNetwork> {
@@ -181,7 +197,9 @@ impl Topology {
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Place> {
-        self.places.iter().filter(|place| place.kind == PlaceKind::Node)
+        self.places
+            .iter()
+            .filter(|place| place.kind == PlaceKind::Node)
     }
 
     pub fn namespace(&self, place: &str) -> String {
@@ -203,7 +221,10 @@ impl Topology {
             let ipv6 = self.family.has_ipv6().then_some(ipv6);
             ipv4.into_iter().chain(ipv6).collect()
         };
-        (pick("10.244.0.0/16", "fd00:10:244::/56"), pick("10.96.0.0/12", "fd00:10:96::/112"))
+        (
+            pick("10.244.0.0/16", "fd00:10:244::/56"),
+            pick("10.96.0.0/12", "fd00:10:96::/112"),
+        )
     }
 }
 
@@ -214,7 +235,9 @@ pub fn namespace(lab: &str, place: &str) -> String {
 
 /// Whether a network namespace belongs to the lab.
 pub fn is_namespace_of(lab: &str, namespace: &str) -> bool {
-    let Some(place) = namespace.strip_prefix(&format!("fairlead-{lab}-")) else { return false };
+    let Some(place) = namespace.strip_prefix(&format!("fairlead-{lab}-")) else {
+        return false;
+    };
     let is_node = || {
         place.strip_prefix("node").is_some_and(|index| {
             !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit())
@@ -232,7 +255,16 @@ mod tests {
         for name in ["demo", "a", "ci-7", "x9"] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }
-        for name in ["", "Demo", "a/b", "..", "9a", "-a", "a-", "abcdefghijklmnopqrstuvwxyz"] {
+        for name in [
+            "",
+            "Demo",
+            "a/b",
+            "..",
+            "9a",
+            "-a",
+            "a-",
+            "abcdefghijklmnopqrstuvwxyz",
+        ] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }
@@ -251,7 +283,10 @@ mod tests {
     fn a_number_is_free_when_neither_a_lab_nor_the_machine_uses_its_range() {
         let in_use = ["10.199.1.0/24", "0.0.0.0/0", "fd00:fa1e:2::/64", "::/0"]
             .map(|range| range.parse().unwrap());
-        assert_eq!(LabNumber::free(&[LabNumber(0)], &in_use), Some(LabNumber(3)));
+        assert_eq!(
+            LabNumber::free(&[LabNumber(0)], &in_use),
+            Some(LabNumber(3))
+        );
         let everything = ["10.0.0.0/8".parse().unwrap()];
         assert_eq!(LabNumber::free(&[], &everything), None);
     }

@@ -43,7 +43,9 @@ pub fn run(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabErro
     if let Ok(state) = LabState::load(&options.name)
         && state.complete
     {
-        return Err(LabError::Exists { name: options.name.clone() });
+        return Err(LabError::Exists {
+            name: options.name.clone(),
+        });
     }
     // What an earlier attempt left behind.
     down::remove(&options.name)?;
@@ -67,7 +69,10 @@ fn check(options: &Options) -> Result<(), LabError> {
     let advice = "install it with `apt-get install containerd runc`";
     for program in ["containerd", "ctr", "runc"] {
         if !is_installed(&options.settings.runtime, program) {
-            return Err(LabError::NoProgram { program: program.to_owned(), advice });
+            return Err(LabError::NoProgram {
+                program: program.to_owned(),
+                advice,
+            });
         }
     }
     Ok(())
@@ -76,7 +81,10 @@ fn check(options: &Options) -> Result<(), LabError> {
 fn is_installed(programs: &Programs, name: &str) -> bool {
     let path = programs.path(name);
     path.is_absolute()
-        || programs.search_path().split(':').any(|place| Path::new(place).join(&path).exists())
+        || programs
+            .search_path()
+            .split(':')
+            .any(|place| Path::new(place).join(&path).exists())
 }
 
 fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> {
@@ -93,7 +101,11 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
         lab.save()?;
     }
     let nodes: Vec<&Place> = topology.nodes().collect();
-    tell(&format!("network and {} places, server at {}", nodes.len() + 1, topology.server_url()));
+    tell(&format!(
+        "network and {} places, server at {}",
+        nodes.len() + 1,
+        topology.server_url()
+    ));
 
     let images = archives(&options.images)?;
     for image in &images {
@@ -109,13 +121,19 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
             launch::admit(&options.name, &node.name, &join)?;
         }
         tell("control plane ready");
-        ready::wait(&topology, NODE_PATIENCE, &mut |node| tell(&format!("{node} Ready")))?;
+        ready::wait(&topology, NODE_PATIENCE, &mut |node| {
+            tell(&format!("{node} Ready"))
+        })?;
         for load in loads {
-            load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            load.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         Ok::<_, LabError>(())
     })?;
-    let names: Vec<_> = images.iter().filter_map(|image| image.file_stem()?.to_str()).collect();
+    let names: Vec<_> = images
+        .iter()
+        .filter_map(|image| image.file_stem()?.to_str())
+        .collect();
     tell(&format!("images on every node: {}", names.join(", ")));
     lab.complete = true;
     lab.save()?;
@@ -126,10 +144,13 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
 fn allocate(options: &Options) -> Result<LabState, LabError> {
     let lock = Lock::take(ALL_LABS)?;
     let in_use = network::ranges_in_use()?;
-    let number =
-        LabNumber::free(&state::taken_numbers(), &in_use).ok_or(LabError::NoRange)?;
+    let number = LabNumber::free(&state::taken_numbers(), &in_use).ok_or(LabError::NoRange)?;
     let topology = Topology::new(&options.name, number, options.family, options.nodes);
-    let lab = LabState { topology, places: Default::default(), complete: false };
+    let lab = LabState {
+        topology,
+        places: Default::default(),
+        complete: false,
+    };
     lab.save()?;
     lock.remove(ALL_LABS);
     Ok(lab)
@@ -143,7 +164,8 @@ fn archives(directory: &Path) -> Result<Vec<PathBuf>, LabError> {
         .map(|entry| (entry.metadata().map_or(0, |data| data.len()), entry.path()))
         .filter(|(_, path)| path.extension().is_some_and(|extension| extension == "tar"))
         .filter(|(_, path)| {
-            path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
+            path.file_name()
+                .is_some_and(|name| !name.to_string_lossy().starts_with('.'))
         })
         .collect();
     archives.sort();
@@ -159,7 +181,13 @@ fn wait_for_server(topology: &Topology) -> Result<Vec<String>, LabError> {
     let start = Instant::now();
     while !(admin.exists() && join.exists()) {
         if start.elapsed() > SERVER_PATIENCE {
-            return Err(timeout("the server is not up", SERVER_PATIENCE, topology, SERVER, "server"));
+            return Err(timeout(
+                "the server is not up",
+                SERVER_PATIENCE,
+                topology,
+                SERVER,
+                "server",
+            ));
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -196,7 +224,12 @@ pub(crate) fn timeout(
     let text = fs::read(&log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let last = text.lines().last().unwrap_or("(empty)").to_owned();
-    LabError::Timeout { what: what.to_owned(), after, log, last }
+    LabError::Timeout {
+        what: what.to_owned(),
+        after,
+        log,
+        last,
+    }
 }
 
 fn load_all(
@@ -210,7 +243,13 @@ fn load_all(
     while std::os::unix::net::UnixStream::connect(&runtime.socket).is_err() {
         if start.elapsed() > RUNTIME_PATIENCE {
             let what = format!("containerd of {node} does not answer");
-            return Err(timeout(&what, RUNTIME_PATIENCE, &lab.topology, node, "containerd"));
+            return Err(timeout(
+                &what,
+                RUNTIME_PATIENCE,
+                &lab.topology,
+                node,
+                "containerd",
+            ));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -226,11 +265,20 @@ pub(crate) fn runtime_of(
     node: &str,
     programs: &Programs,
 ) -> Result<Runtime, LabError> {
-    let stopped =
-        || LabError::Stopped { lab: lab.topology.lab.clone(), node: node.to_owned() };
-    let process = lab.places.get(node).filter(|process| process.is_alive()).ok_or_else(stopped)?;
+    let stopped = || LabError::Stopped {
+        lab: lab.topology.lab.clone(),
+        node: node.to_owned(),
+    };
+    let process = lab
+        .places
+        .get(node)
+        .filter(|process| process.is_alive())
+        .ok_or_else(stopped)?;
     let socket = format!("/proc/{}/root{}", process.pid, runtime::SOCKET);
-    Ok(Runtime { ctr: programs.path("ctr"), socket: socket.into() })
+    Ok(Runtime {
+        ctr: programs.path("ctr"),
+        socket: socket.into(),
+    })
 }
 
 #[cfg(test)]
@@ -247,7 +295,12 @@ mod tests {
     #[test]
     fn archives_come_smallest_first_and_unfinished_ones_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
-        for (name, size) in [("nginx.tar", 9), ("pause.tar", 1), (".x.tar", 1), ("notes.txt", 1)] {
+        for (name, size) in [
+            ("nginx.tar", 9),
+            ("pause.tar", 1),
+            (".x.tar", 1),
+            ("notes.txt", 1),
+        ] {
             fs::write(directory.path().join(name), vec![0; size]).unwrap();
         }
         let names: Vec<_> = archives(directory.path())

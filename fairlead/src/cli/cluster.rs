@@ -9,8 +9,10 @@ use super::{Network, Output, ProxyMode};
 
 /// This machine as a whole cluster: control plane and one node
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  fairlead up --network vxlan --proxy iptables\n  \
-                        export KUBECONFIG=/var/lib/fairlead/admin.kubeconfig")]
+#[command(
+    after_help = "Example:\n  fairlead up --network vxlan --proxy iptables\n  \
+                        export KUBECONFIG=/var/lib/fairlead/admin.kubeconfig"
+)]
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) server: ServerSettings,
@@ -20,13 +22,20 @@ pub(crate) struct Up {
 
 /// Control plane only; prints the command that joins a node
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  fairlead server --data-dir /var/lib/fairlead\n  \
-                        fairlead server --controllers '*,-node-lifecycle' --no-scheduler")]
+#[command(
+    after_help = "Example:\n  fairlead server --data-dir /var/lib/fairlead\n  \
+                        fairlead server --controllers '*,-node-lifecycle' --no-scheduler"
+)]
 pub(crate) struct Server {
     #[command(flatten)]
     pub(crate) settings: ServerSettings,
     /// Controllers to run: `*` for all, NAME to add one, -NAME to leave one out
-    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
     pub(crate) controllers: Vec<String>,
     /// Let another scheduler place the pods
     #[arg(long)]
@@ -49,10 +58,20 @@ pub(crate) struct ServerSettings {
     #[arg(long, default_value_t = 6443, value_name = "PORT")]
     pub(crate) secure_port: u16,
     /// Services get their addresses from here: one range per IP family
-    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/12", value_name = "CIDR")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10.96.0.0/12",
+        value_name = "CIDR"
+    )]
     pub(crate) service_cidr: Vec<ipnetwork::IpNetwork>,
     /// Pods get their addresses from here: one range per IP family
-    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16", value_name = "CIDR")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16",
+        value_name = "CIDR"
+    )]
     pub(crate) cluster_cidr: Vec<ipnetwork::IpNetwork>,
     /// How pods of different nodes reach each other
     #[arg(long, default_value = "vxlan")]
@@ -64,7 +83,12 @@ pub(crate) struct ServerSettings {
     #[arg(long, default_value = "embedded")]
     pub(crate) storage: Storage,
     /// The members of the etcd cluster, for `--storage etcd`
-    #[arg(long, value_delimiter = ',', value_name = "URL", required_if_eq("storage", "etcd"))]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "URL",
+        required_if_eq("storage", "etcd")
+    )]
     pub(crate) etcd_endpoints: Vec<String>,
     /// The prefix of every key in etcd
     #[arg(long, default_value = "/registry", value_name = "PREFIX")]
@@ -81,9 +105,11 @@ pub(crate) enum Storage {
 
 /// This machine as a node of a cluster
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  fairlead join https://192.0.2.1:6443 --token abcdef.0123456789abcdef \\\n      \
+#[command(
+    after_help = "Example:\n  fairlead join https://192.0.2.1:6443 --token abcdef.0123456789abcdef \\\n      \
                         --ca-cert-hash sha256:1234...\n\nThe server prints this line when it starts; \
-                        `fairlead token create` prints a new one.")]
+                        `fairlead token create` prints a new one."
+)]
 pub(crate) struct Join {
     /// The server, such as https://192.0.2.1:6443
     pub(crate) server: String,
@@ -110,7 +136,11 @@ pub(crate) struct NodeSettings {
     #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
     pub(crate) node_labels: Vec<String>,
     /// The socket of the container runtime
-    #[arg(long, default_value = "/run/containerd/containerd.sock", value_name = "SOCKET")]
+    #[arg(
+        long,
+        default_value = "/run/containerd/containerd.sock",
+        value_name = "SOCKET"
+    )]
     pub(crate) container_runtime: PathBuf,
     /// Where the node keeps its credentials
     #[arg(long, default_value = "/var/lib/fairlead/node", value_name = "DIR")]
@@ -162,6 +192,10 @@ pub(crate) struct TokenDelete {
 #[derive(Debug, Args)]
 pub(crate) struct AdminKubeconfig {
     /// The kubeconfig of an administrator
-    #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/fairlead/admin.kubeconfig")]
+    #[arg(
+        long,
+        env = "KUBECONFIG",
+        default_value = "/var/lib/fairlead/admin.kubeconfig"
+    )]
     pub(crate) kubeconfig: PathBuf,
 }

@@ -22,7 +22,11 @@ pub(crate) struct ImageLoad {
     #[arg(required = true)]
     pub(crate) archives: Vec<PathBuf>,
     /// The socket of the container runtime
-    #[arg(long, default_value = "/run/containerd/containerd.sock", value_name = "SOCKET")]
+    #[arg(
+        long,
+        default_value = "/run/containerd/containerd.sock",
+        value_name = "SOCKET"
+    )]
     pub(crate) container_runtime: PathBuf,
 }
 
@@ -37,6 +41,10 @@ pub(crate) struct ImageBuild {
     #[arg(long, value_name = "DIR")]
     pub(crate) programs: Option<PathBuf>,
     /// Where downloaded packages are kept
-    #[arg(long, value_name = "DIR", default_value = "/var/cache/fairlead/packages")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/cache/fairlead/packages"
+    )]
     pub(crate) packages: PathBuf,
 }

@@ -14,9 +14,16 @@ pub(crate) use part::*;
 
 /// A Kubernetes stack built around the pod network.
 #[derive(Debug, Parser)]
-#[command(name = "fairlead", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Example:\n  fairlead up                  this machine as a cluster\n  \
-                        fairlead lab up demo         two nodes on this machine, to try things")]
+#[command(
+    name = "fairlead",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Example:\n  fairlead up                  this machine as a cluster\n  \
+                        fairlead lab up demo         two nodes on this machine, to try things"
+)]
 pub(crate) struct Cli {
     /// What to log, such as `debug` or `info,proxy=trace`
     #[arg(long, global = true, value_name = "FILTER")]
@@ -83,7 +90,10 @@ pub(crate) enum Output {
 
 /// The name as the command line and the cluster's settings write it.
 pub(crate) fn name<V: ValueEnum>(value: V) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    value
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -104,8 +114,14 @@ mod tests {
                 if sub.has_subcommands() {
                     check(sub, &path);
                 } else if sub.get_name() != "help" {
-                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-                    assert!(help.contains("Example") && help.contains("fairlead"), "{path}");
+                    let help = sub
+                        .get_after_help()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    assert!(
+                        help.contains("Example") && help.contains("fairlead"),
+                        "{path}"
+                    );
                 }
             }
         }

@@ -9,7 +9,9 @@ use super::ProxyMode;
 
 /// Runs this part with the kubeconfig's user
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  fairlead scheduler --kubeconfig /etc/kubernetes/scheduler.conf")]
+#[command(
+    after_help = "Example:\n  fairlead scheduler --kubeconfig /etc/kubernetes/scheduler.conf"
+)]
 pub(crate) struct Part {
     /// The API server and the part's credentials
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
@@ -18,15 +20,27 @@ pub(crate) struct Part {
 
 /// Runs the controllers with the kubeconfig's user
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  fairlead controllers --kubeconfig K --controllers deployment,replicaset")]
+#[command(
+    after_help = "Example:\n  fairlead controllers --kubeconfig K --controllers deployment,replicaset"
+)]
 pub(crate) struct Controllers {
     #[command(flatten)]
     pub(crate) part: Part,
     /// Controllers to run: `*` for all, NAME to add one, -NAME to leave one out
-    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
     pub(crate) controllers: Vec<String>,
     /// Pods get their addresses from here: one range per IP family
-    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16", value_name = "CIDR")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16",
+        value_name = "CIDR"
+    )]
     pub(crate) cluster_cidr: Vec<ipnetwork::IpNetwork>,
     /// The certificate that signs nodes' certificates; signing is off when not given
     #[arg(long, value_name = "FILE", requires = "signing_key")]
@@ -58,7 +72,9 @@ pub(crate) struct Kubelet {
 
 /// Runs the Service proxy, in the place of kube-proxy
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  fairlead proxy --kubeconfig /etc/kubernetes/proxy.conf --mode nftables")]
+#[command(
+    after_help = "Example:\n  fairlead proxy --kubeconfig /etc/kubernetes/proxy.conf --mode nftables"
+)]
 pub(crate) struct Proxy {
     #[command(flatten)]
     pub(crate) node: NodePart,
@@ -66,7 +82,12 @@ pub(crate) struct Proxy {
     #[arg(long, default_value = "iptables")]
     pub(crate) mode: ProxyMode,
     /// The pods' ranges: what comes from elsewhere to a ClusterIP is masqueraded
-    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16", value_name = "CIDR")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16",
+        value_name = "CIDR"
+    )]
     pub(crate) cluster_cidr: Vec<ipnetwork::IpNetwork>,
 }
 
@@ -77,7 +98,12 @@ pub(crate) struct Dns {
     #[command(flatten)]
     pub(crate) part: Part,
     /// Addresses to answer on, port 53
-    #[arg(long, value_delimiter = ',', default_value = "0.0.0.0", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "0.0.0.0",
+        value_name = "ADDRESS"
+    )]
     pub(crate) listen: Vec<IpAddr>,
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub(crate) domain: String,

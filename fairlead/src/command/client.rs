@@ -9,7 +9,10 @@ use kube::{Client, Config};
 /// A client for the kubeconfig's current context.
 pub(crate) async fn from_kubeconfig(path: &Path) -> anyhow::Result<Client> {
     let kubeconfig = Kubeconfig::read_from(path).with_context(|| {
-        format!("{} is no readable kubeconfig; name one with --kubeconfig", path.display())
+        format!(
+            "{} is no readable kubeconfig; name one with --kubeconfig",
+            path.display()
+        )
     })?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await

@@ -35,9 +35,16 @@ fn run_build(build: ImageBuild) -> anyhow::Result<ExitCode> {
         // A debug build of this program uses the programs of the release build.
         None => vec![here.clone(), here.join("../release")],
     };
-    let sources = Sources { programs, packages: PackageCache::new(build.packages) };
+    let sources = Sources {
+        programs,
+        packages: PackageCache::new(build.packages),
+    };
     let all = || catalog::NAMES.map(str::to_owned).to_vec();
-    let names = if build.names.is_empty() { all() } else { build.names };
+    let names = if build.names.is_empty() {
+        all()
+    } else {
+        build.names
+    };
     for name in names {
         let path = catalog::build(&name, &sources, &output)?;
         println!("{}", path.display());

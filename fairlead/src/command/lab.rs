@@ -49,7 +49,9 @@ fn up(options: LabUp) -> anyhow::Result<()> {
         },
         settings: Settings {
             fairlead,
-            runtime: Programs { directory: options.containerd },
+            runtime: Programs {
+                directory: options.containerd,
+            },
             network: cli::name(options.network),
             proxy: cli::name(options.proxy),
             server_arguments: options.server_arg,
@@ -76,7 +78,9 @@ fn print_list(output: Output) -> anyhow::Result<()> {
 
 fn table(labs: &[LabStatus]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["LAB", "NODE", "ROLE", "PID", "RESTARTS", "MEMORY"]);
+    table
+        .load_style(presets::NOTHING)
+        .set_header(["LAB", "NODE", "ROLE", "PID", "RESTARTS", "MEMORY"]);
     for lab in labs {
         for process in &lab.processes {
             table.add_row([
@@ -103,7 +107,9 @@ fn table(labs: &[LabStatus]) -> Table {
 fn run_exec(exec: &LabExec) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::ExitStatusExt;
     let status = lab::exec(&exec.name, &exec.node, &exec.command)?;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     Ok(ExitCode::from(u8::try_from(code.unwrap_or(1)).unwrap_or(1)))
 }
 
@@ -120,16 +126,27 @@ pub(crate) fn init(place: &LabPlace) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn serve_registry(options: LabRegistry) -> anyhow::Result<ExitCode> {
     let any = std::net::IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED);
-    let credentials =
-        Credentials { user: registry::USER.to_owned(), password: registry::PASSWORD.to_owned() };
+    let credentials = Credentials {
+        user: registry::USER.to_owned(),
+        password: registry::PASSWORD.to_owned(),
+    };
     let listeners = vec![
-        Listener { address: (any, registry::OPEN_PORT).into(), credentials: None },
-        Listener { address: (any, registry::PRIVATE_PORT).into(), credentials: Some(credentials) },
+        Listener {
+            address: (any, registry::OPEN_PORT).into(),
+            credentials: None,
+        },
+        Listener {
+            address: (any, registry::PRIVATE_PORT).into(),
+            credentials: Some(credentials),
+        },
     ];
     block_on(async {
         let mut components = Components::new()?;
         let shutdown = components.shutdown();
-        components.spawn("registry", registry::run(options.directory, listeners, shutdown));
+        components.spawn(
+            "registry",
+            registry::run(options.directory, listeners, shutdown),
+        );
         components.finish().await
     })
 }

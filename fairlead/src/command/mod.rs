@@ -1,8 +1,11 @@
 //! What the commands do: each wires library parts together and tells people how it goes.
 
+mod client;
 mod image;
 mod lab;
+mod part;
 mod running;
+mod token;
 
 use std::process::ExitCode;
 
@@ -14,6 +17,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::LabPlace(place) => lab::start_place(&place),
         Command::LabInit(place) => lab::init(&place),
         Command::LabRegistry(options) => lab::serve_registry(options),
+        Command::Token(command) => token::run(command),
+        Command::Scheduler(options) => part::scheduler(&options),
+        Command::Controllers(options) => part::controllers(&options),
+        Command::Proxy(options) => part::proxy(&options),
+        Command::Dns(options) => part::dns(&options),
         Command::Image(command) => image::run(command),
         other => anyhow::bail!("not wired yet: {other:?}"),
     }

@@ -43,7 +43,10 @@ impl Components {
             }
             token.cancel();
         });
-        Ok(Self { tasks: JoinSet::new(), shutdown })
+        Ok(Self {
+            tasks: JoinSet::new(),
+            shutdown,
+        })
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
@@ -58,7 +61,8 @@ impl Components {
     ) where
         E: Into<anyhow::Error> + Send + 'static,
     {
-        self.tasks.spawn(async move { (name, run.await.map_err(Into::into)) });
+        self.tasks
+            .spawn(async move { (name, run.await.map_err(Into::into)) });
     }
 
     /// Waits until a signal or until a component ends, ends the others and tells the first error.

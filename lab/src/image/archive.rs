@@ -29,14 +29,22 @@ impl Layer {
         let path = path.trim_matches('/');
         for (slash, _) in path.match_indices('/') {
             let directory = || Node::Directory { mode: 0o755 };
-            self.nodes.entry(path[..slash].to_owned()).or_insert_with(directory);
+            self.nodes
+                .entry(path[..slash].to_owned())
+                .or_insert_with(directory);
         }
         self.nodes.insert(path.to_owned(), node);
         self
     }
 
     pub fn file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) -> &mut Self {
-        self.add(path, Node::File { mode, content: content.into() })
+        self.add(
+            path,
+            Node::File {
+                mode,
+                content: content.into(),
+            },
+        )
     }
 
     pub fn directory(&mut self, path: &str, mode: u32) -> &mut Self {
@@ -44,7 +52,12 @@ impl Layer {
     }
 
     pub fn symlink(&mut self, path: &str, target: &str) -> &mut Self {
-        self.add(path, Node::Symlink { target: target.to_owned() })
+        self.add(
+            path,
+            Node::Symlink {
+                target: target.to_owned(),
+            },
+        )
     }
 
     /// Adds what lies under `root` and `keep` accepts; `keep` sees paths without a leading slash.
@@ -63,7 +76,11 @@ impl Layer {
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            let path = if prefix.is_empty() {
+                name
+            } else {
+                format!("{prefix}/{name}")
+            };
             if !keep(&path) {
                 continue;
             }
@@ -187,11 +204,16 @@ impl Image {
             "aarch64" => "arm64",
             other => other,
         };
-        let ports: serde_json::Map<_, _> =
-            self.run.exposed_ports.iter().map(|port| (port.clone(), json!({}))).collect();
+        let ports: serde_json::Map<_, _> = self
+            .run
+            .exposed_ports
+            .iter()
+            .map(|port| (port.clone(), json!({})))
+            .collect();
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-        let environment: Vec<_> =
-            std::iter::once(path).chain(self.run.environment.iter().cloned()).collect();
+        let environment: Vec<_> = std::iter::once(path)
+            .chain(self.run.environment.iter().cloned())
+            .collect();
         json!({
             "architecture": architecture,
             "os": "linux",
@@ -217,11 +239,16 @@ mod tests {
 
     fn sample() -> Image {
         let mut layer = Layer::default();
-        layer.file("/bin/server", 0o755, *b"program").symlink("/bin/alias", "server");
+        layer
+            .file("/bin/server", 0o755, *b"program")
+            .symlink("/bin/alias", "server");
         Image {
             references: vec!["docker.io/fairlead/sample:1".to_owned()],
             layer,
-            run: RunConfig { entrypoint: vec!["/bin/server".to_owned()], ..RunConfig::default() },
+            run: RunConfig {
+                entrypoint: vec!["/bin/server".to_owned()],
+                ..RunConfig::default()
+            },
         }
     }
 
@@ -254,7 +281,10 @@ mod tests {
         assert_eq!(config_name, format!("{}.json", digest(&parts[config_name])));
         let config: serde_json::Value = serde_json::from_slice(&parts[config_name]).unwrap();
         let layer_digest = digest(&parts[layer_name]);
-        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{layer_digest}"));
+        assert_eq!(
+            config["rootfs"]["diff_ids"][0],
+            format!("sha256:{layer_digest}")
+        );
     }
 
     #[test]
@@ -272,7 +302,12 @@ mod tests {
     fn merging_usr_keeps_every_file_reachable() {
         let mut image = sample();
         image.layer.merge_usr();
-        assert_eq!(image.layer.nodes["bin"], Node::Symlink { target: "usr/bin".to_owned() });
+        assert_eq!(
+            image.layer.nodes["bin"],
+            Node::Symlink {
+                target: "usr/bin".to_owned()
+            }
+        );
         assert!(image.layer.nodes.contains_key("usr/bin/server"));
     }
 }

@@ -19,7 +19,10 @@ pub enum BuildError {
         "the program {name:?} is in none of {}; build it with `make programs`",
         list(searched)
     )]
-    Program { name: String, searched: Vec<PathBuf> },
+    Program {
+        name: String,
+        searched: Vec<PathBuf>,
+    },
     #[error(transparent)]
     Package(#[from] PackageError),
     #[error("{path}: {source}")]
@@ -29,7 +32,11 @@ pub enum BuildError {
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The images that [`build`] knows, in the order of their size.
@@ -53,7 +60,10 @@ impl Sources {
                 Err(source) => return Err(BuildError::File { path, source }),
             }
         }
-        Err(BuildError::Program { name: name.to_owned(), searched: self.programs.clone() })
+        Err(BuildError::Program {
+            name: name.to_owned(),
+            searched: self.programs.clone(),
+        })
     }
 }
 
@@ -64,12 +74,18 @@ pub fn build(name: &str, sources: &Sources, directory: &Path) -> Result<PathBuf,
         "testserver" => testserver(sources)?,
         "busybox" => busybox(sources)?,
         "nginx" => nginx(sources)?,
-        other => return Err(BuildError::Unknown { name: other.to_owned() }),
+        other => {
+            return Err(BuildError::Unknown {
+                name: other.to_owned(),
+            });
+        }
     };
     let path = directory.join(format!("{name}.tar"));
     let unfinished = directory.join(format!(".{name}.tar.{}", std::process::id()));
-    write(&image, directory, &unfinished, &path)
-        .map_err(|source| BuildError::File { path: path.clone(), source })?;
+    write(&image, directory, &unfinished, &path).map_err(|source| BuildError::File {
+        path: path.clone(),
+        source,
+    })?;
     Ok(path)
 }
 
@@ -101,7 +117,11 @@ fn pause(sources: &Sources) -> Result<Image, BuildError> {
         user: Some("65535:65535".to_owned()),
         ..RunConfig::default()
     };
-    Ok(Image { references: vec![PAUSE.to_owned()], layer, run })
+    Ok(Image {
+        references: vec![PAUSE.to_owned()],
+        layer,
+        run,
+    })
 }
 
 fn testserver(sources: &Sources) -> Result<Image, BuildError> {
@@ -109,18 +129,34 @@ fn testserver(sources: &Sources) -> Result<Image, BuildError> {
     layer.file("testserver", 0o755, sources.program("testserver")?);
     let run = RunConfig {
         entrypoint: vec!["/testserver".to_owned()],
-        exposed_ports: ["8080/tcp", "8081/udp", "8082/tcp"].map(str::to_owned).to_vec(),
+        exposed_ports: ["8080/tcp", "8081/udp", "8082/tcp"]
+            .map(str::to_owned)
+            .to_vec(),
         ..RunConfig::default()
     };
-    let references = ["docker.io/fairlead/testserver:1", "docker.io/fairlead/testserver:2"];
-    Ok(Image { references: references.map(str::to_owned).to_vec(), layer, run })
+    let references = [
+        "docker.io/fairlead/testserver:1",
+        "docker.io/fairlead/testserver:2",
+    ];
+    Ok(Image {
+        references: references.map(str::to_owned).to_vec(),
+        layer,
+        run,
+    })
 }
 
 fn busybox(sources: &Sources) -> Result<Image, BuildError> {
     let mut layer = base();
     add_busybox(sources, &mut layer)?;
-    let run = RunConfig { command: vec!["sh".to_owned()], ..RunConfig::default() };
-    Ok(Image { references: vec!["docker.io/library/busybox:latest".to_owned()], layer, run })
+    let run = RunConfig {
+        command: vec!["sh".to_owned()],
+        ..RunConfig::default()
+    };
+    Ok(Image {
+        references: vec!["docker.io/library/busybox:latest".to_owned()],
+        layer,
+        run,
+    })
 }
 
 /// The program and a link for each of its commands that nothing else in the layer provides.
@@ -131,9 +167,13 @@ fn add_busybox(sources: &Sources, layer: &mut Layer) -> Result<(), BuildError> {
         .map(|path| root.path().join(path))
         .into_iter()
         .find(|path| path.exists())
-        .ok_or_else(|| BuildError::Busybox { detail: "the package has no busybox".to_owned() })?;
-    let content = std::fs::read(&program)
-        .map_err(|source| BuildError::File { path: program.clone(), source })?;
+        .ok_or_else(|| BuildError::Busybox {
+            detail: "the package has no busybox".to_owned(),
+        })?;
+    let content = std::fs::read(&program).map_err(|source| BuildError::File {
+        path: program.clone(),
+        source,
+    })?;
     layer.file("bin/busybox", 0o755, content);
     for command in busybox_commands(&program)? {
         if command != "bin/busybox" {
@@ -143,13 +183,21 @@ fn add_busybox(sources: &Sources, layer: &mut Layer) -> Result<(), BuildError> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "only busybox knows which commands it was built with")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only busybox knows which commands it was built with"
+)]
 fn busybox_commands(program: &Path) -> Result<Vec<String>, BuildError> {
     let output = std::process::Command::new(program)
         .arg("--list-full")
         .output()
-        .map_err(|error| BuildError::Busybox { detail: error.to_string() })?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+        .map_err(|error| BuildError::Busybox {
+            detail: error.to_string(),
+        })?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect())
 }
 
 const NGINX_CONF: &str = "\
@@ -193,13 +241,20 @@ const NGINX_PAGE: &str = "\
 fn nginx(sources: &Sources) -> Result<Image, BuildError> {
     let root = temporary_directory()?;
     let packages = sources.packages.with_libraries("nginx")?;
-    let packages: Vec<&str> = packages.iter().map(String::as_str).chain(["nginx-common"]).collect();
+    let packages: Vec<&str> = packages
+        .iter()
+        .map(String::as_str)
+        .chain(["nginx-common"])
+        .collect();
     sources.packages.unpack(&packages, root.path())?;
     let mut layer = base();
     add_busybox(sources, &mut layer)?;
     layer
         .tree(root.path(), &wanted)
-        .map_err(|source| BuildError::File { path: root.path().to_owned(), source })?;
+        .map_err(|source| BuildError::File {
+            path: root.path().to_owned(),
+            source,
+        })?;
     layer
         .merge_usr()
         .file("etc/nginx/nginx.conf", 0o644, NGINX_CONF)
@@ -209,7 +264,12 @@ fn nginx(sources: &Sources) -> Result<Image, BuildError> {
         .symlink("var/log/nginx/error.log", "/dev/stderr")
         .directory("var/lib/nginx", 0o755)
         .directory("run", 0o755)
-        .add("var/run", Node::Symlink { target: "/run".to_owned() });
+        .add(
+            "var/run",
+            Node::Symlink {
+                target: "/run".to_owned(),
+            },
+        );
     let run = RunConfig {
         command: ["nginx", "-g", "daemon off;"].map(str::to_owned).to_vec(),
         exposed_ports: vec!["80/tcp".to_owned()],
@@ -217,8 +277,15 @@ fn nginx(sources: &Sources) -> Result<Image, BuildError> {
         ..RunConfig::default()
     };
     // Two tags, so that there is something to update to.
-    let references = ["docker.io/library/nginx:latest", "docker.io/library/nginx:stable"];
-    Ok(Image { references: references.map(str::to_owned).to_vec(), layer, run })
+    let references = [
+        "docker.io/library/nginx:latest",
+        "docker.io/library/nginx:stable",
+    ];
+    Ok(Image {
+        references: references.map(str::to_owned).to_vec(),
+        layer,
+        run,
+    })
 }
 
 /// What an image of the packages' programs needs at run time.
@@ -235,7 +302,8 @@ fn wanted(path: &str) -> bool {
         "etc/nginx/sites-enabled",
     ];
     let inside = |directory: &str| {
-        path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(directory)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     !UNWANTED.iter().any(|directory| inside(directory))
         && !path.starts_with("lib/systemd")
@@ -243,7 +311,10 @@ fn wanted(path: &str) -> bool {
 }
 
 fn temporary_directory() -> Result<tempfile::TempDir, BuildError> {
-    tempfile::tempdir().map_err(|source| BuildError::File { path: std::env::temp_dir(), source })
+    tempfile::tempdir().map_err(|source| BuildError::File {
+        path: std::env::temp_dir(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -9,9 +9,16 @@ use std::process::{Command, Output};
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {
     #[error("cannot start {program}: {source}; this needs a Debian machine with {program}")]
-    Start { program: &'static str, source: io::Error },
+    Start {
+        program: &'static str,
+        source: io::Error,
+    },
     #[error("{program} failed for {package}: {detail}; try `apt-get update` first")]
-    Program { program: &'static str, package: String, detail: String },
+    Program {
+        program: &'static str,
+        package: String,
+        detail: String,
+    },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
 }
@@ -24,21 +31,29 @@ pub struct PackageCache {
 
 impl PackageCache {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self {
+            directory: directory.into(),
+        }
     }
 
     /// Unpacks the packages into `root`, downloading those that are missing.
     pub fn unpack(&self, packages: &[&str], root: &Path) -> Result<(), PackageError> {
-        let fail = |path: &Path, source| PackageError::File { path: path.to_owned(), source };
-        std::fs::create_dir_all(&self.directory)
-            .map_err(|source| fail(&self.directory, source))?;
+        let fail = |path: &Path, source| PackageError::File {
+            path: path.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(&self.directory).map_err(|source| fail(&self.directory, source))?;
         for package in packages {
             let archive = match self.find(package)? {
                 Some(archive) => archive,
                 None => self.download(package)?,
             };
             let arguments = ["-x".as_ref(), archive.as_os_str(), root.as_os_str()];
-            run("dpkg-deb", package, Command::args(&mut command("dpkg-deb"), arguments))?;
+            run(
+                "dpkg-deb",
+                package,
+                Command::args(&mut command("dpkg-deb"), arguments),
+            )?;
         }
         Ok(())
     }
@@ -51,24 +66,34 @@ impl PackageCache {
             if !found.insert(package.clone()) {
                 continue;
             }
-            let output =
-                run("apt-cache", &package, command("apt-cache").args(["depends", "-i", &package]))?;
+            let output = run(
+                "apt-cache",
+                &package,
+                command("apt-cache").args(["depends", "-i", &package]),
+            )?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            open.extend(dependencies(&text).filter(|name| is_library(name)).map(str::to_owned));
+            open.extend(
+                dependencies(&text)
+                    .filter(|name| is_library(name))
+                    .map(str::to_owned),
+            );
         }
         Ok(found.into_iter().collect())
     }
 
     fn find(&self, package: &str) -> Result<Option<PathBuf>, PackageError> {
-        let entries = std::fs::read_dir(&self.directory)
-            .map_err(|source| PackageError::File { path: self.directory.clone(), source })?;
+        let entries = std::fs::read_dir(&self.directory).map_err(|source| PackageError::File {
+            path: self.directory.clone(),
+            source,
+        })?;
         let prefix = format!("{package}_");
         Ok(entries
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
             .find(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
             }))
     }
 
@@ -85,7 +110,10 @@ impl PackageCache {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "packages are Debian's: apt and dpkg read them")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "packages are Debian's: apt and dpkg read them"
+)]
 fn command(program: &'static str) -> Command {
     Command::new(program)
 }
@@ -95,7 +123,9 @@ fn run(
     package: &str,
     command: &mut Command,
 ) -> Result<Output, PackageError> {
-    let output = command.output().map_err(|source| PackageError::Start { program, source })?;
+    let output = command
+        .output()
+        .map_err(|source| PackageError::Start { program, source })?;
     if output.status.success() {
         return Ok(output);
     }

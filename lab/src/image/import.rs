@@ -15,7 +15,11 @@ pub enum ImportError {
     )]
     Start { program: PathBuf, source: io::Error },
     #[error("containerd at {} did not take {}: {detail}", socket.display(), archive.display())]
-    Refused { socket: PathBuf, archive: PathBuf, detail: String },
+    Refused {
+        socket: PathBuf,
+        archive: PathBuf,
+        detail: String,
+    },
 }
 
 /// A containerd and the program that speaks to it.
@@ -28,7 +32,10 @@ pub struct Runtime {
 impl Runtime {
     /// The containerd of this machine.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { ctr: PathBuf::from("ctr"), socket: socket.into() }
+        Self {
+            ctr: PathBuf::from("ctr"),
+            socket: socket.into(),
+        }
     }
 }
 
@@ -38,16 +45,28 @@ impl Runtime {
     reason = "the runtime's own program imports every archive format; the CRI cannot import"
 )]
 pub fn load(runtime: &Runtime, archive: &Path) -> Result<Vec<String>, ImportError> {
-    let fail = |source| ImportError::Archive { path: archive.to_owned(), source };
+    let fail = |source| ImportError::Archive {
+        path: archive.to_owned(),
+        source,
+    };
     let archive_path = std::fs::canonicalize(archive).map_err(fail)?;
     let output = Command::new(&runtime.ctr)
         .arg("--address")
         .arg(&runtime.socket)
-        .args(["--namespace", "k8s.io", "images", "import", "--digests=false"])
+        .args([
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+            "--digests=false",
+        ])
         .arg(&archive_path)
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| ImportError::Start { program: runtime.ctr.clone(), source })?;
+        .map_err(|source| ImportError::Start {
+            program: runtime.ctr.clone(),
+            source,
+        })?;
     if !output.status.success() {
         let detail = String::from_utf8_lossy(&output.stderr);
         return Err(ImportError::Refused {

@@ -31,14 +31,21 @@ pub fn run(path: &Path) -> Result<(), PlaceError> {
     mounts::set_up(&specification)?;
     leave_root_cgroup()?;
     let children = SigSet::from_iter([Signal::SIGCHLD]);
-    children.thread_block().map_err(PlaceError::namespace("block signals"))?;
+    children
+        .thread_block()
+        .map_err(PlaceError::namespace("block signals"))?;
     let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(PlaceError::namespace("watch for signals"))?;
     let mut supervision = Supervision::new(specification.programs.len());
     loop {
         collect(&mut supervision);
         start_due(&specification, &mut supervision)?;
-        wait(&children, supervision.next_look(Instant::now()).map_or(IDLE, |due| due.max(POLL)))?;
+        wait(
+            &children,
+            supervision
+                .next_look(Instant::now())
+                .map_or(IDLE, |due| due.max(POLL)),
+        )?;
     }
 }
 
@@ -58,7 +65,10 @@ fn leave_root_cgroup() -> Result<(), PlaceError> {
 /// Waits for the end of a child, at most so long.
 fn wait(children: &SignalFd, patience: Duration) -> Result<(), PlaceError> {
     let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(children.as_fd(), PollFlags::POLLIN)], patience) {
+    match poll(
+        &mut [PollFd::new(children.as_fd(), PollFlags::POLLIN)],
+        patience,
+    ) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(PlaceError::namespace("wait for a child")(errno)),
     }
@@ -107,16 +117,26 @@ fn start_due(
 }
 
 fn is_possible(program: &Program) -> bool {
-    program.arguments_file.iter().chain(&program.after_socket).all(|path| path.exists())
+    program
+        .arguments_file
+        .iter()
+        .chain(&program.after_socket)
+        .all(|path| path.exists())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a place's programs are started here")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a place's programs are started here"
+)]
 fn start(program: &Program) -> io::Result<i32> {
     let mut arguments = program.arguments.clone();
     if let Some(file) = &program.arguments_file {
         arguments.extend(fs::read_to_string(file)?.lines().map(str::to_owned));
     }
-    let log = OpenOptions::new().create(true).append(true).open(Program::log(&program.role))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(Program::log(&program.role))?;
     let environment: BTreeMap<_, _> = program.environment.iter().cloned().collect();
     let mut command = Command::new(&program.program);
     command

@@ -18,5 +18,5 @@ mod start;
 mod supervision;
 
 pub use init::run as init;
-pub use specification::{Program, Running, Specification, RUNNING};
+pub use specification::{Program, RUNNING, Running, Specification};
 pub use start::{PlaceError, run as start};

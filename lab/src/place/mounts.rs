@@ -38,9 +38,21 @@ pub(super) fn set_up(specification: &Specification) -> Result<(), PlaceError> {
     }
     // The place's directory is below /var/lib, which is covered last.
     file_system("tmpfs", Path::new("/run"), "mode=755")?;
-    bind(&specification.directory.join("var-log"), Path::new("/var/log"))?;
-    bind(&specification.directory.join("var-lib"), Path::new("/var/lib"))?;
-    for directory in ["/run/netns", "/run/lock", "/run/fairlead", "/run/fairlead-lab", "/var/log/fairlead"] {
+    bind(
+        &specification.directory.join("var-log"),
+        Path::new("/var/log"),
+    )?;
+    bind(
+        &specification.directory.join("var-lib"),
+        Path::new("/var/lib"),
+    )?;
+    for directory in [
+        "/run/netns",
+        "/run/lock",
+        "/run/fairlead",
+        "/run/fairlead-lab",
+        "/var/log/fairlead",
+    ] {
         let directory = Path::new(directory);
         fs::create_dir_all(directory).map_err(PlaceError::file(directory))?;
     }
@@ -55,7 +67,11 @@ fn umount_below(directories: &[&str]) -> io::Result<()> {
     let targets: Vec<&str> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(1))
-        .filter(|target| directories.iter().any(|directory| Path::new(target).starts_with(directory)))
+        .filter(|target| {
+            directories
+                .iter()
+                .any(|directory| Path::new(target).starts_with(directory))
+        })
         .collect();
     // The last one mounted lies on top.
     for target in targets.iter().rev() {
@@ -93,16 +109,23 @@ fn machine_id(directory: &Path) -> String {
 /// the cgroup namespace.
 fn set_up_sys(hierarchies: &[Hierarchy], links: &[(PathBuf, PathBuf)]) -> Result<(), PlaceError> {
     let sys = Path::new("/sys");
-    umount2(sys, MntFlags::MNT_DETACH)
-        .map_err(|errno| PlaceError::Mount { target: sys.to_owned(), source: errno.into() })?;
+    umount2(sys, MntFlags::MNT_DETACH).map_err(|errno| PlaceError::Mount {
+        target: sys.to_owned(),
+        source: errno.into(),
+    })?;
     file_system("sysfs", sys, "")?;
     let _ = file_system("bpf", Path::new("/sys/fs/bpf"), "");
     let base = Path::new("/sys/fs/cgroup");
-    let unified_only = hierarchies.iter().any(|hierarchy| hierarchy.mount_point == base);
+    let unified_only = hierarchies
+        .iter()
+        .any(|hierarchy| hierarchy.mount_point == base);
     if !unified_only {
         file_system("tmpfs", base, "mode=755")?;
     }
-    for hierarchy in hierarchies.iter().filter(|h| h.mount_point.starts_with(base)) {
+    for hierarchy in hierarchies
+        .iter()
+        .filter(|h| h.mount_point.starts_with(base))
+    {
         let target = &hierarchy.mount_point;
         fs::create_dir_all(target).map_err(PlaceError::file(target))?;
         match &hierarchy.version {
@@ -120,7 +143,9 @@ fn set_up_sys(hierarchies: &[Hierarchy], links: &[(PathBuf, PathBuf)]) -> Result
 
 /// Controllers that share a hierarchy are reached through links, such as `cpu` to `cpu,cpuacct`.
 fn symlinks(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| Some((entry.path(), fs::read_link(entry.path()).ok()?)))
@@ -145,14 +170,26 @@ fn overlay(directory: &Path, name: &str) -> Result<(), PlaceError> {
 }
 
 fn file_system(kind: &str, target: &Path, options: &str) -> Result<(), PlaceError> {
-    mount(Some(kind), target, Some(kind), MsFlags::empty(), Some(options))
-        .map_err(|errno| failed(target, errno))
+    mount(
+        Some(kind),
+        target,
+        Some(kind),
+        MsFlags::empty(),
+        Some(options),
+    )
+    .map_err(|errno| failed(target, errno))
 }
 
 fn bind(source: &Path, target: &Path) -> Result<(), PlaceError> {
     fs::create_dir_all(source).map_err(PlaceError::file(source))?;
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|errno| failed(target, errno))
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .map_err(|errno| failed(target, errno))
 }
 
 fn flags(target: &Path, flags: MsFlags) -> Result<(), PlaceError> {
@@ -161,5 +198,8 @@ fn flags(target: &Path, flags: MsFlags) -> Result<(), PlaceError> {
 }
 
 fn failed(target: &Path, errno: nix::Error) -> PlaceError {
-    PlaceError::Mount { target: target.to_owned(), source: io::Error::from(errno) }
+    PlaceError::Mount {
+        target: target.to_owned(),
+        source: io::Error::from(errno),
+    }
 }

@@ -17,9 +17,15 @@ pub enum PlaceError {
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{} is not a place's description: {source}", path.display())]
-    Specification { path: PathBuf, source: serde_json::Error },
+    Specification {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("cannot {operation}: {source}")]
-    Namespace { operation: &'static str, source: io::Error },
+    Namespace {
+        operation: &'static str,
+        source: io::Error,
+    },
     #[error("cannot enter the cgroup: {source}")]
     Cgroup { source: io::Error },
     #[error("cannot mount {}: {source}", target.display())]
@@ -30,19 +36,27 @@ pub enum PlaceError {
 
 impl PlaceError {
     pub(super) fn namespace(operation: &'static str) -> impl Fn(nix::Error) -> Self {
-        move |errno| Self::Namespace { operation, source: errno.into() }
+        move |errno| Self::Namespace {
+            operation,
+            source: errno.into(),
+        }
     }
 
     pub(super) fn file(path: &Path) -> impl Fn(io::Error) -> Self {
-        move |source| Self::File { path: path.to_owned(), source }
+        move |source| Self::File {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
 /// Reads the description that both halves work from.
 pub(super) fn read(path: &Path) -> Result<Specification, PlaceError> {
     let text = std::fs::read(path).map_err(PlaceError::file(path))?;
-    serde_json::from_slice(&text)
-        .map_err(|source| PlaceError::Specification { path: path.to_owned(), source })
+    serde_json::from_slice(&text).map_err(|source| PlaceError::Specification {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Starts process 1 of the place and returns it, as this machine sees it. The caller has one
@@ -71,7 +85,10 @@ pub fn run(path: &Path) -> Result<Process, PlaceError> {
     spawn_init(&specification, path)
 }
 
-#[expect(clippy::disallowed_methods, reason = "process 1 of the place is this program again")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "process 1 of the place is this program again"
+)]
 fn spawn_init(specification: &Specification, path: &Path) -> Result<Process, PlaceError> {
     let log_path = specification.directory.join("init.log");
     let log = File::create(&log_path).map_err(PlaceError::file(&log_path))?;
@@ -83,7 +100,10 @@ fn spawn_init(specification: &Specification, path: &Path) -> Result<Process, Pla
         .stdout(log)
         .stderr(errors)
         .spawn()
-        .map_err(|source| PlaceError::Start { program: specification.fairlead.clone(), source })?;
+        .map_err(|source| PlaceError::Start {
+            program: specification.fairlead.clone(),
+            source,
+        })?;
     Process::find(child.id() as i32).ok_or_else(|| PlaceError::Start {
         program: specification.fairlead.clone(),
         source: io::Error::other(format!("it ended at once; see {}", log_path.display())),

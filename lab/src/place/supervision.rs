@@ -13,8 +13,13 @@ const STEADY: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// To be started; `None`: at once.
-    Waiting { until: Option<Instant> },
-    Running { pid: i32, since: Instant },
+    Waiting {
+        until: Option<Instant>,
+    },
+    Running {
+        pid: i32,
+        since: Instant,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -32,9 +37,14 @@ pub(super) struct Supervision {
 
 impl Supervision {
     pub(super) fn new(programs: usize) -> Self {
-        let entry =
-            Entry { state: State::Waiting { until: None }, delay: FIRST_DELAY, starts: 0 };
-        Self { entries: vec![entry; programs] }
+        let entry = Entry {
+            state: State::Waiting { until: None },
+            delay: FIRST_DELAY,
+            starts: 0,
+        };
+        Self {
+            entries: vec![entry; programs],
+        }
     }
 
     /// The programs to be started now.
@@ -43,7 +53,9 @@ impl Supervision {
             State::Waiting { until } => until.is_none_or(|until| until <= now),
             State::Running { .. } => false,
         };
-        (0..self.entries.len()).filter(|index| is_due(&self.entries[*index])).collect()
+        (0..self.entries.len())
+            .filter(|index| is_due(&self.entries[*index]))
+            .collect()
     }
 
     /// How long until something has to be started; `None` while everything runs.
@@ -76,11 +88,15 @@ impl Supervision {
             State::Running { pid, since } if pid == ended => Some((entry, since)),
             _ => None,
         });
-        let Some((entry, since)) = found else { return false };
+        let Some((entry, since)) = found else {
+            return false;
+        };
         if now.saturating_duration_since(since) >= STEADY {
             entry.delay = FIRST_DELAY;
         }
-        entry.state = State::Waiting { until: Some(now + entry.delay) };
+        entry.state = State::Waiting {
+            until: Some(now + entry.delay),
+        };
         entry.delay = (entry.delay * 2).min(LONGEST_DELAY);
         true
     }

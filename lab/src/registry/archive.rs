@@ -19,7 +19,10 @@ pub enum RegistryError {
     #[error("{} is no docker archive: {detail}", path.display())]
     Archive { path: PathBuf, detail: String },
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: std::net::SocketAddr, source: io::Error },
+    Listen {
+        address: std::net::SocketAddr,
+        source: io::Error,
+    },
 }
 
 /// A part of an archive.
@@ -67,7 +70,10 @@ struct ArchiveManifest {
 impl Catalog {
     /// Every archive of a directory. One that cannot be read is left out and told.
     pub fn read(directory: &Path) -> Result<Self, RegistryError> {
-        let fail = |source| RegistryError::File { path: directory.to_owned(), source };
+        let fail = |source| RegistryError::File {
+            path: directory.to_owned(),
+            source,
+        };
         let mut catalog = Self::default();
         for entry in std::fs::read_dir(directory).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
@@ -91,9 +97,13 @@ impl Catalog {
             source,
         })?;
         let content = |name: &str| -> Result<Vec<u8>, RegistryError> {
-            let blob = parts.get(name).ok_or_else(|| damaged(&format!("it has no {name}")))?;
+            let blob = parts
+                .get(name)
+                .ok_or_else(|| damaged(&format!("it has no {name}")))?;
             let mut content = Vec::new();
-            let read = blob.open().and_then(|mut part| part.read_to_end(&mut content));
+            let read = blob
+                .open()
+                .and_then(|mut part| part.read_to_end(&mut content));
             read.map_err(|error| damaged(&error))?;
             Ok(content)
         };
@@ -106,7 +116,9 @@ impl Catalog {
             let config_digest = digest(&config);
             let mut layers = Vec::new();
             for (index, name) in manifest.layers.iter().enumerate() {
-                let blob = parts.get(name).ok_or_else(|| damaged(&format!("it has no {name}")))?;
+                let blob = parts
+                    .get(name)
+                    .ok_or_else(|| damaged(&format!("it has no {name}")))?;
                 // Layers are stored as they are on disk, and the configuration has their digests.
                 let digest = image["rootfs"]["diff_ids"][index]
                     .as_str()
@@ -115,8 +127,12 @@ impl Catalog {
                 self.blobs.insert(digest.to_owned(), blob.clone());
             }
             let manifest_content = image_manifest(&config_digest, config.len(), &layers);
-            self.blobs.insert(config_digest, parts[&manifest.config].clone());
-            let entry = Manifest { digest: digest(&manifest_content), content: manifest_content };
+            self.blobs
+                .insert(config_digest, parts[&manifest.config].clone());
+            let entry = Manifest {
+                digest: digest(&manifest_content),
+                content: manifest_content,
+            };
             for reference in manifest.repo_tags.unwrap_or_default() {
                 self.tags.insert(split_reference(&reference), entry.clone());
             }
@@ -126,7 +142,9 @@ impl Catalog {
 
     /// By tag or by digest.
     pub(super) fn manifest(&self, repository: &str, reference: &str) -> Option<&Manifest> {
-        let by_tag = self.tags.get(&(repository.to_owned(), reference.to_owned()));
+        let by_tag = self
+            .tags
+            .get(&(repository.to_owned(), reference.to_owned()));
         by_tag.or_else(|| {
             self.tags
                 .iter()
@@ -177,7 +195,14 @@ fn parts(path: &Path) -> io::Result<BTreeMap<String, Blob>> {
         let entry = entry?;
         let name = entry.path()?.to_string_lossy().into_owned();
         let (offset, size) = (entry.raw_file_position(), entry.size());
-        parts.insert(name, Blob { archive: path.to_owned(), offset, size });
+        parts.insert(
+            name,
+            Blob {
+                archive: path.to_owned(),
+                offset,
+                size,
+            },
+        );
     }
     Ok(parts)
 }
@@ -193,7 +218,11 @@ fn split_reference(reference: &str) -> (String, String) {
     let is_registry = first.contains(['.', ':']) || first == "localhost";
     let path = if is_registry { rest } else { name };
     let is_official = !path.contains('/') && (!is_registry || first == "docker.io");
-    let repository = if is_official { format!("library/{path}") } else { path.to_owned() };
+    let repository = if is_official {
+        format!("library/{path}")
+    } else {
+        path.to_owned()
+    };
     (repository, tag.to_owned())
 }
 
@@ -213,7 +242,11 @@ mod tests {
             ("registry.example/a:2", "a", "2"),
         ];
         for (reference, repository, tag) in cases {
-            assert_eq!(split_reference(reference), (repository.into(), tag.into()), "{reference}");
+            assert_eq!(
+                split_reference(reference),
+                (repository.into(), tag.into()),
+                "{reference}"
+            );
         }
     }
 
@@ -223,20 +256,33 @@ mod tests {
         let mut layer = Layer::default();
         layer.file("a", 0o644, "content");
         let references = vec!["docker.io/fairlead/sample:1".to_owned()];
-        let image = Image { references, layer, run: RunConfig::default() };
+        let image = Image {
+            references,
+            layer,
+            run: RunConfig::default(),
+        };
         let path = directory.path().join("sample.tar");
         image.write(File::create(&path).unwrap()).unwrap();
         std::fs::write(directory.path().join("broken.tar"), "no archive").unwrap();
 
         let catalog = Catalog::read(directory.path()).unwrap();
         let by_tag = catalog.manifest("fairlead/sample", "1").unwrap();
-        assert_eq!(catalog.manifest("fairlead/sample", &by_tag.digest), Some(by_tag));
+        assert_eq!(
+            catalog.manifest("fairlead/sample", &by_tag.digest),
+            Some(by_tag)
+        );
         assert_eq!(catalog.manifest("fairlead/sample", "2"), None);
         let manifest: serde_json::Value = serde_json::from_slice(&by_tag.content).unwrap();
         for part in [&manifest["config"], &manifest["layers"][0]] {
             let wanted = part["digest"].as_str().unwrap();
             let mut content = Vec::new();
-            catalog.blob(wanted).unwrap().open().unwrap().read_to_end(&mut content).unwrap();
+            catalog
+                .blob(wanted)
+                .unwrap()
+                .open()
+                .unwrap()
+                .read_to_end(&mut content)
+                .unwrap();
             assert_eq!(digest(&content), wanted);
             assert_eq!(content.len() as u64, part["size"].as_u64().unwrap());
         }

@@ -44,17 +44,30 @@ pub async fn run(
 ) -> Result<(), RegistryError> {
     let directory = Arc::new(directory);
     let mut servers = tokio::task::JoinSet::new();
-    for Listener { address, credentials } in listeners {
+    for Listener {
+        address,
+        credentials,
+    } in listeners
+    {
         let socket = tokio::net::TcpListener::bind(address)
             .await
             .map_err(|source| RegistryError::Listen { address, source })?;
-        let authorization = credentials.as_ref().map(|credentials| basic(credentials).into());
-        let registry = Registry { directory: directory.clone(), authorization };
-        let router =
-            Router::new().route("/v2/", get(root)).route("/v2/{*path}", get(object)).with_state(registry);
+        let authorization = credentials
+            .as_ref()
+            .map(|credentials| basic(credentials).into());
+        let registry = Registry {
+            directory: directory.clone(),
+            authorization,
+        };
+        let router = Router::new()
+            .route("/v2/", get(root))
+            .route("/v2/{*path}", get(object))
+            .with_state(registry);
         let ended = shutdown.clone().cancelled_owned();
         servers.spawn(async move {
-            axum::serve(socket, router).with_graceful_shutdown(ended).await
+            axum::serve(socket, router)
+                .with_graceful_shutdown(ended)
+                .await
         });
     }
     while servers.join_next().await.is_some() {}
@@ -64,7 +77,10 @@ pub async fn run(
 fn basic(credentials: &Credentials) -> String {
     use base64::Engine;
     let plain = format!("{}:{}", credentials.user, credentials.password);
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain))
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(plain)
+    )
 }
 
 async fn root(State(registry): State<Registry>, headers: HeaderMap) -> Response {
@@ -90,17 +106,19 @@ async fn object(
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     match target(&path) {
-        Some(Target::Manifest { repository, reference }) => {
-            match catalog.manifest(repository, reference) {
-                Some(manifest) => {
-                    let length = manifest.content.len();
-                    let body = send(&method, Body::from(manifest.content.clone()));
-                    answer(MANIFEST_TYPE, &manifest.digest, length as u64, body)
-                }
-                None => StatusCode::NOT_FOUND.into_response(),
+        Some(Target::Manifest {
+            repository,
+            reference,
+        }) => match catalog.manifest(repository, reference) {
+            Some(manifest) => {
+                let length = manifest.content.len();
+                let body = send(&method, Body::from(manifest.content.clone()));
+                answer(MANIFEST_TYPE, &manifest.digest, length as u64, body)
             }
-        }
-        Some(Target::Blob { digest }) => match catalog.blob(digest).map(|blob| (blob, blob.open())) {
+            None => StatusCode::NOT_FOUND.into_response(),
+        },
+        Some(Target::Blob { digest }) => match catalog.blob(digest).map(|blob| (blob, blob.open()))
+        {
             Some((blob, Ok(content))) => {
                 let size = blob.size;
                 let content = tokio::fs::File::from_std(content.into_inner());
@@ -115,7 +133,11 @@ async fn object(
 }
 
 fn send(method: &Method, body: Body) -> Body {
-    if method == Method::HEAD { Body::empty() } else { body }
+    if method == Method::HEAD {
+        Body::empty()
+    } else {
+        body
+    }
 }
 
 fn answer(kind: &'static str, digest: &str, length: u64, body: Body) -> Response {
@@ -129,8 +151,12 @@ fn answer(kind: &'static str, digest: &str, length: u64, body: Body) -> Response
 
 impl Registry {
     fn admit(&self, headers: &HeaderMap) -> Result<(), Response> {
-        let Some(wanted) = &self.authorization else { return Ok(()) };
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(wanted) = &self.authorization else {
+            return Ok(());
+        };
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         if given == Some(wanted.as_ref()) {
             return Ok(());
         }
@@ -141,8 +167,13 @@ impl Registry {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Target<'a> {
-    Manifest { repository: &'a str, reference: &'a str },
-    Blob { digest: &'a str },
+    Manifest {
+        repository: &'a str,
+        reference: &'a str,
+    },
+    Blob {
+        digest: &'a str,
+    },
 }
 
 /// Repositories have slashes, so the path is read from its end.
@@ -150,7 +181,10 @@ fn target(path: &str) -> Option<Target<'_>> {
     let (rest, last) = path.rsplit_once('/')?;
     let (repository, kind) = rest.rsplit_once('/')?;
     match kind {
-        "manifests" => Some(Target::Manifest { repository, reference: last }),
+        "manifests" => Some(Target::Manifest {
+            repository,
+            reference: last,
+        }),
         "blobs" => Some(Target::Blob { digest: last }),
         _ => None,
     }
@@ -162,16 +196,27 @@ mod tests {
 
     #[test]
     fn paths_are_read_from_their_end() {
-        let manifest = Target::Manifest { repository: "library/nginx", reference: "latest" };
+        let manifest = Target::Manifest {
+            repository: "library/nginx",
+            reference: "latest",
+        };
         assert_eq!(target("library/nginx/manifests/latest"), Some(manifest));
-        assert_eq!(target("a/b/c/blobs/sha256:00"), Some(Target::Blob { digest: "sha256:00" }));
+        assert_eq!(
+            target("a/b/c/blobs/sha256:00"),
+            Some(Target::Blob {
+                digest: "sha256:00"
+            })
+        );
         assert_eq!(target("a/tags/list"), None);
         assert_eq!(target("a"), None);
     }
 
     #[test]
     fn credentials_become_the_header_that_clients_send() {
-        let credentials = Credentials { user: "lab".into(), password: "pass".into() };
+        let credentials = Credentials {
+            user: "lab".into(),
+            password: "pass".into(),
+        };
         assert_eq!(basic(&credentials), "Basic bGFiOnBhc3M=");
     }
 }

@@ -15,9 +15,22 @@ use crate::options::Command;
 pub(crate) fn run(command: Command) -> io::Result<ExitCode> {
     match command {
         Command::Serve(_) => unreachable!("the server is started elsewhere"),
-        Command::Get { url, timeout, count } => get(&url, timeout, count),
-        Command::Load { url, duration, rate } => load(&url, duration, rate),
-        Command::Dial { protocol, target, request, timeout } => {
+        Command::Get {
+            url,
+            timeout,
+            count,
+        } => get(&url, timeout, count),
+        Command::Load {
+            url,
+            duration,
+            rate,
+        } => load(&url, duration, rate),
+        Command::Dial {
+            protocol,
+            target,
+            request,
+            timeout,
+        } => {
             println!("{}", dial::request(protocol, &target, &request, timeout)?);
             Ok(ExitCode::SUCCESS)
         }
@@ -47,7 +60,10 @@ pub(crate) fn run(command: Command) -> io::Result<ExitCode> {
 
 /// Every address of a name, through the system's resolver.
 pub(crate) fn addresses(name: &str) -> io::Result<BTreeSet<IpAddr>> {
-    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+    Ok((name, 0)
+        .to_socket_addrs()?
+        .map(|address| address.ip())
+        .collect())
 }
 
 pub(crate) fn fetch(url: &str, timeout: Duration) -> io::Result<dial::Answer> {
@@ -95,12 +111,24 @@ fn load(url: &str, duration: Option<Duration>, rate: u32) -> io::Result<ExitCode
             println!("ok={} failed={}", tally.ok, tally.failed());
         }
         let due = pause * (tally.ok + tally.failed());
-        if stopped.recv_timeout(due.saturating_sub(started.elapsed())).is_ok() {
+        if stopped
+            .recv_timeout(due.saturating_sub(started.elapsed()))
+            .is_ok()
+        {
             break;
         }
     }
-    println!("total ok={} failed={} failures={:?}", tally.ok, tally.failed(), tally.failures);
-    Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!(
+        "total ok={} failed={} failures={:?}",
+        tally.ok,
+        tally.failed(),
+        tally.failures
+    );
+    Ok(if tally.failed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[derive(Default)]

@@ -28,10 +28,17 @@ pub(crate) fn request(
             let answer = get(stream, target, &path, timeout)?;
             match answer.status {
                 200..400 => Ok(answer.body),
-                status => Err(io::Error::other(format!("status {status}: {}", answer.body))),
+                status => Err(io::Error::other(format!(
+                    "status {status}: {}",
+                    answer.body
+                ))),
             }
         }
-        Protocol::Tcp => lines(TcpStream::connect_timeout(&address, timeout)?, request, timeout),
+        Protocol::Tcp => lines(
+            TcpStream::connect_timeout(&address, timeout)?,
+            request,
+            timeout,
+        ),
         Protocol::Sctp => {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(sctp()))?;
             socket.connect_timeout(&address.into(), timeout)?;
@@ -114,13 +121,20 @@ pub(crate) fn get(
 
 fn parse_answer(bytes: &[u8]) -> io::Result<Answer> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer");
-    let split = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(malformed)?;
+    let split = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or_else(malformed)?;
     let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
-    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    let status = head
+        .split_whitespace()
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     let header = |wanted: &str| {
         head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case(wanted).then(|| value.trim().to_owned())
+            name.eq_ignore_ascii_case(wanted)
+                .then(|| value.trim().to_owned())
         })
     };
     let body = &bytes[split + 4..];
@@ -144,7 +158,11 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let end = rest.windows(2).position(|window| window == b"\r\n")?;
-        let size = std::str::from_utf8(&rest[..end]).ok()?.split(';').next()?.trim();
+        let size = std::str::from_utf8(&rest[..end])
+            .ok()?
+            .split(';')
+            .next()?
+            .trim();
         let size = usize::from_str_radix(size, 16).ok()?;
         rest = &rest[end + 2..];
         if size == 0 {
@@ -157,7 +175,9 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
 
 /// `http://HOST[:PORT]/PATH` as (HOST:PORT, PATH).
 pub(crate) fn split_url(url: &str) -> Result<(String, String), String> {
-    let rest = url.strip_prefix("http://").ok_or(format!("{url}: only http:// is understood"))?;
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or(format!("{url}: only http:// is understood"))?;
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, "/"),
@@ -165,7 +185,11 @@ pub(crate) fn split_url(url: &str) -> Result<(String, String), String> {
     let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });
-    let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    let target = if has_port {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
     Ok((target, path.to_owned()))
 }
 
@@ -183,7 +207,11 @@ mod tests {
             ("http://[fd00::1]:81", "[fd00::1]:81", "/"),
         ];
         for (url, target, path) in cases {
-            assert_eq!(split_url(url), Ok((target.to_owned(), path.to_owned())), "{url}");
+            assert_eq!(
+                split_url(url),
+                Ok((target.to_owned(), path.to_owned())),
+                "{url}"
+            );
         }
         assert!(split_url("https://a/").is_err());
     }

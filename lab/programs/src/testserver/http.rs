@@ -16,7 +16,10 @@ impl Request {
     }
 
     pub(crate) fn keep_alive(&self) -> bool {
-        !self.headers.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        !self
+            .headers
+            .get("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 
@@ -37,17 +40,30 @@ pub(crate) fn read(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
             headers.insert(name.trim().to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    let length = headers.get("content-length").and_then(|length| length.parse::<u64>().ok());
-    io::copy(&mut io::Read::take(&mut *reader, length.unwrap_or(0)), &mut io::sink())?;
+    let length = headers
+        .get("content-length")
+        .and_then(|length| length.parse::<u64>().ok());
+    io::copy(
+        &mut io::Read::take(&mut *reader, length.unwrap_or(0)),
+        &mut io::sink(),
+    )?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    Ok(Some(Request { path: decode(path), query: parse_query(query), headers }))
+    Ok(Some(Request {
+        path: decode(path),
+        query: parse_query(query),
+        headers,
+    }))
 }
 
 /// Writes an answer of plain text or JSON.
 pub(crate) fn write(out: &mut impl Write, status: u16, body: &str, alive: bool) -> io::Result<()> {
     let reason = if status < 400 { "OK" } else { "Error" };
     let connection = if alive { "keep-alive" } else { "close" };
-    let kind = if body.starts_with('{') { "application/json" } else { "text/plain" };
+    let kind = if body.starts_with('{') {
+        "application/json"
+    } else {
+        "text/plain"
+    };
     let answer = format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
          Connection: {connection}\r\n\r\n{body}",
@@ -73,7 +89,10 @@ fn decode(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let escaped = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()))
+            .then(|| {
+                text.get(at + 1..at + 3)
+                    .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            })
             .flatten();
         match (escaped, bytes[at]) {
             (Some(byte), _) => {

@@ -6,16 +6,46 @@ use std::time::Duration;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Serve(Serve),
-    Get { url: String, timeout: Duration, count: u32 },
-    Load { url: String, duration: Option<Duration>, rate: u32 },
-    Dial { protocol: Protocol, target: String, request: String, timeout: Duration },
-    Hold { target: String, duration: Option<Duration> },
-    Resolve { name: String },
-    Sleep { duration: Option<Duration> },
-    Exit { code: u8, after: Duration },
-    Write { file: String, text: String },
-    Read { file: String },
-    Burn { mebibytes: usize },
+    Get {
+        url: String,
+        timeout: Duration,
+        count: u32,
+    },
+    Load {
+        url: String,
+        duration: Option<Duration>,
+        rate: u32,
+    },
+    Dial {
+        protocol: Protocol,
+        target: String,
+        request: String,
+        timeout: Duration,
+    },
+    Hold {
+        target: String,
+        duration: Option<Duration>,
+    },
+    Resolve {
+        name: String,
+    },
+    Sleep {
+        duration: Option<Duration>,
+    },
+    Exit {
+        code: u8,
+        after: Duration,
+    },
+    Write {
+        file: String,
+        text: String,
+    },
+    Read {
+        file: String,
+    },
+    Burn {
+        mebibytes: usize,
+    },
 }
 
 #[derive(Debug, PartialEq)]
@@ -45,7 +75,9 @@ impl Protocol {
             "udp" => Ok(Self::Udp),
             "sctp" => Ok(Self::Sctp),
             "http" | "" => Ok(Self::Http),
-            other => Err(format!("unknown protocol {other:?}: one of tcp, udp, sctp, http")),
+            other => Err(format!(
+                "unknown protocol {other:?}: one of tcp, udp, sctp, http"
+            )),
         }
     }
 }
@@ -58,7 +90,10 @@ struct Arguments {
 
 impl Arguments {
     fn split(arguments: &[String]) -> Result<Self, String> {
-        let mut split = Self { positional: Vec::new(), options: Vec::new() };
+        let mut split = Self {
+            positional: Vec::new(),
+            options: Vec::new(),
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let Some(option) = argument.strip_prefix("--") else {
@@ -84,7 +119,10 @@ impl Arguments {
 
     fn number<N: std::str::FromStr>(&mut self, name: &str) -> Result<Option<N>, String> {
         self.option(name)
-            .map(|text| text.parse().map_err(|_| format!("--{name} {text}: not a number")))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| format!("--{name} {text}: not a number"))
+            })
             .transpose()
     }
 
@@ -93,10 +131,15 @@ impl Arguments {
     }
 
     fn ports(&mut self, name: &str, default: &[u16]) -> Result<Vec<u16>, String> {
-        let Some(text) = self.option(name) else { return Ok(default.to_vec()) };
+        let Some(text) = self.option(name) else {
+            return Ok(default.to_vec());
+        };
         text.split(',')
             .filter(|port| !port.is_empty() && *port != "-1" && *port != "0")
-            .map(|port| port.parse().map_err(|_| format!("--{name} {port}: not a port")))
+            .map(|port| {
+                port.parse()
+                    .map_err(|_| format!("--{name} {port}: not a port"))
+            })
             .collect()
     }
 
@@ -123,7 +166,9 @@ fn duration(seconds: f64) -> Result<Duration, String> {
 
 fn parse_seconds(text: Option<String>) -> Result<Option<Duration>, String> {
     text.map(|text| {
-        text.parse().map_err(|_| format!("{text}: not a number of seconds")).and_then(duration)
+        text.parse()
+            .map_err(|_| format!("{text}: not a number of seconds"))
+            .and_then(duration)
     })
     .transpose()
 }
@@ -154,19 +199,28 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command, String> {
             target: rest.positional("HOST:PORT")?,
             duration: rest.seconds("seconds")?,
         },
-        "resolve" => Command::Resolve { name: rest.positional("the name")? },
-        "sleep" => Command::Sleep { duration: parse_seconds(rest.optional())? },
+        "resolve" => Command::Resolve {
+            name: rest.positional("the name")?,
+        },
+        "sleep" => Command::Sleep {
+            duration: parse_seconds(rest.optional())?,
+        },
         "exit" => {
             let code = rest.positional("the exit code")?;
             Command::Exit {
-                code: code.parse().map_err(|_| format!("{code}: not an exit code"))?,
+                code: code
+                    .parse()
+                    .map_err(|_| format!("{code}: not an exit code"))?,
                 after: parse_seconds(rest.optional())?.unwrap_or_default(),
             }
         }
-        "write" => {
-            Command::Write { file: rest.positional("FILE")?, text: rest.positional("TEXT")? }
-        }
-        "read" => Command::Read { file: rest.positional("FILE")? },
+        "write" => Command::Write {
+            file: rest.positional("FILE")?,
+            text: rest.positional("TEXT")?,
+        },
+        "read" => Command::Read {
+            file: rest.positional("FILE")?,
+        },
         "burn" => {
             let size = rest.positional("MIB")?;
             let mebibytes = size.parse().map_err(|_| format!("{size}: not a number"))?;
@@ -194,13 +248,23 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, String> {
-        parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        parse(
+            &line
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn no_arguments_mean_serving_on_the_default_ports() {
-        let Ok(Command::Serve(serve)) = parsed("") else { panic!("not serve") };
-        assert_eq!((serve.http, serve.udp, serve.sctp), (vec![8080], vec![8081], vec![]));
+        let Ok(Command::Serve(serve)) = parsed("") else {
+            panic!("not serve")
+        };
+        assert_eq!(
+            (serve.http, serve.udp, serve.sctp),
+            (vec![8080], vec![8081], vec![])
+        );
     }
 
     #[test]
@@ -211,14 +275,21 @@ mod tests {
         assert_eq!((serve.http, serve.udp), (vec![80, 81], vec![]));
         assert_eq!(
             parsed("load --rate 5 http://a/"),
-            Ok(Command::Load { url: "http://a/".into(), duration: None, rate: 5 })
+            Ok(Command::Load {
+                url: "http://a/".into(),
+                duration: None,
+                rate: 5
+            })
         );
     }
 
     #[test]
     fn what_is_not_understood_is_named() {
         assert_eq!(parsed("get"), Err("the URL is missing".into()));
-        assert_eq!(parsed("get u --colour red"), Err("unknown option --colour".into()));
+        assert_eq!(
+            parsed("get u --colour red"),
+            Err("unknown option --colour".into())
+        );
         assert_eq!(parsed("sleep x"), Err("x: not a number of seconds".into()));
     }
 }

@@ -88,12 +88,17 @@ fn listen(port: u16, protocol: SocketProtocol) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn accept(listener: Socket, serve: impl Fn(Socket, SocketAddr) -> io::Result<()> + Send + Copy + 'static) {
+fn accept(
+    listener: Socket,
+    serve: impl Fn(Socket, SocketAddr) -> io::Result<()> + Send + Copy + 'static,
+) {
     thread::spawn(move || {
         loop {
             match listener.accept() {
                 Ok((socket, peer)) => {
-                    let Some(peer) = peer.as_socket() else { continue };
+                    let Some(peer) = peer.as_socket() else {
+                        continue;
+                    };
                     // A peer that goes away in the middle concerns nobody else.
                     thread::spawn(move || serve(socket, plain(peer)));
                 }
@@ -157,7 +162,14 @@ fn serve_http(stream: TcpStream, state: &State) -> io::Result<()> {
 
 fn respond(request: &Request, peer: SocketAddr, local: SocketAddr, state: &State) -> (u16, String) {
     match request.path.as_str() {
-        "/" => (200, format!("NOW: {:?} on {}\n", state.started.elapsed(), line::hostname())),
+        "/" => (
+            200,
+            format!(
+                "NOW: {:?} on {}\n",
+                state.started.elapsed(),
+                line::hostname()
+            ),
+        ),
         "/hostname" | "/hostName" => (200, line::hostname()),
         "/clientip" => (200, peer.to_string()),
         "/serverip" => (200, local.to_string()),
@@ -213,7 +225,11 @@ fn resolve(name: &str) -> (u16, String) {
 /// `/dial?host=H&port=P[&protocol=tcp][&request=hostname][&tries=N][&timeout=MS]`: what the
 /// pod at H answers to this pod, as JSON with `responses` and `errors`.
 fn dial_others(request: &Request) -> (u16, String) {
-    let target = format!("{}:{}", request.parameter("host"), request.parameter("port"));
+    let target = format!(
+        "{}:{}",
+        request.parameter("host"),
+        request.parameter("port")
+    );
     let protocol = match Protocol::parse(request.parameter("protocol")) {
         Ok(protocol) => protocol,
         Err(problem) => return (400, problem),
@@ -232,7 +248,10 @@ fn dial_others(request: &Request) -> (u16, String) {
             Err(error) => errors.push(error.to_string()),
         }
     }
-    (200, json!({ "responses": responses, "errors": errors }).to_string())
+    (
+        200,
+        json!({ "responses": responses, "errors": errors }).to_string(),
+    )
 }
 
 /// One service of an application: says who it is, and what the services that `CALLS` lists

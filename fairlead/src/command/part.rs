@@ -1,0 +1,134 @@
+//! One part alone, with a kubeconfig.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use watch_cache::WatchCaches;
+
+use super::client::from_kubeconfig;
+use super::running::{Components, block_on};
+use crate::cli::{self, Controllers, Dns, Part, Proxy};
+
+/// Connects, starts one component and waits for its end.
+fn alone<F, E>(
+    name: &'static str,
+    kubeconfig: &Path,
+    start: impl FnOnce(Client, WatchCaches, CancellationToken) -> F,
+) -> anyhow::Result<ExitCode>
+where
+    F: Future<Output = Result<(), E>> + Send + 'static,
+    E: Into<anyhow::Error> + Send + 'static,
+{
+    block_on(async {
+        let client = from_kubeconfig(kubeconfig).await?;
+        let caches = WatchCaches::new(client.clone());
+        let mut components = Components::new()?;
+        let shutdown = components.shutdown();
+        components.spawn(name, start(client, caches, shutdown));
+        components.finish().await
+    })
+}
+
+pub(crate) fn scheduler(part: &Part) -> anyhow::Result<ExitCode> {
+    alone("scheduler", &part.kubeconfig, |client, caches, shutdown| {
+        scheduler::run(
+            Default::default(),
+            scheduler::Deps { client, caches },
+            shutdown,
+        )
+    })
+}
+
+pub(crate) fn controllers(options: &Controllers) -> anyhow::Result<ExitCode> {
+    let selection = selection(&options.controllers)?;
+    let signer = match (&options.signing_certificate, &options.signing_key) {
+        (Some(certificate), Some(key)) => Some(signer(certificate, key)?),
+        _ => None,
+    };
+    let config = controllers::Config {
+        controllers: selection,
+        cluster_cidrs: options.cluster_cidr.clone(),
+        signer,
+        ..controllers::Config::default()
+    };
+    alone(
+        "controllers",
+        &options.part.kubeconfig,
+        |client, caches, shutdown| {
+            controllers::run(config, controllers::Deps { client, caches }, shutdown)
+        },
+    )
+}
+
+pub(crate) fn selection(items: &[String]) -> anyhow::Result<controllers::Selection> {
+    controllers::Selection::parse(items.iter().map(String::as_str)).context("--controllers")
+}
+
+/// A year, as kube-controller-manager gives it.
+const CERTIFICATE_VALIDITY: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+
+pub(crate) fn signer(certificate: &Path, key: &Path) -> anyhow::Result<controllers::Signer> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    Ok(controllers::Signer {
+        ca_cert_pem: read(certificate)?,
+        ca_key_pem: read(key)?,
+        validity: CERTIFICATE_VALIDITY,
+    })
+}
+
+pub(crate) fn proxy(options: &Proxy) -> anyhow::Result<ExitCode> {
+    let config = proxy::Config {
+        mode: proxy_mode(&cli::name(options.mode))?,
+        node_name: node_name(options.node.node_name.as_deref())?,
+        cluster_cidrs: options.cluster_cidr.clone(),
+        ..proxy::Config::default()
+    };
+    alone(
+        "proxy",
+        &options.node.part.kubeconfig,
+        |client, caches, shutdown| {
+            proxy::run(
+                config,
+                proxy::Deps {
+                    client,
+                    caches,
+                    mode: None,
+                },
+                shutdown,
+            )
+        },
+    )
+}
+
+pub(crate) fn proxy_mode(name: &str) -> anyhow::Result<proxy::Mode> {
+    name.parse()
+        .with_context(|| format!("the Service proxy {name:?}"))
+}
+
+pub(crate) fn dns(options: &Dns) -> anyhow::Result<ExitCode> {
+    let config = dns::Config {
+        node_name: node_name(None)?,
+        addresses: options.listen.clone(),
+        cluster_domain: options.domain.clone(),
+        ..dns::Config::default()
+    };
+    alone(
+        "dns",
+        &options.part.kubeconfig,
+        |client, caches, shutdown| dns::run(config, dns::Deps { client, caches }, shutdown),
+    )
+}
+
+/// The name given, or the machine's in lower case: names of Nodes are names of DNS.
+pub(crate) fn node_name(given: Option<&str>) -> anyhow::Result<String> {
+    if let Some(name) = given {
+        return Ok(name.to_owned());
+    }
+    let name = nix::unistd::gethostname().context("cannot read the host name")?;
+    Ok(name.to_string_lossy().to_ascii_lowercase())
+}
