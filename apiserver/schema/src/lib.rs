@@ -25,4 +25,5 @@ pub mod discovery;
 pub mod protobuf;
 pub mod quantity;
 pub mod resources;
+pub mod table;
 pub mod types;
