@@ -30,3 +30,7 @@ pub mod testing;
 
 pub use link::Ifindex;
 pub use mac::MacAddress;
+
+/// What the names of the host sides of pods' interfaces start with. No other program's devices
+/// do (Flannel's start with `flannel`).
+pub const POD_INTERFACE_PREFIX: &str = "fld";

@@ -1,1 +1,34 @@
-//! policy
+//! NetworkPolicy: from API objects to verdicts in the kernel.
+//!
+//! ```text
+//! API objects --api--> model --index--> Desired --plan--> nftables transaction --kernel--> table
+//!                        ^
+//! CNI ADD --gate--> attachment (waits until its rules are committed)
+//! ```
+//!
+//! A packet's path through our table `inet fairlead-policy`, in the hook `forward` (after Service
+//! translation, so that real back ends are judged) and `input` (pod to its own node):
+//!
+//! 1. replies of a tracked connection are accepted; everything in the original direction is judged
+//!    anew, so a changed policy takes effect on established connections at once;
+//! 2. from a pod: the map `egress` sends it to the chain of the pod's set of policies, which goes on
+//!    to 3 when one allows it and drops otherwise; an interface that is not in the map passes nothing;
+//! 3. to a pod: the same with the map `ingress`.
+//!
+//! Pods that the same policies select share a chain; rules that select the same peers share a set. A
+//! pod that appears adds elements and touches no rule. Traffic from the node itself to its own pods
+//! is always allowed, as the API says.
+//!
+//! **Invariant:** [`model`], [`index`] and [`plan`] are pure; only `kernel_table` opens
+//! netlink. The first transaction of a process holds the complete rules and replaces what was there.
+
+mod api;
+mod driver;
+mod gate;
+pub mod index;
+mod kernel_table;
+pub mod model;
+pub mod plan;
+mod pod_view;
+
+pub use driver::{Config, Deps, Error, run};

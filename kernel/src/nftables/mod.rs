@@ -12,6 +12,7 @@
 //! **Invariant:** nothing here starts a program, and only [`Connection`] and [`Monitor`] open
 //! sockets.
 
+mod changes;
 mod compile;
 mod connection;
 mod datum;
@@ -25,6 +26,7 @@ mod statement_text;
 mod text;
 mod wire;
 
+pub use changes::Changes;
 pub use connection::{Connection, Error, Failure, Monitor, Notice};
 pub use datum::{DataType, Datum, Element, ElementData, ElementKey, Key};
 pub use field::{CtField, Direction, FibKey, FibResult, Field, NumgenMode, Version};

@@ -1,0 +1,129 @@
+use super::*;
+use crate::model::{PortMatch, Requirement, Rule, Selector};
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+fn equals(key: &str, value: &str) -> Selector {
+    Selector([Requirement::In(key.into(), [value.to_owned()].into())].into())
+}
+
+fn name(namespace: &str, name: &str) -> ObjectName {
+    (namespace.to_owned(), name.to_owned())
+}
+
+fn pod(app: &str, address: &str) -> Pod {
+    Pod {
+        labels: labels(&[("app", app)]),
+        addresses: [address.parse().unwrap()].into(),
+        named_ports: [("http".to_owned(), Protocol::Tcp, 8080)].into(),
+    }
+}
+
+/// Pod `ns/web` on `fld1`, isolated for ingress except from `app=client` of namespaces with
+/// `team=a`, on the port named `http`.
+fn index() -> Index {
+    let mut index = Index::default();
+    index.set_namespace("ns", labels(&[("team", "b")]));
+    index.set_namespace("other", labels(&[("team", "a")]));
+    index.set_pod(name("ns", "web"), pod("web", "10.0.0.1"));
+    index.set_pod(name("other", "client"), pod("client", "10.0.0.2"));
+    let addresses = ["10.0.0.1".parse().unwrap()].into();
+    index.set_attachment(
+        "fld1".into(),
+        Attachment {
+            pod: name("ns", "web"),
+            addresses,
+        },
+    );
+    let namespaces = Namespaces::Selected(equals("team", "a"));
+    let peer = Peer::Pods(PodSelector {
+        namespaces,
+        pods: equals("app", "client"),
+    });
+    let port = PortMatch {
+        protocol: Protocol::Tcp,
+        port: Port::Named("http".into()),
+    };
+    let rule = Rule {
+        peers: Some(vec![peer]),
+        ports: Some(vec![port]),
+    };
+    index.set_policy(Policy {
+        name: name("ns", "allow"),
+        pods: equals("app", "web"),
+        ingress: Some(vec![rule]),
+        egress: None,
+    });
+    index
+}
+
+fn peers(index: &mut Index) -> Vec<String> {
+    let desired = index.desired();
+    let mut all = Vec::new();
+    for content in desired.sets.values() {
+        if let SetContent::Addresses(addresses) = content {
+            all.extend(addresses.iter().map(ToString::to_string));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_policy_isolates_the_pods_it_selects_in_its_directions() {
+    let desired = index().desired();
+    let rules = &desired.endpoints["fld1"];
+    assert_eq!(rules.ingress, Some([name("ns", "allow")].into()));
+    assert_eq!(rules.egress, None);
+    assert_eq!(desired.policies.len(), 1);
+}
+
+#[test]
+fn members_follow_pods_and_namespaces() {
+    let mut index = index();
+    assert_eq!(peers(&mut index), ["10.0.0.2"]);
+    index.set_pod(name("other", "second"), pod("client", "10.0.0.3"));
+    assert_eq!(peers(&mut index), ["10.0.0.2", "10.0.0.3"]);
+    index.set_pod(name("other", "second"), pod("stranger", "10.0.0.3"));
+    assert_eq!(peers(&mut index), ["10.0.0.2"]);
+    index.set_namespace("other", labels(&[("team", "c")]));
+    assert_eq!(peers(&mut index), [""; 0]);
+    index.set_namespace("other", labels(&[("team", "a")]));
+    index.remove_pod(&name("other", "client"));
+    assert_eq!(peers(&mut index), [""; 0]);
+}
+
+#[test]
+fn an_address_that_passes_on_stays_a_member() {
+    let mut index = index();
+    index.set_pod(name("other", "heir"), pod("client", "10.0.0.2"));
+    index.remove_pod(&name("other", "client"));
+    assert_eq!(peers(&mut index), ["10.0.0.2"]);
+}
+
+#[test]
+fn what_did_not_change_stays_shared() {
+    let mut index = index();
+    let before = index.desired();
+    index.set_pod(name("ns", "unrelated"), pod("unrelated", "10.0.0.9"));
+    let after = index.desired();
+    let arc = |desired: &Desired| {
+        desired.sets.values().find_map(|content| match content {
+            SetContent::Addresses(addresses) => Some(addresses.clone()),
+            SetContent::Ports(_) => None,
+        })
+    };
+    assert!(Arc::ptr_eq(&arc(&before).unwrap(), &arc(&after).unwrap()));
+}
+
+#[test]
+fn an_interface_of_an_unknown_pod_has_no_rules() {
+    let mut index = index();
+    index.remove_pod(&name("ns", "web"));
+    assert!(index.desired().endpoints.is_empty());
+    assert!(index.desired().sets.is_empty());
+}

@@ -1,0 +1,155 @@
+//! Policies as plain ordered data, without Kubernetes types.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+pub type Labels = BTreeMap<String, String>;
+
+/// Namespace and name.
+pub type ObjectName = (String, String);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// As the API spells it; absent means TCP.
+    pub fn parse(text: Option<&str>) -> Option<Self> {
+        match text {
+            None | Some("" | "TCP") => Some(Self::Tcp),
+            Some("UDP") => Some(Self::Udp),
+            Some("SCTP") => Some(Self::Sctp),
+            Some(_) => None,
+        }
+    }
+
+    /// IANA protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => kernel::nftables::protocol::TCP,
+            Self::Udp => kernel::nftables::protocol::UDP,
+            Self::Sctp => kernel::nftables::protocol::SCTP,
+        }
+    }
+}
+
+/// One demand on labels.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Requirement {
+    In(String, BTreeSet<String>),
+    NotIn(String, BTreeSet<String>),
+    Exists(String),
+    DoesNotExist(String),
+    /// Of a selector that cannot be understood: never holds.
+    Never,
+}
+
+/// All requirements have to hold; none pick everything. Equal selectors compare equal however
+/// they were written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Selector(pub BTreeSet<Requirement>);
+
+impl Selector {
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => labels.get(key).is_some_and(|v| values.contains(v)),
+            Requirement::NotIn(key, values) => {
+                labels.get(key).is_none_or(|value| !values.contains(value))
+            }
+            Requirement::Exists(key) => labels.contains_key(key),
+            Requirement::DoesNotExist(key) => !labels.contains_key(key),
+            Requirement::Never => false,
+        })
+    }
+}
+
+/// Which namespaces a peer's pods are in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Namespaces {
+    One(String),
+    Selected(Selector),
+}
+
+/// Pods anywhere in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodSelector {
+    pub namespaces: Namespaces,
+    pub pods: Selector,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    Pods(PodSelector),
+    Block {
+        network: IpNetwork,
+        except: Vec<IpNetwork>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Port {
+    Any,
+    /// Both ends belong to it.
+    Range(u16, u16),
+    /// A name that may mean another number on each pod.
+    Named(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortMatch {
+    pub protocol: Protocol,
+    pub port: Port,
+}
+
+/// What one rule of a policy allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// `None`: everybody.
+    pub peers: Option<Vec<Peer>>,
+    /// `None`: every protocol and port.
+    pub ports: Option<Vec<PortMatch>>,
+}
+
+/// A NetworkPolicy. A direction without rules (`None`) is not isolated by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub name: ObjectName,
+    pub pods: Selector,
+    pub ingress: Option<Vec<Rule>>,
+    pub egress: Option<Vec<Rule>>,
+}
+
+impl Policy {
+    pub fn rules(&self, direction: Direction) -> Option<&Vec<Rule>> {
+        match direction {
+            Direction::Ingress => self.ingress.as_ref(),
+            Direction::Egress => self.egress.as_ref(),
+        }
+    }
+}
+
+/// What policies need of a pod anywhere in the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub labels: Labels,
+    pub addresses: BTreeSet<IpAddr>,
+    pub named_ports: BTreeSet<(String, Protocol, u16)>,
+}
+
+/// A pod's interface on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    pub pod: ObjectName,
+    pub addresses: BTreeSet<IpAddr>,
+}
