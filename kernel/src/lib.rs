@@ -15,6 +15,7 @@
 
 pub mod address;
 pub mod ethtool;
+pub mod iptables;
 pub mod link;
 pub mod mac;
 pub mod monitor;

@@ -73,6 +73,8 @@ pub struct Config {
     pub min_sync: Duration,
     /// Where `/healthz` and `/livez` answer; `None` for nowhere.
     pub healthz: Option<SocketAddr>,
+    /// Which iptables to use; `None` for the one that the machine uses.
+    pub iptables_variant: Option<kernel::iptables::Variant>,
     pub ipvs: Ipvs,
     pub nftables: Nftables,
 }
@@ -126,6 +128,7 @@ impl Default for Config {
             gather: Duration::from_millis(5),
             min_sync: Duration::ZERO,
             healthz: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256)),
+            iptables_variant: None,
             ipvs: Ipvs::default(),
             nftables: Nftables::default(),
         }

@@ -13,18 +13,27 @@
 //! A backend plans from the model what to write; the driver gathers changes, has them planned
 //! and applied, and repairs what others broke.
 
+pub mod backend;
 pub mod config;
+mod driver;
 mod endpoints;
+mod health;
+mod iptables;
+mod metrics;
 pub mod model;
 pub mod picture;
 mod service;
+mod writer;
 
 pub use config::{Config, Mode};
+pub use metrics::register;
 pub use service::{FLAGS_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHTS_ANNOTATION};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
+
+use backend::{Backend, BackendError};
 
 /// What the proxy is given.
 #[derive(Clone)]
@@ -35,16 +44,45 @@ pub struct Deps {
     pub mode: Option<watch::Receiver<Mode>>,
 }
 
-/// Why the proxy cannot run.
+/// Why the proxy cannot run, or not clean up. An operator has to mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the proxy's mode {mode} cannot work here: {reason}")]
     Unusable { mode: Mode, reason: String },
+    #[error("the rules of the proxy's mode {mode} could not be removed: {reason}")]
+    Cleanup { mode: Mode, reason: String },
 }
 
 /// Runs the proxy until shutdown. What it wrote stays in the kernel.
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
-    let _ = (config, deps);
-    shutdown.cancelled().await;
-    Ok(())
+    driver::run(config, deps, shutdown).await
+}
+
+/// Removes everything that a mode has written on this machine. Blocks.
+pub fn cleanup(mode: Mode, config: &Config) -> Result<(), Error> {
+    let reason = |error: BackendError| Error::Cleanup {
+        mode,
+        reason: error.to_string(),
+    };
+    backend_of(mode, config)
+        .and_then(|mut backend| backend.cleanup())
+        .map_err(reason)
+}
+
+/// Makes a mode's backend; fails where the machine cannot do it.
+pub fn backend_of(mode: Mode, config: &Config) -> Result<Box<dyn Backend>, BackendError> {
+    match mode {
+        Mode::Iptables => Ok(Box::new(iptables::IptablesBackend::new(config)?)),
+        Mode::Nftables | Mode::Ipvs => Err(BackendError::Unsupported { mode }),
+    }
+}
+
+/// Removes what another mode left on this machine before a restart.
+fn remove_others(mode: Mode, config: &Config) {
+    for other in Mode::ALL.into_iter().filter(|other| *other != mode) {
+        let removed = backend_of(other, config).and_then(|mut backend| backend.cleanup());
+        if let Err(error) = removed {
+            tracing::debug!(%other, %error, "nothing of another mode was removed");
+        }
+    }
 }

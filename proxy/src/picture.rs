@@ -144,6 +144,35 @@ impl Index {
         self.dirty.insert(service);
     }
 
+    /// Forgets the Services that are not among these.
+    pub fn retain_services(&mut self, present: &BTreeSet<ServiceKey>) {
+        let gone: Vec<ServiceKey> = self
+            .services
+            .keys()
+            .filter(|key| !present.contains(key))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|key| self.service_deleted(key));
+    }
+
+    /// Forgets the slices whose namespace and name are not among these.
+    pub fn retain_slices(&mut self, present: &BTreeSet<ServiceKey>) {
+        let there = |(namespace, name): &&(Arc<str>, Arc<str>)| {
+            present.contains(&ServiceKey {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            })
+        };
+        let gone: Vec<_> = self
+            .owners
+            .keys()
+            .filter(|id| !there(id))
+            .cloned()
+            .collect();
+        gone.iter()
+            .for_each(|(namespace, name)| self.slice_deleted(namespace, name));
+    }
+
     /// Whether there is something to take.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()

@@ -1,0 +1,188 @@
+//! Applies plans with `iptables-restore`, and watches over the result.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kernel::iptables::{Error, Iptables, Watch};
+
+use super::plan::{self, Delta, Input, Observed};
+use super::rules::Settings;
+use crate::backend::{Backend, BackendError, Desired, Outcome, Pictures};
+use crate::config::Config;
+use crate::model::{Family, ServiceKey, ServicePicture};
+use crate::picture::Changes;
+
+/// How many refused Services a batch is tried again without.
+const MOST_REFUSALS: usize = 50;
+/// From so many endpoints on, rules carry no comments.
+const COMMENTS_LIMIT: usize = 20_000;
+
+/// The iptables backend, for the families that the machine has.
+pub(crate) struct IptablesBackend {
+    config: Config,
+    families: Vec<FamilyState>,
+}
+
+struct FamilyState {
+    tables: Iptables,
+    settings: Settings,
+    watch: Watch,
+    /// What the kernel holds.
+    committed: BTreeMap<ServiceKey, Arc<ServicePicture>>,
+}
+
+impl IptablesBackend {
+    /// Finds the variant that the machine uses. A machine without `ip6tables` has no IPv6 Services.
+    pub(crate) fn new(config: &Config) -> Result<Self, BackendError> {
+        let mut families = Vec::new();
+        for family in Family::ALL {
+            let tables = match config.iptables_variant {
+                Some(variant) => Ok(Iptables::named(family.is_v6(), variant)),
+                None => Iptables::detect(family.is_v6()),
+            };
+            // The first listing also tells whether the programs work at all.
+            let tables = tables.and_then(|tables| tables.save(Some("nat")).map(|_| tables));
+            let tables = match tables {
+                Ok(tables) => tables,
+                Err(error) if family == Family::V6 => {
+                    tracing::warn!(%error, "IPv6 Services are not served");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            tracing::info!(?family, variant = ?tables.variant(), "iptables is there");
+            families.push(FamilyState {
+                watch: Watch::new(&tables)?,
+                settings: Settings::new(config, family),
+                committed: BTreeMap::new(),
+                tables,
+            });
+        }
+        Ok(Self {
+            config: config.clone(),
+            families,
+        })
+    }
+}
+
+impl Backend for IptablesBackend {
+    fn resync(&mut self, desired: &Desired) -> Result<Outcome, BackendError> {
+        self.config.service_cidrs.clone_from(&desired.service_cidrs);
+        if self.config.localhost_nodeports {
+            kernel::sysctl::ensure("net/ipv4/conf/all/route_localnet", "1")?;
+        }
+        let mut outcome = Outcome::default();
+        for state in &mut self.families {
+            state.resync(&desired.services, &self.config, &mut outcome)?;
+        }
+        Ok(outcome)
+    }
+
+    fn apply(&mut self, changes: &Changes) -> Result<Outcome, BackendError> {
+        for state in &mut self.families {
+            state.apply(changes)?;
+        }
+        Ok(Outcome::default())
+    }
+
+    fn intact(&mut self) -> Result<bool, BackendError> {
+        for state in &mut self.families {
+            if !state.intact(&self.config)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn cleanup(&mut self) -> Result<(), BackendError> {
+        for state in &mut self.families {
+            let observed = Observed::parse(&state.tables.save(None)?);
+            let input = plan::cleanup(&observed, &self.config, &state.settings);
+            if !input.is_empty() {
+                state.tables.restore(&input.text)?;
+            }
+            state.committed.clear();
+        }
+        Ok(())
+    }
+}
+
+impl FamilyState {
+    fn resync(
+        &mut self,
+        pictures: &Pictures,
+        config: &Config,
+        outcome: &mut Outcome,
+    ) -> Result<(), BackendError> {
+        let observed = Observed::parse(&self.tables.save(None)?);
+        let endpoints: usize = pictures
+            .values()
+            .flat_map(|p| &p.ports)
+            .map(|port| port.cluster.len())
+            .sum();
+        self.settings.comments = endpoints <= COMMENTS_LIMIT;
+        let mut wanted = pictures.clone();
+        loop {
+            let input = plan::full(&wanted, &observed, config, &self.settings);
+            let Err(error) = self.tables.restore(&input.text) else {
+                break;
+            };
+            let Some(key) = culprit(&input, &error) else {
+                return Err(error.into());
+            };
+            if outcome.failed.len() >= MOST_REFUSALS {
+                return Err(error.into());
+            }
+            wanted.remove(&key);
+            outcome.failed.insert(key, error.to_string());
+        }
+        self.committed = wanted;
+        self.watch.mark();
+        Ok(())
+    }
+
+    fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+        let deltas: Vec<Delta<'_>> = changes
+            .iter()
+            .map(|(key, new)| Delta {
+                key,
+                old: self.committed.get(key).map(Arc::as_ref),
+                new: new.as_deref(),
+            })
+            .collect();
+        let input = plan::incremental(&deltas, &self.settings);
+        if !input.is_empty() {
+            self.tables.restore(&input.text)?;
+            self.watch.mark();
+        }
+        for (key, new) in changes {
+            match new {
+                Some(picture) => self.committed.insert(key.clone(), picture.clone()),
+                None => self.committed.remove(key),
+            };
+        }
+        Ok(())
+    }
+
+    fn intact(&mut self, config: &Config) -> Result<bool, BackendError> {
+        if !self.watch.changed() {
+            return Ok(true);
+        }
+        let observed = Observed::parse(&self.tables.save(None)?);
+        let sizes = plan::sizes(&self.committed, config, &self.settings);
+        let intact = plan::intact(&observed, &sizes, config, &self.settings);
+        if intact {
+            self.watch.mark();
+        }
+        Ok(intact)
+    }
+}
+
+fn culprit(input: &Input, error: &Error) -> Option<ServiceKey> {
+    match error {
+        Error::Refused {
+            line: Some(line), ..
+        } => input.owner(*line).cloned(),
+        _ => None,
+    }
+}
