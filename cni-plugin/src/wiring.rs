@@ -23,7 +23,7 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const LATER_PRIORITY: u32 = 1000;
 
 /// What the names of host sides start with.
-pub const HOST_PREFIX: &str = "fl";
+pub const HOST_PREFIX: &str = kernel::POD_INTERFACE_PREFIX;
 /// What the names of the devices start with through which a pod's own traffic is limited.
 pub const SHAPER_PREFIX: &str = "flb";
 
@@ -243,7 +243,7 @@ mod tests {
         let name = host_interface_name("abc", "eth0");
         assert_eq!(name, host_interface_name("abc", "eth0"));
         assert_ne!(name, host_interface_name("abc", "eth1"));
-        assert_eq!(name.len(), 13);
+        assert_eq!(name.len(), 14);
         assert!(is_host_interface(&name));
         assert!(shaper_name("abc", "eth0").len() <= link::MAX_NAME);
         for other in ["flannel.1", "flannel-v6.1", "fl", "flb-0123456789a", "eth0"] {
