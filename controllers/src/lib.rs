@@ -10,6 +10,7 @@
 
 mod certificates;
 pub mod config;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -17,10 +18,12 @@ pub mod framework;
 mod garbage;
 mod namespace;
 mod nodeipam;
+mod nodelifecycle;
 mod podgc;
 mod registry;
 mod replicaset;
 mod serviceaccount;
+mod tainteviction;
 
 use std::sync::Arc;
 

@@ -22,6 +22,9 @@ const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Ent
 
 #[rustfmt::skip]
 pub(crate) const CONTROLLERS: &[Entry] = &[
+    on("daemonset-controller", "daemonset", crate::daemonset::start),
+    on("node-lifecycle-controller", "nodelifecycle", crate::nodelifecycle::start),
+    on("taint-eviction-controller", "taint-eviction", crate::tainteviction::start),
     on("garbage-collector-controller", "garbagecollector", crate::garbage::start),
     on("pod-garbage-collector-controller", "podgc", crate::podgc::start),
     on("endpointslice-controller", "endpointslice", crate::endpointslice::start),

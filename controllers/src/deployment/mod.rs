@@ -7,7 +7,7 @@
 mod plan;
 mod sets;
 mod status;
-mod strategy;
+pub(crate) mod strategy;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -8,7 +8,6 @@ pub(crate) mod mirror;
 pub(crate) mod pack;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use api_rules::selector::map_matches;

@@ -7,6 +7,7 @@ pub mod error;
 pub mod events;
 pub mod expectations;
 pub mod hash;
+pub mod history;
 pub mod leader;
 pub mod metrics;
 pub mod owners;

@@ -87,6 +87,7 @@ impl Graph {
         self.nodes.get(uid)
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
