@@ -10,6 +10,7 @@
 //!
 //! `KEEP=1` leaves the lab running, `LAB=NAME` uses one that runs already.
 
+pub mod api;
 pub mod cluster;
 pub mod command;
 pub mod harness;

@@ -1,0 +1,44 @@
+//! The server alone: what it refuses, and what it survives.
+
+mod crashes;
+mod requests;
+mod starts;
+
+use std::process::ExitCode;
+
+use cluster_tests::cases;
+use cluster_tests::server::Server;
+
+/// A server for the cases that do not harm it.
+pub(crate) struct Suite {
+    pub(crate) server: Server,
+    _directory: tempfile::TempDir,
+}
+
+fn main() -> ExitCode {
+    let cases = cases![
+        starts::a_first_start_makes_a_private_kubeconfig_and_tells_how_to_join,
+        starts::a_port_in_use_is_told_in_one_line,
+        starts::a_data_directory_in_use_is_told_in_one_line,
+        starts::one_who_is_not_root_is_told_what_to_do,
+        starts::a_wrong_ca_hash_is_told_before_anything_is_sent,
+        starts::a_token_that_is_unknown_or_expired_is_told,
+        starts::a_node_of_another_cluster_is_told,
+        starts::tokens_are_made_listed_and_deleted,
+        requests::anonymous_requests_reach_only_what_tells_of_health,
+        requests::malformed_bodies_are_refused_with_the_standard_status,
+        requests::invalid_objects_are_refused_with_the_standard_status,
+        requests::stale_writes_conflict,
+        requests::a_watch_from_a_compacted_revision_is_gone,
+        crashes::acknowledged_writes_survive_fifty_kills,
+        crashes::a_full_disk_refuses_writes_and_recovers,
+    ];
+    cluster_tests::harness::run("server", 2, cases, || {
+        let directory = tempfile::tempdir()?;
+        let server = Server::start(&directory.path().join("data"), &[])?;
+        Ok(Suite {
+            server,
+            _directory: directory,
+        })
+    })
+}
