@@ -21,6 +21,7 @@ mod health;
 mod iptables;
 mod metrics;
 pub mod model;
+mod nftables;
 pub mod picture;
 mod service;
 mod writer;
@@ -73,7 +74,8 @@ pub fn cleanup(mode: Mode, config: &Config) -> Result<(), Error> {
 pub fn backend_of(mode: Mode, config: &Config) -> Result<Box<dyn Backend>, BackendError> {
     match mode {
         Mode::Iptables => Ok(Box::new(iptables::IptablesBackend::new(config)?)),
-        Mode::Nftables | Mode::Ipvs => Err(BackendError::Unsupported { mode }),
+        Mode::Nftables => Ok(Box::new(nftables::NftablesBackend::new(config)?)),
+        Mode::Ipvs => Err(BackendError::Unsupported { mode }),
     }
 }
 

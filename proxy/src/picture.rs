@@ -21,6 +21,9 @@ use crate::service::{Spec, SpecPort};
 /// An address and port that traffic is sent to; without an address, a port of the node.
 type Front = (Option<IpAddr>, Protocol, u16);
 
+/// Rank, creation and name of a Service that wants a front.
+type Claim = (u8, i64, ServiceKey);
+
 /// The Services that changed, with their new picture; `None` for those that are gone.
 pub type Changes = BTreeMap<ServiceKey, Option<Arc<ServicePicture>>>;
 
@@ -34,8 +37,9 @@ pub struct Index {
     slices: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Slice>>,
     /// Which Service each slice belonged to, since its label may change.
     owners: BTreeMap<(Arc<str>, Arc<str>), ServiceKey>,
-    /// Who wants each front, the oldest Service first.
-    claims: BTreeMap<Front, BTreeSet<(i64, ServiceKey)>>,
+    /// Who wants each front: cluster IPs come before external addresses, then the oldest
+    /// Service comes first.
+    claims: BTreeMap<Front, BTreeSet<Claim>>,
     pictures: BTreeMap<ServiceKey, Arc<ServicePicture>>,
     dirty: BTreeSet<ServiceKey>,
 }
@@ -198,20 +202,27 @@ impl Index {
         changes
     }
 
-    fn fronts(spec: &Spec) -> impl Iterator<Item = Front> {
+    fn fronts(spec: &Spec) -> impl Iterator<Item = (u8, Front)> {
         spec.ports.iter().flat_map(|port| {
-            let addresses = spec.external_ips.iter().chain(&spec.load_balancer_ips);
-            let shared = addresses.map(|address| (Some(*address), port.protocol, port.port));
-            shared.chain(port.node_port.map(|number| (None, port.protocol, number)))
+            let own = spec.cluster_ips.iter().map(|address| (0, address));
+            let external = spec.external_ips.iter().chain(&spec.load_balancer_ips);
+            let addresses = own.chain(external.map(|address| (1, address)));
+            let shared =
+                addresses.map(|(rank, address)| (rank, (Some(*address), port.protocol, port.port)));
+            shared.chain(
+                port.node_port
+                    .map(|number| (1, (None, port.protocol, number))),
+            )
         })
     }
 
     fn claim(&mut self, spec: &Spec) {
-        for front in Self::fronts(spec) {
+        for (rank, front) in Self::fronts(spec) {
             let claims = self.claims.entry(front).or_default();
-            claims.insert((spec.created, spec.key.clone()));
+            claims.insert((rank, spec.created, spec.key.clone()));
             if claims.len() > 1 {
-                self.dirty.extend(claims.iter().map(|(_, key)| key.clone()));
+                self.dirty
+                    .extend(claims.iter().map(|(_, _, key)| key.clone()));
             }
         }
     }
@@ -220,10 +231,11 @@ impl Index {
         let Some(spec) = self.services.get(key) else {
             return;
         };
-        for front in Self::fronts(spec) {
+        for (rank, front) in Self::fronts(spec) {
             if let Some(claims) = self.claims.get_mut(&front) {
-                claims.remove(&(spec.created, key.clone()));
-                self.dirty.extend(claims.iter().map(|(_, key)| key.clone()));
+                claims.remove(&(rank, spec.created, key.clone()));
+                self.dirty
+                    .extend(claims.iter().map(|(_, _, key)| key.clone()));
                 if claims.is_empty() {
                     self.claims.remove(&front);
                 }
@@ -234,8 +246,8 @@ impl Index {
     /// Whether the Service is the one that gets the front.
     fn owns(&self, spec: &Spec, front: Front) -> bool {
         let first = self.claims.get(&front).and_then(|claims| claims.first());
-        let owns = first.is_some_and(|(_, key)| *key == spec.key);
-        if !owns && let Some((_, winner)) = first {
+        let owns = first.is_some_and(|(_, _, key)| *key == spec.key);
+        if !owns && let Some((_, _, winner)) = first {
             tracing::warn!(service = %spec.key, %winner, port = front.2, "another Service has this address and port already");
         }
         owns
@@ -323,7 +335,9 @@ impl Index {
             served: choice.served,
             ipvs: spec.ipvs.clone(),
         };
-        // One address in both lists is one front end.
+        // One address in several lists is one front end.
+        result.external_ips.remove(&cluster_ip);
+        result.load_balancer_ips.remove(&cluster_ip);
         result
             .external_ips
             .retain(|address| !result.load_balancer_ips.contains(address));

@@ -30,6 +30,8 @@ impl Way {
 /// Makes each check a test for each way.
 macro_rules! in_every_way {
     ($($check:ident),* $(,)?) => {
+        mod nftables_v4 { $(#[test] fn $check() { super::$check(super::NFTABLES_V4); })* }
+        mod nftables_v6 { $(#[test] fn $check() { super::$check(super::NFTABLES_V6); })* }
         mod iptables_nft_v4 { $(#[test] fn $check() { super::$check(super::NFT_V4); })* }
         mod iptables_nft_v6 { $(#[test] fn $check() { super::$check(super::NFT_V6); })* }
         mod iptables_legacy_v4 { $(#[test] fn $check() { super::$check(super::LEGACY_V4); })* }
@@ -37,6 +39,16 @@ macro_rules! in_every_way {
     };
 }
 
+const NFTABLES_V4: Way = Way {
+    mode: Mode::Nftables,
+    variant: None,
+    ip: Ip::V4,
+};
+const NFTABLES_V6: Way = Way {
+    mode: Mode::Nftables,
+    variant: None,
+    ip: Ip::V6,
+};
 const NFT_V4: Way = Way {
     mode: Mode::Iptables,
     variant: Some(Variant::Nft),
@@ -200,7 +212,7 @@ fn a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source
     assert_eq!(spread.len(), 2, "{spread:?}");
     assert_eq!(world.servers(&world.a, x.node, 30080), [x.b, x.far]);
     assert_eq!(world.servers(&world.node, x.node, 30080), [x.b, x.far]);
-    if way.mode != Mode::Nftables && way.ip == Ip::V4 {
+    if way.ip == Ip::V4 {
         assert_eq!(world.servers(&world.node, x.loopback, 30080), [x.b, x.far]);
     }
     assert_eq!(world.tcp(&world.client, x.node, 30081), Outcome::Refused);
