@@ -1,1 +1,3 @@
-//! bgp-agent
+//! The routed mode: a BGP speaker.
+
+pub mod wire;
