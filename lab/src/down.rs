@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::error::LabError;
 use crate::process::{self, Process};
-use crate::state::{Directories, LabState, Lock};
+use crate::state::{self, ALL_LABS, Directories, LabState, Lock};
 use crate::{cgroup, network, topology};
 
 /// A process in the middle of a system call may need a moment to end.
@@ -25,7 +25,18 @@ pub fn run(name: &str) -> Result<(), LabError> {
     let lock = Lock::take(name)?;
     remove(name)?;
     lock.remove(name);
-    Directories::remove_empty_parents();
+    after_last()
+}
+
+/// With the last lab goes what all of them shared.
+pub(crate) fn after_last() -> Result<(), LabError> {
+    let lock = Lock::take(ALL_LABS)?;
+    if state::names().is_empty() {
+        network::restore_forwarding(&state::changed_settings())?;
+        state::forget_settings();
+        Directories::remove_empty_parents();
+    }
+    lock.remove(ALL_LABS);
     Ok(())
 }
 

@@ -9,8 +9,8 @@ use kernel::link::{self, NewLink, Peer, Settings};
 use kernel::netlink::{self, Protocol, Request, Socket};
 use kernel::netns::{self, Netns};
 use kernel::nftables::{
-    self, BaseChain, Chain, Connection, Datum, Family, Field, Hook, Rule, Statement, Table,
-    Transaction, Verdict,
+    self, BaseChain, Chain, Connection, Datum, Element, Family, Field, Hook, Rule, Statement,
+    Table, Transaction, Verdict,
 };
 use kernel::route::{self, NextHop, Route};
 use kernel::{Ifindex, sysctl};
@@ -161,6 +161,7 @@ pub fn remove_place(lab: &str, place: &str) -> Result<(), NetworkError> {
 
 /// Removes every network namespace of the lab. The interfaces go with the switch.
 pub fn remove_all(lab: &str) -> Result<(), NetworkError> {
+    remove_translation(lab)?;
     for namespace in namespaces(lab) {
         // A namespace lives on while a process holds it; its way to this machine does not.
         if namespace == topology::namespace(lab, SWITCH)
@@ -188,6 +189,72 @@ pub fn namespaces(lab: &str) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Lets the lab's places reach what this machine reaches: their packets leave with its address.
+pub fn translate(topology: &Topology) -> Result<(), NetworkError> {
+    Ok(Connection::open()?.apply(&translation(topology))?)
+}
+
+fn translation(topology: &Topology) -> Transaction {
+    let mut transaction = Transaction::new();
+    let interface = topology.number.host_interface();
+    for range in topology.host_addresses() {
+        let v6 = range.is_ipv6();
+        let table = Table::new(Family::ip(v6), table_name(&topology.lab));
+        let network = IpNetwork::new(range.network(), range.prefix()).unwrap_or(range);
+        let base = BaseChain::nat(Hook::Postrouting, 100);
+        let body = vec![
+            Statement::one_of([Field::saddr(v6)], vec![Element::network(network)]),
+            Statement::ne(Field::Oifname, Datum::Ifname(interface.as_str().into())),
+            Statement::Masquerade {
+                fully_random: false,
+            },
+        ];
+        transaction
+            .reset_table(&table)
+            .add_chain(Chain::new(&table, "postrouting").base(base))
+            .add_rule(Rule::new(&table, "postrouting", body));
+    }
+    transaction
+}
+
+fn table_name(lab: &str) -> String {
+    format!("fairlead-lab-{lab}")
+}
+
+/// Removes what [`translate`] made. Nothing there is fine.
+fn remove_translation(lab: &str) -> Result<(), NetworkError> {
+    let mut transaction = Transaction::new();
+    for v6 in [false, true] {
+        transaction.remove_table(&Table::new(Family::ip(v6), table_name(lab)));
+    }
+    Ok(Connection::open()?.apply(&transaction)?)
+}
+
+const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+
+/// Makes this machine forward packets and returns which of its settings that changed.
+pub fn enable_forwarding(topology: &Topology) -> Result<Vec<String>, NetworkError> {
+    let mut changed = Vec::new();
+    let wanted = [topology.family.has_ipv4(), topology.family.has_ipv6()];
+    for (name, wanted) in FORWARDING.into_iter().zip(wanted) {
+        if wanted && sysctl::ensure(name, "1")? {
+            changed.push(name.to_owned());
+        }
+    }
+    Ok(changed)
+}
+
+/// Sets back what [`enable_forwarding`] changed.
+pub fn restore_forwarding(changed: &[String]) -> Result<(), NetworkError> {
+    for name in FORWARDING
+        .iter()
+        .filter(|name| changed.iter().any(|changed| changed == *name))
+    {
+        sysctl::write(name, "0")?;
+    }
+    Ok(())
 }
 
 /// Whether frames pass between two places.

@@ -15,6 +15,7 @@ use crate::topology::{LabNumber, Topology};
 
 const RUN: &str = "/run/fairlead-labs";
 const DATA: &str = "/var/lib/fairlead-labs";
+const SETTINGS: &str = "changed-settings";
 
 /// Why a lab's state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,33 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StateError> {
     write().map_err(|error| file_error(path, error))
 }
 
+/// Remembers settings of this machine that labs changed. They are set back with the last lab.
+pub fn remember_settings(changed: &[String]) -> Result<(), StateError> {
+    let mut all = changed_settings();
+    all.extend(
+        changed
+            .iter()
+            .filter(|name| !all.contains(name))
+            .cloned()
+            .collect::<Vec<_>>(),
+    );
+    if all.is_empty() {
+        return Ok(());
+    }
+    write_private(&Path::new(RUN).join(SETTINGS), all.join("\n").as_bytes())
+}
+
+/// The settings to be set back.
+pub fn changed_settings() -> Vec<String> {
+    let text = fs::read_to_string(Path::new(RUN).join(SETTINGS)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The settings are as they were.
+pub fn forget_settings() {
+    let _ = fs::remove_file(Path::new(RUN).join(SETTINGS));
+}
+
 /// The labs that left anything on this machine, by name.
 pub fn names() -> Vec<String> {
     let mut names: Vec<String> = [RUN, DATA]
@@ -143,6 +171,9 @@ pub fn taken_numbers() -> Vec<LabNumber> {
         .map(|state| state.topology.number)
         .collect()
 }
+
+/// The lock of those who make or remove what labs share.
+pub const ALL_LABS: &str = "all-labs-of-this-machine";
 
 /// Held while a lab is changed: two commands for labs do not disturb each other.
 ///

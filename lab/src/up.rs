@@ -10,15 +10,13 @@ use crate::image::import::{self, Runtime};
 use crate::launch::{self, Settings};
 use crate::ready;
 use crate::runtime::{self, Programs};
-use crate::state::{self, Directories, LabState, Lock};
+use crate::state::{self, ALL_LABS, Directories, LabState, Lock};
 use crate::topology::{self, IpFamily, LabNumber, Place, SERVER, Topology};
 use crate::{down, network};
 
 const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(60);
 const NODE_PATIENCE: Duration = Duration::from_secs(120);
-/// Everyone who makes or removes ranges holds the lock of this name.
-const ALL_LABS: &str = "all labs";
 
 /// A lab to be made.
 #[derive(Debug, Clone)]
@@ -53,6 +51,7 @@ pub fn run(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabErro
     if result.is_err() && !options.keep_on_failure {
         down::remove(&options.name)?;
         lock.remove(&options.name);
+        down::after_last()?;
     }
     result
 }
@@ -93,6 +92,7 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
     let mut lab = allocate(options)?;
     let topology = lab.topology.clone();
     network::create_switch(&topology)?;
+    network::translate(&topology)?;
     for place in &topology.places {
         network::create_place(&topology, place)?;
         launch::prepare(&topology, place, &options.settings)?;
@@ -152,6 +152,7 @@ fn allocate(options: &Options) -> Result<LabState, LabError> {
         complete: false,
     };
     lab.save()?;
+    state::remember_settings(&network::enable_forwarding(&lab.topology)?)?;
     lock.remove(ALL_LABS);
     Ok(lab)
 }
