@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn quantities_parse_to_exact_numbers() {
         for (text, expected_milli) in [
-            ("1", 1000),
+            ("1", 1000_i64),
             ("100m", 100),
             ("0.1", 100),
             ("1.5", 1500),
@@ -122,7 +122,7 @@ mod tests {
         ] {
             let nanos = nanos(text).expect(text);
             let milli = nanos.div_euclid(1_000_000) + i128::from(nanos.rem_euclid(1_000_000) != 0);
-            assert_eq!(milli, i128::from(expected_milli) , "{text}");
+            assert_eq!(milli, i128::from(expected_milli), "{text}");
         }
         for text in ["", "m", "1x", "1Kib", "e3", "--1", "1.2.3"] {
             assert_eq!(nanos(text), None, "{text}");

@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod cgroup;
+pub mod config;
 pub mod containers;
 pub mod dns;
 pub mod downward;
@@ -16,9 +17,11 @@ pub mod expansion;
 pub mod hosts;
 pub mod memory;
 pub mod observed;
+pub mod patch;
 pub mod plan;
 pub mod probe;
 pub mod qos;
+pub mod references;
 pub mod resize;
 pub mod resources;
 pub mod security;
@@ -26,3 +29,8 @@ pub mod status;
 
 mod container_status;
 mod phase;
+
+/// Whether the API has the pod as ended for good.
+pub fn phase_is_final(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    containers::is_phase_terminal(pod)
+}

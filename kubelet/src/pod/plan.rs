@@ -182,7 +182,10 @@ fn run(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp) -> Plan 
             step_container(pod, &spec, observed, memory, now, &mut plan, &mut starts);
         }
     }
-    if starts.is_empty() || memory.starting {
+    // After a restart of the kubelet the volumes of running containers have to be known
+    // again, to keep them up to date.
+    let adopted = memory.volumes == Volumes::Absent && observed.alive().next().is_some();
+    if memory.starting || (starts.is_empty() && !adopted) {
         return plan;
     }
     match memory.volumes {
@@ -232,18 +235,37 @@ fn renew_sandbox(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp
     }
 }
 
+/// Whether the pod has done its work: all of its containers have ended and none is started
+/// again, or its initialization has failed for good.
+pub fn is_finished(pod: &Pod, observed: &Observed, memory: &Memory) -> bool {
+    if init_failed(pod, observed) {
+        return true;
+    }
+    let specs = containers::main(pod);
+    !specs.is_empty()
+        && specs.iter().all(|spec| {
+            let exit = observed.newest(spec.name()).and_then(Record::exit);
+            exit.is_some_and(|exit| {
+                !spec.restarts_after(pod, exit.exit_code) && !memory.replace.contains(spec.name())
+            })
+        })
+}
+
+fn init_failed(pod: &Pod, observed: &Observed) -> bool {
+    containers::init(pod).iter().any(|spec| {
+        spec.kind == Kind::Init
+            && observed.newest(spec.name()).and_then(Record::exit).is_some_and(|exit| {
+                exit.exit_code != 0 && !spec.restarts_after(pod, exit.exit_code)
+            })
+    })
+}
+
 /// Whether a new sandbox would have something to run.
 fn has_work_left(pod: &Pod, observed: &Observed) -> bool {
     if observed.containers.is_empty() {
         return true;
     }
-    let init_failed = containers::init(pod).iter().any(|spec| {
-        spec.kind == Kind::Init
-            && observed.newest(spec.name()).and_then(Record::exit).is_some_and(|exit| {
-                exit.exit_code != 0 && !spec.restarts_after(pod, exit.exit_code)
-            })
-    });
-    !init_failed
+    !init_failed(pod, observed)
         && containers::main(pod).iter().any(|spec| match observed.newest(spec.name()) {
             None => true,
             Some(record) => record.exit().is_none_or(|exit| spec.restarts_after(pod, exit.exit_code)),

@@ -1,0 +1,14 @@
+//! The node itself: registered, measured, and told to be alive.
+
+mod addresses;
+mod conditions;
+mod eviction;
+mod lease;
+mod machine;
+mod register;
+
+pub use addresses::node_addresses;
+pub(crate) use eviction::run as watch_pressure;
+pub(crate) use lease::run as keep_lease;
+pub use machine::Machine;
+pub(crate) use register::{facts, run as keep_registered};

@@ -1,0 +1,224 @@
+//! A pod's volumes: made before its containers start, kept up to date while it runs, and
+//! taken down after it has ended.
+//!
+//! What a volume contains is computed in [`payload`] from objects that were read before;
+//! the other modules write it. Everything here blocks, so the worker runs it on the
+//! runtime's blocking threads.
+
+pub mod atomic;
+pub mod empty_dir;
+pub mod host_path;
+pub mod mount_table;
+pub mod mounts;
+pub mod ownership;
+pub mod payload;
+pub mod subpath;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::pod::containers;
+use crate::pod::downward::{DownwardError, Surroundings};
+use crate::pod::env::Objects;
+
+/// Why a volume is not ready. Missing objects may appear; the rest is the pod's fault or
+/// the node's.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("{kind} \"{name}\" not found")]
+    Missing { kind: &'static str, name: String },
+    #[error("references non-existent {kind} key: {key}")]
+    MissingKey { kind: &'static str, key: String },
+    #[error("hostPath type check failed: {path} {complaint}")]
+    HostPath { path: String, complaint: &'static str },
+    #[error("{action} {path}: {source}")]
+    Io { action: &'static str, path: String, source: io::Error },
+    #[error("the path {0} leaves its volume")]
+    Escape(String),
+    #[error("persistent volume claim \"{claim}\": {complaint}")]
+    Claim { claim: String, complaint: String },
+    #[error("this node cannot provide volumes of this kind ({0})")]
+    Unsupported(String),
+    #[error("no token for the service account: {0}")]
+    Token(String),
+    #[error("image volume: {0}")]
+    Image(String),
+    #[error(transparent)]
+    Downward(#[from] DownwardError),
+}
+
+impl VolumeError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.display().to_string(), source }
+    }
+}
+
+/// Where the files of pods are.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    pub root: PathBuf,
+}
+
+impl Paths {
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid)
+    }
+
+    pub fn volume(&self, uid: &str, kind: &str, name: &str) -> PathBuf {
+        self.pod(uid).join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
+    }
+
+    pub fn subpath(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
+        let base = self.pod(uid).join("volume-subpaths").join(volume);
+        base.join(container).join(index.to_string())
+    }
+
+    /// The managed hosts file.
+    pub fn hosts(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("etc-hosts")
+    }
+
+    /// Where a container's last words go.
+    pub fn last_words(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.pod(uid).join("containers").join(container).join(format!("{attempt}"))
+    }
+}
+
+/// What was read before the volumes can be made.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub objects: Objects,
+    /// Tokens by volume and path in it.
+    pub tokens: BTreeMap<(String, String), String>,
+    /// Trust anchors by volume and path in it.
+    pub bundles: BTreeMap<(String, String), String>,
+    /// Where claims lead, by volume.
+    pub claims: BTreeMap<String, ClaimTarget>,
+    /// Image volumes, by volume: the image's id.
+    pub images: BTreeMap<String, String>,
+}
+
+/// The directory behind a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimTarget {
+    pub path: String,
+    pub read_only: bool,
+}
+
+/// A volume in place, for the containers' mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ready {
+    Path { path: PathBuf, read_only: bool },
+    Image { id: String },
+}
+
+/// The volumes of a pod by name.
+pub type ReadyVolumes = BTreeMap<String, Ready>;
+
+/// What the node contributes.
+#[derive(Debug, Clone)]
+pub struct Site<'a> {
+    pub paths: &'a Paths,
+    pub around: Surroundings<'a>,
+}
+
+/// Makes every volume of the pod, or brings those with contents up to date. The first
+/// failure ends it, with the volume's name.
+pub fn prepare(
+    pod: &Pod,
+    sources: &Sources,
+    site: &Site<'_>,
+) -> Result<ReadyVolumes, (String, VolumeError)> {
+    let mut ready = ReadyVolumes::new();
+    for volume in containers::spec(pod).volumes.iter().flatten() {
+        let made = one(pod, volume, sources, site).map_err(|error| (volume.name.clone(), error))?;
+        ready.insert(volume.name.clone(), made);
+    }
+    Ok(ready)
+}
+
+fn one(
+    pod: &Pod,
+    volume: &Volume,
+    sources: &Sources,
+    site: &Site<'_>,
+) -> Result<Ready, VolumeError> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let fs_group = ownership::fs_group(pod);
+    if let Some(kind) = payload::kind(volume) {
+        let path = site.paths.volume(uid, kind.directory(), &volume.name);
+        if kind.is_secret() {
+            empty_dir::mount_memory(&path, None)?;
+        } else {
+            empty_dir::make(&path)?;
+        }
+        let files = payload::files(pod, volume, sources, &site.around)?;
+        atomic::write(&path, &files, fs_group)?;
+        return Ok(Ready::Path { path, read_only: true });
+    }
+    if let Some(source) = &volume.empty_dir {
+        let path = site.paths.volume(uid, "empty-dir", &volume.name);
+        empty_dir::prepare(&path, source, pod, site.around.allocatable)?;
+        if let Some(group) = fs_group {
+            ownership::apply(&path, group, ownership::change_policy(pod))?;
+        }
+        return Ok(Ready::Path { path, read_only: false });
+    }
+    if let Some(source) = &volume.host_path {
+        let path = PathBuf::from(&source.path);
+        host_path::check(&path, source.type_.as_deref().unwrap_or_default())?;
+        return Ok(Ready::Path { path, read_only: false });
+    }
+    if let Some(source) = &volume.persistent_volume_claim {
+        let target = sources.claims.get(&volume.name).ok_or_else(|| VolumeError::Missing {
+            kind: "persistentvolumeclaim",
+            name: source.claim_name.clone(),
+        })?;
+        let path = PathBuf::from(&target.path);
+        host_path::check(&path, "DirectoryOrCreate")?;
+        if let Some(group) = fs_group {
+            ownership::apply(&path, group, ownership::change_policy(pod))?;
+        }
+        let read_only = target.read_only || source.read_only == Some(true);
+        return Ok(Ready::Path { path, read_only });
+    }
+    if volume.image.is_some() {
+        let id = sources.images.get(&volume.name).cloned();
+        let id = id.ok_or_else(|| VolumeError::Image("the image was not pulled".to_owned()))?;
+        return Ok(Ready::Image { id });
+    }
+    Err(VolumeError::Unsupported(volume.name.clone()))
+}
+
+/// Takes everything of a pod's volumes down. Data of emptyDirs goes; what lies behind host
+/// paths and claims stays.
+pub fn tear_down(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
+    let pod = paths.pod(uid);
+    mount_table::unmount_below(&pod)?;
+    for part in ["volume-subpaths", "volumes"] {
+        remove(&pod.join(part))?;
+    }
+    Ok(())
+}
+
+/// Removes what is left of a pod.
+pub fn erase(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
+    tear_down(paths, uid)?;
+    remove(&paths.pod(uid))
+}
+
+fn remove(path: &Path) -> Result<(), VolumeError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(VolumeError::io("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
