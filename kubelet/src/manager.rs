@@ -67,7 +67,6 @@ impl Manager {
         self.take_all();
         self.relist().await;
         self.sweep_directories().await;
-        let mut with_events = false;
         let mut relist = ticker(RELIST_WITHOUT_EVENTS);
         loop {
             tokio::select! {
@@ -79,10 +78,8 @@ impl Manager {
                 },
                 Some(notice) = exits.recv() => match notice {
                     Notice::Exit(id) => self.exited(&id).await,
-                    Notice::Listening(listening) => {
-                        with_events = listening;
-                        relist = ticker(if with_events { RELIST_WITH_EVENTS } else { RELIST_WITHOUT_EVENTS });
-                    }
+                    Notice::Listening(true) => relist = ticker(RELIST_WITH_EVENTS),
+                    Notice::Listening(false) => relist = ticker(RELIST_WITHOUT_EVENTS),
                 },
                 Some(uid) = self.objects_changed.recv() => self.tell(&uid, Message::Objects),
                 Some((uid, ending)) = self.evictions.recv() => self.tell(&uid, Message::End(ending)),

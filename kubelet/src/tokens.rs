@@ -68,8 +68,8 @@ impl Tokens {
     async fn request(&self, wanted: &Wanted, now: Timestamp) -> Result<Token, kube::Error> {
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), &wanted.pod.namespace);
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: wanted.audience.iter().cloned().collect(),
+            spec: Some(TokenRequestSpec {
+                audiences: Some(wanted.audience.iter().cloned().collect()),
                 expiration_seconds: Some(wanted.seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),
@@ -77,14 +77,14 @@ impl Tokens {
                     name: Some(wanted.pod.name.clone()),
                     uid: Some(wanted.pod.uid.clone()),
                 }),
-            },
+            }),
             ..TokenRequest::default()
         };
         let answer =
             api.create_token_request(&wanted.service_account, &PostParams::default(), &request).await?;
         let status = answer.status.unwrap_or_default();
-        let expires = status.expiration_timestamp.0;
-        Ok(Token { text: status.token, renew_at: renewal(now, expires) })
+        let expires = status.expiration_timestamp.map_or(now, |time| time.0);
+        Ok(Token { text: status.token.unwrap_or_default(), renew_at: renewal(now, expires) })
     }
 
     pub fn release(&self, uid: &str) {

@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub use collect::{Candidate, collect, to_remove};
+pub use collect::collect;
 pub use credentials::Credentials;
-pub use reference::{Reference, ReferenceError};
+pub use reference::Reference;
 
 use crate::events::{Recorder, Severity};
 use crate::pod::memory::Waiting;
