@@ -22,6 +22,7 @@
 pub mod check;
 pub mod defaults;
 pub mod discovery;
+pub mod openapi;
 pub mod protobuf;
 pub mod quantity;
 pub mod resources;

@@ -8,5 +8,7 @@ mod wire;
 pub use decode::{DecodeError, decode};
 pub use encode::{EncodeError, encode, encode_watch_event};
 
+pub(crate) use wire::Writer;
+
 /// First bytes of every encoded object.
 pub const MAGIC: [u8; 4] = *b"k8s\0";

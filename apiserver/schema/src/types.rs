@@ -143,6 +143,8 @@ pub struct Map {
     pub atomic: bool,
     /// What a value that is `null` reads as.
     pub value_default: Option<Value>,
+    /// The only values of a (string) value.
+    pub value_enum: Vec<Cow<'static, str>>,
     /// Whether a value may be `null` (custom resources).
     pub value_nullable: bool,
 }
@@ -193,6 +195,16 @@ pub struct Field {
     pub enumeration: Vec<Cow<'static, str>>,
     /// Go's name of the (string) type, for decoding errors.
     pub go_type: Option<Cow<'static, str>>,
+    /// Published words that have no other place: name and value of the extension.
+    pub extensions: Vec<(&'static str, &'static str)>,
+}
+
+impl Field {
+    /// A struct that is merged field by field although its type is atomic.
+    pub fn granular(&self) -> bool {
+        self.extensions
+            .contains(&("x-kubernetes-map-type", "granular"))
+    }
 }
 
 /// An object with known fields.
@@ -203,6 +215,8 @@ pub struct Struct {
     pub name: Cow<'static, str>,
     /// Sorted by name.
     pub fields: Vec<Field>,
+    /// Names of the required fields, in the order in which they are published.
+    pub required: Vec<Cow<'static, str>>,
     /// The kinds that have this shape.
     pub gvks: Vec<Gvk>,
     /// Replaced as a whole by server-side apply.
@@ -240,6 +254,7 @@ impl Map {
             value: Type::Scalar(Scalar::Any),
             atomic: false,
             value_default: None,
+            value_enum: Vec::new(),
             value_nullable: true,
         }
     }

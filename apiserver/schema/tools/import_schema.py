@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the fact tables of this crate (`data/types.txt`, `data/resources.txt`,
-`data/columns.txt`) from what an API server publishes.
+"""Writes the fact tables of this crate (`data/*.txt` but `more-types.txt`) from what an
+API server publishes.
 
     import_schema.py --documents DIR --numbers DIR
 
@@ -199,6 +199,8 @@ class Importer:
                 head.append('map=' + schema['x-kubernetes-map-type'])
             if name in unions:
                 head.append('unions=' + json.dumps(unions[name], separators=(',', ':')))
+            if schema.get('required'):
+                head.append('required=' + ','.join(schema['required']))
             yield ' '.join(head)
             required = schema.get('required', ())
             for field, sub in schema.get('properties', {}).items():
@@ -257,6 +259,36 @@ def columns(directory):
             yield '\t'.join([c['name'], c['type'], c['format'], str(c['priority'])])
 
 
+def parameters(directory):
+    """Keys of the parameters that the v2 document shares, by the options they belong to."""
+    body = load(os.path.join(directory, 'openapi', 'v2.json.gz'))['body']
+    places = {}
+    for path, item in body['paths'].items():
+        for method, op in item.items():
+            for p in op if method == 'parameters' else op.get('parameters', ()):
+                if '$ref' in p:
+                    places.setdefault(p['$ref'].rsplit('/', 1)[1], []).append((path, method))
+    for key, p in sorted(body['parameters'].items()):
+        path, method = places[key][0]
+        context = '-'
+        if p['name'] == 'fieldManager' and method == 'patch':
+            context = 'patch'
+        elif len([q for q in body['parameters'].values() if (q['name'], q['in']) == (p['name'], p['in'])]) > 1 and \
+                p['name'] not in ('fieldManager', 'body'):
+            context = re.sub(r'/\{path\}$', '', path).rsplit('/', 1)[1]
+            if context == 'proxy':
+                context += '-' + path.split('/{name}')[0].rsplit('/', 1)[1]
+        name = p['schema']['$ref'].rsplit('.', 1)[1] if p['name'] == 'body' else p['name']
+        yield f"{key} {p['in']} {name} {context}"
+
+
+def group_versions(directory):
+    """Every group and version of which DeleteOptions is a kind, in the published order."""
+    schemas = load(os.path.join(directory, 'openapi', 'v2.json.gz'))['body']['definitions']
+    for gvk in schemas[META + 'DeleteOptions']['x-kubernetes-group-version-kind']:
+        yield '{group}/{version}'.format(**gvk)
+
+
 def write(name, lines):
     lines = list(lines)
     with open(os.path.join(DATA, name), 'w') as f:
@@ -280,6 +312,8 @@ def main():
     write('types.txt', importer.types(unions))
     write('resources.txt', resources(a.documents))
     write('columns.txt', columns(a.documents))
+    write('parameters.txt', parameters(a.documents))
+    write('group-versions.txt', group_versions(a.documents))
     for line in importer.unnumbered:
         if not line.endswith((' apiVersion', ' kind')):
             print('no number:', line)

@@ -83,12 +83,12 @@ impl<'a> Reader<'a> {
 
 /// Appends fields to a message.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
-    pub(super) out: Vec<u8>,
+pub(crate) struct Writer {
+    pub(crate) out: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn varint(&mut self, mut value: u64) {
+    pub(crate) fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.out.push(value as u8 | 0x80);
             value >>= 7;
@@ -100,24 +100,24 @@ impl Writer {
         self.varint(u64::from(number) << 3 | wire);
     }
 
-    pub(super) fn int(&mut self, number: u16, value: i64) {
+    pub(crate) fn int(&mut self, number: u16, value: i64) {
         self.tag(number, 0);
         self.varint(value as u64);
     }
 
-    pub(super) fn double(&mut self, number: u16, value: f64) {
+    pub(crate) fn double(&mut self, number: u16, value: f64) {
         self.tag(number, 1);
         self.out.extend_from_slice(&value.to_bits().to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, number: u16, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, number: u16, value: &[u8]) {
         self.tag(number, 2);
         self.varint(value.len() as u64);
         self.out.extend_from_slice(value);
     }
 
     /// A message that `fill` writes; its length is put in front afterwards.
-    pub(super) fn message<E>(
+    pub(crate) fn message<E>(
         &mut self,
         number: u16,
         fill: impl FnOnce(&mut Self) -> Result<(), E>,

@@ -77,6 +77,7 @@ fn object(schema: &Value) -> Type {
             value: from_structural(values),
             atomic,
             value_default: values.get("default").cloned(),
+            value_enum: Vec::new(),
             value_nullable: nullable(values),
         }));
     }
@@ -98,6 +99,7 @@ fn object(schema: &Value) -> Type {
         patch: Patch::default(),
         enumeration: Vec::new(),
         go_type: None,
+        extensions: Vec::new(),
     });
     let mut own = Struct {
         fields: fields.collect(),
@@ -169,6 +171,7 @@ fn add_object_fields(own: &mut Struct) {
             patch: Patch::default(),
             enumeration: Vec::new(),
             go_type: None,
+            extensions: Vec::new(),
         });
     }
     own.fields.sort_by(|a, b| a.name.cmp(&b.name));

@@ -59,6 +59,7 @@ pub(super) fn parse(block: &'static str, index: &Index) -> Result<Struct, TableE
     for word in head {
         match word.split_once('=').unwrap_or((word, "")) {
             ("gvk", v) => out.gvks.extend(gvk(v)),
+            ("required", v) => out.required = v.split(',').map(Cow::Borrowed).collect(),
             ("map", v) => out.atomic = v == "atomic",
             ("scalar", v) => out.scalar = Some(scalar(v)?),
             ("unions", v) => out.unions = Some(json(v)?),
@@ -118,13 +119,18 @@ fn field(line: &'static str, package: &str, index: &Index) -> Result<Field, Tabl
         patch: Patch::default(),
         enumeration: Vec::new(),
         go_type: None,
+        extensions: Vec::new(),
     };
     let mut own = Words::default();
     for word in words {
         let (key, value) = word.split_once('=').ok_or_else(short)?;
         match key {
             "list" => own.list = Some(list_type(value)),
+            "map" if value == "granular" => field.extensions.push(("x-kubernetes-map-type", value)),
             "map" => own.atomic_map = value == "atomic",
+            "patch" if value == "replace" => field
+                .extensions
+                .push(("x-kubernetes-patch-strategy", value)),
             "patch" => {
                 field.patch.merge = value.split(',').any(|s| s == "merge");
                 field.patch.retain_keys = value.split(',').any(|s| s == "retainKeys");
@@ -138,6 +144,10 @@ fn field(line: &'static str, package: &str, index: &Index) -> Result<Field, Tabl
         }
     }
     field.ty = parse_type(ty, package, index, &mut own)?;
+    if own.list.is_some() {
+        // Bytes are a list in Go.
+        field.extensions.push(("x-kubernetes-list-type", "atomic"));
+    }
     Ok(field)
 }
 
@@ -203,11 +213,13 @@ fn parse_type(
     }
     if let Some(inner) = word.strip_prefix('{').and_then(|w| w.strip_suffix('}')) {
         let (atomic, value_default) = (own.atomic_map, own.item_default.take());
+        let value_enum = std::mem::take(&mut own.item_enum);
         let value = parse_type(inner, package, index, own)?;
         return Ok(Type::Map(Arc::new(Map {
             value,
             atomic,
             value_default,
+            value_enum,
             value_nullable: false,
         })));
     }

@@ -1,0 +1,254 @@
+//! OpenAPI: v2 (JSON and protobuf) and v3, built when they are asked for.
+//!
+//! Paths follow from the resource table, schemas from the type table, descriptions from
+//! the texts that `k8s-openapi` carries. A document is some megabytes while it is built and
+//! is not kept here: a server keeps the (compressed) bytes if it wants to, under
+//! [`Documents::hash`].
+
+mod custom;
+mod describe;
+mod gnostic;
+mod operations;
+mod parameters;
+mod paths;
+mod render;
+mod schemas;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::resources::{ResourceTable, builtin};
+
+pub use custom::CustomSchema;
+pub use gnostic::encode as encode_v2;
+
+use describe::Descriptions;
+use operations::{PathItem, Reply};
+use schemas::Dialect;
+
+/// Media type of the v2 document in protobuf.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// What the documents are made of.
+#[derive(Clone, Debug)]
+pub struct Documents<'a> {
+    /// Every resource that is served.
+    pub table: &'a ResourceTable,
+    /// Schemas of the custom ones.
+    pub custom: &'a [CustomSchema],
+}
+
+impl Documents<'_> {
+    /// `/openapi/v3`: the documents there are, each with its hash.
+    pub fn v3_index(&self) -> Value {
+        let paths: Map<String, Value> = self
+            .v3_paths()
+            .into_iter()
+            .map(|p| {
+                let url = format!("/openapi/v3/{p}?hash={}", self.hash(&p));
+                (p, json!({"serverRelativeURL": url}))
+            })
+            .collect();
+        json!({"paths": paths})
+    }
+
+    /// Paths of the v3 documents, below `/openapi/v3/`.
+    pub fn v3_paths(&self) -> Vec<String> {
+        let fixed = [
+            ".well-known/openid-configuration",
+            "api",
+            "apis",
+            "openid/v1/jwks",
+            "version",
+        ];
+        let mut all: BTreeSet<String> = fixed.iter().map(|p| (*p).to_owned()).collect();
+        for group in &self.table.groups {
+            if !group.name.is_empty() {
+                all.insert(format!("apis/{}", group.name));
+            }
+            for v in &group.versions {
+                all.insert(v3_path(&group.name, &v.version));
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// Changes when the document does: with this program's version and with the
+    /// definitions that the document shows.
+    pub fn hash(&self, path: &str) -> String {
+        let mut digest = Sha256::new();
+        digest.update(env!("CARGO_PKG_VERSION"));
+        digest.update(schemas::fingerprint());
+        digest.update(path);
+        for own in self
+            .custom
+            .iter()
+            .filter(|c| path == "v2" || v3_path(&c.kind.group, &c.kind.version) == path)
+        {
+            digest.update(own.kind.api_version());
+            digest.update(own.kind.kind.as_bytes());
+            digest.update(own.schema.to_string());
+        }
+        for r in self
+            .table
+            .iter()
+            .filter(|r| path == "v2" || v3_path(&r.group, &r.version) == path)
+        {
+            digest.update(r.plural.as_bytes());
+            r.subresources
+                .iter()
+                .for_each(|s| digest.update(s.name.as_bytes()));
+        }
+        hex::encode_upper(&digest.finalize()[..])
+    }
+
+    /// The v3 document at a path below `/openapi/v3/`.
+    pub fn v3(&self, path: &str) -> Option<Value> {
+        let items = self.items_of(path)?;
+        let group_version = match path.strip_prefix("apis/").and_then(|p| p.split_once('/')) {
+            Some((group, version)) => Some((group, version)),
+            None if path == "api/v1" => Some(("", "v1")),
+            None => None,
+        };
+        let texts = Descriptions::of(&items.iter().flat_map(PathItem::definitions).collect());
+        let schemas = self.definitions(&items, Dialect::V3, group_version, &texts);
+        let mut components = json!({"securitySchemes": security()});
+        if !schemas.is_empty() {
+            components["schemas"] = schemas.into();
+        }
+        Some(json!({
+            "openapi": "3.0.0",
+            "info": info(),
+            "paths": items.iter().map(|i| (i.path.clone(), render::v3_item(i))).collect::<Map<_, _>>(),
+            "components": components,
+        }))
+    }
+
+    /// `/openapi/v2`
+    pub fn v2(&self) -> Value {
+        let items: Vec<PathItem> = self
+            .v3_paths()
+            .iter()
+            .filter_map(|p| self.items_of(p))
+            .flatten()
+            .collect();
+        let texts = Descriptions::of(&items.iter().flat_map(PathItem::definitions).collect());
+        let schemas = self.definitions(&items, Dialect::V2, None, &texts);
+        json!({
+            "swagger": "2.0",
+            "info": info(),
+            "paths": items.iter().map(|i| (i.path.clone(), render::v2_item(i))).collect::<Map<_, _>>(),
+            "definitions": schemas,
+            "parameters": parameters::shared(),
+            "security": [{"BearerToken": []}],
+            "securityDefinitions": security(),
+        })
+    }
+
+    fn items_of(&self, path: &str) -> Option<Vec<PathItem>> {
+        let words: Vec<&str> = path.split('/').collect();
+        Some(match words.as_slice() {
+            ["api"] => vec![paths::root(
+                "/api/",
+                "getCoreAPIVersions",
+                "core",
+                "APIVersions",
+            )],
+            ["apis"] => vec![paths::root(
+                "/apis/",
+                "getAPIVersions",
+                "apis",
+                "APIGroupList",
+            )],
+            ["version"] => vec![paths::plain(
+                "/version/",
+                "getCodeVersion",
+                "version",
+                Reply::Version,
+            )],
+            [".well-known", "openid-configuration"] => vec![paths::plain(
+                "/.well-known/openid-configuration/",
+                "getServiceAccountIssuerOpenIDConfiguration",
+                "WellKnown",
+                Reply::Text,
+            )],
+            ["openid", "v1", "jwks"] => {
+                vec![paths::plain(
+                    "/openid/v1/jwks/",
+                    "getServiceAccountIssuerOpenIDKeyset",
+                    "openid",
+                    Reply::KeySet,
+                )]
+            }
+            ["api", version] => paths::group_version(self.table, "", version)?,
+            ["apis", group] => {
+                self.table
+                    .groups
+                    .iter()
+                    .find(|g| g.name == *group && !g.name.is_empty())?;
+                vec![paths::group(group)]
+            }
+            ["apis", group, version] => paths::group_version(self.table, group, version)?,
+            _ => return None,
+        })
+    }
+
+    /// Everything that the paths refer to, and what that refers to.
+    fn definitions(
+        &self,
+        items: &[PathItem],
+        dialect: Dialect,
+        group_version: Option<(&str, &str)>,
+        texts: &Descriptions,
+    ) -> Map<String, Value> {
+        let mut todo: Vec<String> = items.iter().flat_map(PathItem::definitions).collect();
+        let mut done: BTreeMap<String, Value> = BTreeMap::new();
+        while let Some(name) = todo.pop() {
+            if done.contains_key(&name) {
+                continue;
+            }
+            let custom = self
+                .custom
+                .iter()
+                .find_map(|c| c.definition(&name, dialect));
+            let Some(schema) =
+                custom.or_else(|| schemas::definition(&name, dialect, group_version, texts))
+            else {
+                continue;
+            };
+            schemas::references(&schema, &mut todo);
+            done.insert(name, schema);
+        }
+        done.into_iter().collect()
+    }
+}
+
+fn v3_path(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}
+
+fn info() -> Value {
+    json!({"title": "Kubernetes", "version": "v1.36"})
+}
+
+fn security() -> Value {
+    json!({"BearerToken": {"type": "apiKey", "in": "header", "name": "authorization",
+                           "description": "Bearer Token authentication"}})
+}
+
+/// The documents of a server without custom resources.
+pub fn built_in() -> Documents<'static> {
+    Documents {
+        table: builtin(),
+        custom: &[],
+    }
+}
+
+#[cfg(test)]
+mod tests;
