@@ -140,7 +140,7 @@ pub fn carry_system_fields(old: &Value, new: &mut Value) {
 
 /// Owner references of the same uid are one; `blockOwnerDeletion` and so on stay.
 pub fn dedup_owners(object: &mut Value) -> Option<String> {
-    let owners = object["metadata"]["ownerReferences"].as_array_mut()?;
+    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
     let mut seen = Vec::new();
     let before = owners.len();
     let mut repeated = Vec::new();
