@@ -22,7 +22,9 @@ struct Anything;
 #[async_trait]
 impl Authorizer for Anything {
     async fn authorize(&self, _: &UserInfo, _: &Attributes) -> Decision {
-        Decision::Allow { reason: String::new() }
+        Decision::Allow {
+            reason: String::new(),
+        }
     }
 }
 
@@ -30,9 +32,14 @@ impl Authorizer for Anything {
 async fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
     let port: u16 = arguments.next().unwrap_or_else(|| "8001".into()).parse()?;
-    let directory = arguments.next().unwrap_or_else(|| "/tmp/fairlead-plain".into());
+    let directory = arguments
+        .next()
+        .unwrap_or_else(|| "/tmp/fairlead-plain".into());
     let store = Arc::new(EmbeddedStore::open(EmbeddedOptions::new(directory))?);
-    let config = Config { secure_port: port, ..Config::default() };
+    let config = Config {
+        secure_port: port,
+        ..Config::default()
+    };
     let shutdown = CancellationToken::new();
     let registry = Registry::start(config, store, Arc::new(Anything), shutdown).await?;
     let api = ApiServer::new(registry);
@@ -47,14 +54,16 @@ async fn main() -> Result<(), BoxError> {
             let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                 let (api, user) = (api.clone(), user.clone());
                 async move {
-                    let mut request =
-                        request.map(|body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
+                    let mut request = request
+                        .map(|body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
                     request.extensions_mut().insert(user);
                     Ok::<_, std::convert::Infallible>(api.handle(request).await)
                 }
             });
             let connection = Builder::new(TokioExecutor::new());
-            let _ = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+            let _ = connection
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await;
         });
     }
 }

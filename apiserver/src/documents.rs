@@ -43,7 +43,11 @@ fn not_found() -> Result<ApiResponse, ApiError> {
 fn json(document: &Value, headers: &HeaderMap, query: &Query) -> Result<ApiResponse, ApiError> {
     let accepted = negotiate::accepted(headers, negotiate::BUILT_IN)?;
     let pretty = accepted.pretty || negotiate::wants_pretty(query, headers);
-    Ok(response::value(200, document, Accepted { pretty, ..accepted }))
+    Ok(response::value(
+        200,
+        document,
+        Accepted { pretty, ..accepted },
+    ))
 }
 
 fn resources(
@@ -78,7 +82,9 @@ fn groups(
     let document = discovery::aggregated(&table, core, version);
     let bytes = serde_json::to_vec(&document).unwrap_or_default();
     let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&bytes)));
-    let known = headers.get(IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes());
+    let known = headers
+        .get(IF_NONE_MATCH)
+        .is_some_and(|seen| seen.as_bytes() == tag.as_bytes());
     let mut answer = if known {
         response::with_type(304, version.content_type(), Body::empty())
     } else {
@@ -136,7 +142,12 @@ fn version() -> Value {
 
 /// The root document: every path that begins something.
 fn paths(registry: &Registry) -> Vec<String> {
-    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into(), "/apis/".into()];
+    let mut paths = vec![
+        "/api".to_owned(),
+        "/api/v1".into(),
+        "/apis".into(),
+        "/apis/".into(),
+    ];
     for (group, version) in registry.catalog.group_versions() {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
@@ -144,8 +155,16 @@ fn paths(registry: &Registry) -> Vec<String> {
         }
     }
     paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-            .map(str::to_owned),
+        [
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned),
     );
     paths.dedup();
     paths

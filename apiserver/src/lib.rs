@@ -15,6 +15,7 @@ mod documents;
 pub mod registry;
 pub mod request;
 pub mod response;
+mod reviews;
 mod service;
 pub mod subresources;
 

@@ -50,7 +50,10 @@ impl RequestInfo {
 
     /// Splits the path; false when it does not name a resource.
     fn parse_resource(&mut self, path: &str) -> bool {
-        let mut parts = path.trim_matches('/').split('/').map(|p| percent_decode(p, false));
+        let mut parts = path
+            .trim_matches('/')
+            .split('/')
+            .map(|p| percent_decode(p, false));
         match parts.next().as_deref() {
             Some("api") => {}
             Some("apis") => match parts.next() {
@@ -108,7 +111,9 @@ impl RequestInfo {
             Method::PATCH => "patch",
             Method::DELETE if collection => "deletecollection",
             Method::DELETE => "delete",
-            Method::GET | Method::HEAD if query.flag("watch") && self.subresource.is_empty() => "watch",
+            Method::GET | Method::HEAD if query.flag("watch") && self.subresource.is_empty() => {
+                "watch"
+            }
             Method::GET | Method::HEAD if self.path.starts_with("/api/v1/watch/") => "watch",
             Method::GET | Method::HEAD if collection => "list",
             Method::GET | Method::HEAD => "get",
@@ -155,7 +160,9 @@ fn plain_verb(method: &Method) -> &'static str {
 
 /// The one name that a field selector such as `metadata.name=x` lets through.
 fn selected_name(selector: &str) -> Option<String> {
-    let requirement = selector.split(',').find_map(|r| r.strip_prefix("metadata.name="))?;
+    let requirement = selector
+        .split(',')
+        .find_map(|r| r.strip_prefix("metadata.name="))?;
     let name = requirement.strip_prefix('=').unwrap_or(requirement);
     (!name.is_empty()).then(|| name.to_owned())
 }
@@ -187,21 +194,31 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn parse(query: Option<&str>) -> Self {
-        let pairs = query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(key, true), percent_decode(value, true))
-        });
+        let pairs = query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|p| !p.is_empty())
+            .map(|pair| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (percent_decode(key, true), percent_decode(value, true))
+            });
         Query(pairs.collect())
     }
 
     /// The first value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// All values of a key.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// Every pair, in order.
@@ -211,7 +228,8 @@ impl Query {
 
     /// A boolean as upstream reads them: present and neither `0` nor `false`.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false"))
+        self.get(key)
+            .is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false"))
     }
 }
 
@@ -236,7 +254,11 @@ fn percent_decode(text: &str, plus: bool) -> String {
                 i += 3;
             }
             None => {
-                out.push(if plus && bytes[i] == b'+' { b' ' } else { bytes[i] });
+                out.push(if plus && bytes[i] == b'+' {
+                    b' '
+                } else {
+                    bytes[i]
+                });
                 i += 1;
             }
         }
@@ -264,17 +286,41 @@ mod tests {
 
     #[test]
     fn paths_are_split_as_upstream_splits_them() {
-        check(Method::GET, "/api/v1/pods", ["list", "", "", "pods", "", ""]);
-        check(Method::GET, "/api/v1/pods?watch=1", ["watch", "", "", "pods", "", ""]);
-        check(Method::GET, "/api/v1/namespaces", ["list", "", "", "namespaces", "", ""]);
-        check(Method::GET, "/api/v1/namespaces/a", ["get", "", "a", "namespaces", "a", ""]);
-        check(Method::PUT, "/api/v1/namespaces/a/finalize", ["update", "", "a", "namespaces", "a", "finalize"]);
+        check(
+            Method::GET,
+            "/api/v1/pods",
+            ["list", "", "", "pods", "", ""],
+        );
+        check(
+            Method::GET,
+            "/api/v1/pods?watch=1",
+            ["watch", "", "", "pods", "", ""],
+        );
+        check(
+            Method::GET,
+            "/api/v1/namespaces",
+            ["list", "", "", "namespaces", "", ""],
+        );
+        check(
+            Method::GET,
+            "/api/v1/namespaces/a",
+            ["get", "", "a", "namespaces", "a", ""],
+        );
+        check(
+            Method::PUT,
+            "/api/v1/namespaces/a/finalize",
+            ["update", "", "a", "namespaces", "a", "finalize"],
+        );
         check(
             Method::PATCH,
             "/apis/apps/v1/namespaces/a/deployments/d/scale",
             ["patch", "apps", "a", "deployments", "d", "scale"],
         );
-        check(Method::DELETE, "/api/v1/namespaces/a/pods", ["deletecollection", "", "a", "pods", "", ""]);
+        check(
+            Method::DELETE,
+            "/api/v1/namespaces/a/pods",
+            ["deletecollection", "", "a", "pods", "", ""],
+        );
         check(
             Method::GET,
             "/api/v1/nodes?fieldSelector=metadata.name%3Dn1&watch=true",
@@ -288,6 +334,9 @@ mod tests {
     fn what_follows_a_proxy_subresource_is_kept() {
         let query = Query::default();
         let info = RequestInfo::parse(&Method::GET, "/api/v1/nodes/n/proxy/logs/a", &query);
-        assert_eq!((info.subresource.as_str(), info.rest.as_str()), ("proxy", "logs/a"));
+        assert_eq!(
+            (info.subresource.as_str(), info.rest.as_str()),
+            ("proxy", "logs/a")
+        );
     }
 }

@@ -43,7 +43,13 @@ impl ApiServer {
         let accepted = negotiate::accepted(&parts.headers, negotiate::BUILT_IN).unwrap_or_default();
         match self.route(parts, body).await {
             Ok(response) => response,
-            Err(error) => response::error(&error, Accepted { pretty: false, ..accepted }),
+            Err(error) => response::error(
+                &error,
+                Accepted {
+                    pretty: false,
+                    ..accepted
+                },
+            ),
         }
     }
 
@@ -59,15 +65,24 @@ impl ApiServer {
         if !info.is_resource {
             return crate::documents::answer(&self.registry, &parts, &info, &query);
         }
-        let Some(resource) = self.registry.catalog.get(&info.group, &info.version, &info.resource) else {
+        let Some(resource) = self
+            .registry
+            .catalog
+            .get(&info.group, &info.version, &info.resource)
+        else {
             return self.unknown_resource(&info);
         };
-        let method = parts.method.clone();
-        let call = Call::new(self.registry.clone(), resource, info, query, parts.headers, user)?;
-        self.dispatch(Arc::new(call), &method, body).await
+        let headers = parts.headers.clone();
+        let call = Call::new(self.registry.clone(), resource, info, query, headers, user)?;
+        self.dispatch(Arc::new(call), parts, body).await
     }
 
-    async fn authorize(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<(), ApiError> {
+    async fn authorize(
+        &self,
+        user: &UserInfo,
+        info: &RequestInfo,
+        query: &Query,
+    ) -> Result<(), ApiError> {
         let attributes = info.attributes(query);
         let decision = self.registry.authorizer.authorize(user, &attributes).await;
         if decision.is_allowed() {
@@ -77,7 +92,11 @@ impl ApiServer {
     }
 
     fn unknown_resource(&self, info: &RequestInfo) -> Result<ApiResponse, ApiError> {
-        if self.registry.catalog.has_group_version(&info.group, &info.version) {
+        if self
+            .registry
+            .catalog
+            .has_group_version(&info.group, &info.version)
+        {
             return Err(ApiError::no_such_resource());
         }
         Ok(response::text(404, "404 page not found\n"))
@@ -86,12 +105,15 @@ impl ApiServer {
     async fn dispatch(
         &self,
         call: Arc<Call>,
-        method: &Method,
+        parts: Parts,
         body: RequestBody,
     ) -> Result<ApiResponse, ApiError> {
-        check_route(&call.resource, &call.info, method)?;
+        check_route(&call.resource, &call.info, &parts.method)?;
         if !call.info.subresource.is_empty() {
-            return crate::subresources::answer(call, method, body).await;
+            return crate::subresources::answer(call, parts, body).await;
+        }
+        if !call.resource.allows("get") {
+            return crate::reviews::answer(&call, body).await;
         }
         let response = match call.info.verb {
             "get" => call.get().await?,
@@ -109,7 +131,10 @@ impl ApiServer {
 
     /// A client whose requests are made by `user` and go nowhere near a network.
     pub fn client(&self, user: UserInfo) -> kube::Client {
-        let service = UserService { api: self.clone(), user: Arc::new(user) };
+        let service = UserService {
+            api: self.clone(),
+            user: Arc::new(user),
+        };
         kube::Client::new(service, "default")
     }
 }
@@ -120,12 +145,23 @@ fn check_route(resource: &Resource, info: &RequestInfo, method: &Method) -> Resu
         return Err(ApiError::method_not_allowed());
     }
     if !info.subresource.is_empty() {
-        let sub = resource.subresource(&info.subresource).ok_or_else(ApiError::no_such_resource)?;
-        let verb = if info.verb == "watch" { "get" } else { info.verb };
+        let sub = resource
+            .subresource(&info.subresource)
+            .ok_or_else(ApiError::no_such_resource)?;
+        let verb = if info.verb == "watch" {
+            "get"
+        } else {
+            info.verb
+        };
         let allowed = sub.verbs.iter().any(|v| v == verb) || info.subresource == "proxy";
-        return if allowed { Ok(()) } else { Err(ApiError::method_not_allowed()) };
+        return if allowed {
+            Ok(())
+        } else {
+            Err(ApiError::method_not_allowed())
+        };
     }
-    let named = !info.name.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection");
+    let named =
+        !info.name.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection");
     let fits = match info.verb {
         "create" => !named,
         "update" | "patch" | "delete" => named,
@@ -146,9 +182,11 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|e| ApiError::bad_request(format!("the body could not be read: {e}")))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let frame =
+            frame.map_err(|e| ApiError::bad_request(format!("the body could not be read: {e}")))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         if first.len() + more.len() + data.len() > MAX_BODY {
             return Err(ApiError::too_large());
         }
@@ -215,7 +253,8 @@ impl tower_service::Service<Request<kube::client::Body>> for UserService {
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let service = self.clone();
         Box::pin(async move {
-            let mut request = request.map(|body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
+            let mut request =
+                request.map(|body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
             request.extensions_mut().insert(service.user.clone());
             Ok(service.api.handle(request).await)
         })

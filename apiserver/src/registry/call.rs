@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
 
@@ -38,20 +37,63 @@ impl Call {
         headers: HeaderMap,
         user: SharedUser,
     ) -> Result<Self, ApiError> {
-        let offered = if resource.is_custom() { CUSTOM } else { BUILT_IN };
+        let offered = if resource.is_custom() {
+            CUSTOM
+        } else {
+            BUILT_IN
+        };
         let mut accepted = negotiate::accepted(&headers, offered)?;
         accepted.pretty |= negotiate::wants_pretty(&query, &headers);
         let warnings = Mutex::default();
-        Ok(Call { registry, resource, info, query, headers, user, accepted, warnings })
+        Ok(Call {
+            registry,
+            resource,
+            info,
+            query,
+            headers,
+            user,
+            accepted,
+            warnings,
+        })
+    }
+
+    /// The same request turned to another object (of this namespace, where it has one).
+    pub fn for_object(&self, resource: Arc<Resource>, name: &str, subresource: &str) -> Call {
+        let info = RequestInfo {
+            group: resource.group.to_string(),
+            version: resource.version.to_string(),
+            resource: resource.plural.to_string(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+            ..self.info.clone()
+        };
+        Call {
+            registry: self.registry.clone(),
+            resource,
+            info,
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            user: self.user.clone(),
+            accepted: self.accepted,
+            warnings: Mutex::default(),
+        }
     }
 
     /// The media types that bodies may have.
     pub fn offered(&self) -> &'static [&'static str] {
-        if self.resource.is_custom() { CUSTOM } else { BUILT_IN }
+        if self.resource.is_custom() {
+            CUSTOM
+        } else {
+            BUILT_IN
+        }
     }
 
     pub fn namespace(&self) -> &str {
-        if self.resource.namespaced() { &self.info.namespace } else { "" }
+        if self.resource.namespaced() {
+            &self.info.namespace
+        } else {
+            ""
+        }
     }
 
     pub fn key(&self) -> String {
@@ -76,7 +118,10 @@ impl Call {
     }
 
     pub fn user_agent(&self) -> &str {
-        self.headers.get(http::header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("")
+        self.headers
+            .get(http::header::USER_AGENT)
+            .and_then(|a| a.to_str().ok())
+            .unwrap_or("")
     }
 
     /// Who is recorded in managedFields: what the client says, else its program's name.
@@ -90,7 +135,11 @@ impl Call {
             end -= 1;
         }
         let printable: String = program[..end].chars().filter(|c| !c.is_control()).collect();
-        if printable.is_empty() { "unknown".into() } else { printable }
+        if printable.is_empty() {
+            "unknown".into()
+        } else {
+            printable
+        }
     }
 
     /// The request's selectors.
@@ -111,9 +160,11 @@ impl Call {
         if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {
             fields.require("metadata.name", &self.info.name);
         }
-        Ok(Filter { namespace: self.namespace().to_owned(), labels, fields, known })
+        Ok(Filter {
+            namespace: self.namespace().to_owned(),
+            labels,
+            fields,
+            known,
+        })
     }
 }
-
-/// A body that was read.
-pub type BodyBytes = Bytes;

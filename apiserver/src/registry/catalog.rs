@@ -29,12 +29,17 @@ impl Catalog {
 
     /// Removes every version of a resource.
     pub fn remove(&self, group: &str, plural: &str) {
-        self.resources.write().retain(|_, r| r.group != group || r.plural != plural);
+        self.resources
+            .write()
+            .retain(|_, r| r.group != group || r.plural != plural);
         *self.table.write() = None;
     }
 
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.resources.read().get(&name(group, version, plural)).cloned()
+        self.resources
+            .read()
+            .get(&name(group, version, plural))
+            .cloned()
     }
 
     /// The table for discovery: the built-in groups in their order, then the custom ones.
@@ -50,20 +55,34 @@ impl Catalog {
     fn build_table(&self) -> ResourceTable {
         let mut groups = schema::resources::builtin().groups.clone();
         for resource in self.all().iter().filter(|r| r.is_custom()) {
-            let at = groups.iter().position(|g| g.name == resource.group).unwrap_or_else(|| {
-                groups.push(Group { name: resource.group.clone(), versions: Vec::new() });
-                groups.len() - 1
-            });
+            let at = groups
+                .iter()
+                .position(|g| g.name == resource.group)
+                .unwrap_or_else(|| {
+                    groups.push(Group {
+                        name: resource.group.clone(),
+                        versions: Vec::new(),
+                    });
+                    groups.len() - 1
+                });
             let versions = &mut groups[at].versions;
-            let at = versions.iter().position(|v| v.version == resource.version).unwrap_or_else(|| {
-                versions.push(GroupVersion { version: resource.version.clone(), resources: Vec::new() });
-                versions.len() - 1
-            });
+            let at = versions
+                .iter()
+                .position(|v| v.version == resource.version)
+                .unwrap_or_else(|| {
+                    versions.push(GroupVersion {
+                        version: resource.version.clone(),
+                        resources: Vec::new(),
+                    });
+                    versions.len() - 1
+                });
             versions[at].resources.push(resource.definition.clone());
         }
         let built_in = schema::resources::builtin().groups.len();
         for group in groups.iter_mut().skip(built_in) {
-            group.versions.sort_by(|a, b| super::custom::version_order(&a.version, &b.version));
+            group
+                .versions
+                .sort_by(|a, b| super::custom::version_order(&a.version, &b.version));
         }
         ResourceTable::new(groups)
     }
@@ -80,17 +99,26 @@ impl Catalog {
     /// Any version of a resource.
     pub fn any_version(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         let resources = self.resources.read();
-        resources.values().find(|r| r.group == group && r.plural == plural).cloned()
+        resources
+            .values()
+            .find(|r| r.group == group && r.plural == plural)
+            .cloned()
     }
 
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
-        self.resources.read().values().any(|r| r.group == group && r.version == version)
+        self.resources
+            .read()
+            .values()
+            .any(|r| r.group == group && r.version == version)
     }
 
     /// (group, version) of everything.
     pub fn group_versions(&self) -> BTreeSet<(String, String)> {
         let resources = self.resources.read();
-        resources.values().map(|r| (r.group.to_string(), r.version.to_string())).collect()
+        resources
+            .values()
+            .map(|r| (r.group.to_string(), r.version.to_string()))
+            .collect()
     }
 
     pub fn all(&self) -> Vec<Arc<Resource>> {

@@ -33,18 +33,29 @@ impl ContinueToken {
     }
 
     pub fn decode(text: &str) -> Result<Self, ApiError> {
-        let invalid = |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(e.to_string()))?;
+        let invalid =
+            |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|e| invalid(e.to_string()))?;
         let token: ContinueToken =
             serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
         if token.v != VERSION {
-            return Err(invalid(format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(invalid(format!(
+                "server does not recognize this encoded version {:?}",
+                token.v
+            )));
         }
         if token.start.is_empty() {
-            return Err(invalid("encoded start key is empty (version meta.k8s.io/v1)".into()));
+            return Err(invalid(
+                "encoded start key is empty (version meta.k8s.io/v1)".into(),
+            ));
         }
         if token.start.split('/').any(|part| part == "..") {
-            return Err(invalid(format!("encoded start key is not valid: {}", token.start)));
+            return Err(invalid(format!(
+                "encoded start key is not valid: {}",
+                token.start
+            )));
         }
         Ok(token)
     }
@@ -64,7 +75,10 @@ mod tests {
         let token = ContinueToken::new(Some(7), "/registry/core/pods/ns/a", "/registry/core/pods/");
         let back = ContinueToken::decode(&token.encode()).unwrap();
         assert_eq!(back, token);
-        assert_eq!(back.after("/registry/core/pods/"), "/registry/core/pods/ns/a");
+        assert_eq!(
+            back.after("/registry/core/pods/"),
+            "/registry/core/pods/ns/a"
+        );
         assert!(ContinueToken::decode("%%").is_err());
     }
 }

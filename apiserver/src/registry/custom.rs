@@ -9,8 +9,18 @@ use crate::response::ApiError;
 pub struct CustomKind {
     /// Name of the definition: `PLURAL.GROUP`.
     pub definition: String,
+    /// Where its replicas are.
+    pub scale: ScalePaths,
     /// Paths that field selectors may name.
     pub selectable: Vec<&'static str>,
+}
+
+/// Where a custom resource keeps its replicas, as JSON pointers.
+#[derive(Debug, Default)]
+pub struct ScalePaths {
+    pub spec: String,
+    pub status: String,
+    pub selector: Option<String>,
 }
 
 impl CustomKind {
@@ -24,7 +34,9 @@ impl CustomKind {
                 .iter()
                 .find(|path| **path == other)
                 .copied()
-                .ok_or_else(|| ApiError::bad_request(format!("field label not supported: {other}"))),
+                .ok_or_else(|| {
+                    ApiError::bad_request(format!("field label not supported: {other}"))
+                }),
         }
     }
 }
@@ -42,7 +54,9 @@ pub fn version_order(a: &str, b: &str) -> Ordering {
 /// (stability, major, minor) of a version name of the usual form; greater is preferred.
 fn version_rank(version: &str) -> Option<(u8, u64, u64)> {
     let rest = version.strip_prefix('v')?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     let (major, rest) = rest.split_at(digits);
     let major = major.parse().ok()?;
     if rest.is_empty() {
@@ -62,8 +76,15 @@ mod tests {
 
     #[test]
     fn stable_versions_come_before_beta_and_alpha() {
-        let mut versions = vec!["v1alpha1", "foo", "v1", "v11beta2", "v2", "v10beta3", "v3beta1"];
+        let mut versions = vec![
+            "v1alpha1", "foo", "v1", "v11beta2", "v2", "v10beta3", "v3beta1",
+        ];
         versions.sort_by(|a, b| version_order(a, b));
-        assert_eq!(versions, ["v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v1alpha1", "foo"]);
+        assert_eq!(
+            versions,
+            [
+                "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v1alpha1", "foo"
+            ]
+        );
     }
 }

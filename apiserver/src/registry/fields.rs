@@ -26,11 +26,17 @@ pub struct Field {
 }
 
 const fn path(label: &'static str, path: &'static [&'static str]) -> Field {
-    Field { label, source: Source::Path(path, "") }
+    Field {
+        label,
+        source: Source::Path(path, ""),
+    }
 }
 
 const fn or(label: &'static str, path: &'static [&'static str], absent: &'static str) -> Field {
-    Field { label, source: Source::Path(path, absent) }
+    Field {
+        label,
+        source: Source::Path(path, absent),
+    }
 }
 
 const POD: &[Field] = &[
@@ -41,7 +47,10 @@ const POD: &[Field] = &[
     or("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
     path("status.phase", &["status", "phase"]),
     path("status.podIP", &["status", "podIP"]),
-    Field { label: "status.podIPs", source: Source::Each(&["status", "podIPs"], "ip") },
+    Field {
+        label: "status.podIPs",
+        source: Source::Each(&["status", "podIPs"], "ip"),
+    },
     path("status.nominatedNodeName", &["status", "nominatedNodeName"]),
 ];
 
@@ -50,29 +59,52 @@ const EVENT: &[Field] = &[
     path("involvedObject.namespace", &["involvedObject", "namespace"]),
     path("involvedObject.name", &["involvedObject", "name"]),
     path("involvedObject.uid", &["involvedObject", "uid"]),
-    path("involvedObject.apiVersion", &["involvedObject", "apiVersion"]),
-    path("involvedObject.resourceVersion", &["involvedObject", "resourceVersion"]),
+    path(
+        "involvedObject.apiVersion",
+        &["involvedObject", "apiVersion"],
+    ),
+    path(
+        "involvedObject.resourceVersion",
+        &["involvedObject", "resourceVersion"],
+    ),
     path("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
     path("reason", &["reason"]),
     path("reportingComponent", &["reportingComponent"]),
-    Field { label: "source", source: Source::Either(&["source", "component"], &["reportingComponent"]) },
+    Field {
+        label: "source",
+        source: Source::Either(&["source", "component"], &["reportingComponent"]),
+    },
     path("type", &["type"]),
 ];
 
-const NODE: &[Field] = &[or("spec.unschedulable", &["spec", "unschedulable"], "false")];
+const NODE: &[Field] = &[or(
+    "spec.unschedulable",
+    &["spec", "unschedulable"],
+    "false",
+)];
 const NAMESPACE: &[Field] = &[path("status.phase", &["status", "phase"])];
 const SECRET: &[Field] = &[path("type", &["type"])];
-const SERVICE: &[Field] =
-    &[path("spec.clusterIP", &["spec", "clusterIP"]), path("spec.type", &["spec", "type"])];
+const SERVICE: &[Field] = &[
+    path("spec.clusterIP", &["spec", "clusterIP"]),
+    path("spec.type", &["spec", "type"]),
+];
 const REPLICAS: &[Field] = &[or("status.replicas", &["status", "replicas"], "0")];
 const JOB: &[Field] = &[or("status.successful", &["status", "succeeded"], "0")];
 const SIGNER: &[Field] = &[path("spec.signerName", &["spec", "signerName"])];
-const RESOURCE_SLICE: &[Field] =
-    &[path("spec.nodeName", &["spec", "nodeName"]), path("spec.driver", &["spec", "driver"])];
+const RESOURCE_SLICE: &[Field] = &[
+    path("spec.nodeName", &["spec", "nodeName"]),
+    path("spec.driver", &["spec", "driver"]),
+];
 const IP_ADDRESS: &[Field] = &[
     path("spec.parentRef.group", &["spec", "parentRef", "group"]),
-    path("spec.parentRef.resource", &["spec", "parentRef", "resource"]),
-    path("spec.parentRef.namespace", &["spec", "parentRef", "namespace"]),
+    path(
+        "spec.parentRef.resource",
+        &["spec", "parentRef", "resource"],
+    ),
+    path(
+        "spec.parentRef.namespace",
+        &["spec", "parentRef", "namespace"],
+    ),
     path("spec.parentRef.name", &["spec", "parentRef", "name"]),
 ];
 
@@ -101,7 +133,10 @@ const NEW_EVENT: &[(&str, &str)] = &[
     ("regarding.name", "involvedObject.name"),
     ("regarding.uid", "involvedObject.uid"),
     ("regarding.apiVersion", "involvedObject.apiVersion"),
-    ("regarding.resourceVersion", "involvedObject.resourceVersion"),
+    (
+        "regarding.resourceVersion",
+        "involvedObject.resourceVersion",
+    ),
     ("regarding.fieldPath", "involvedObject.fieldPath"),
     ("reportingController", "reportingComponent"),
 ];
@@ -127,7 +162,9 @@ pub fn known_label(group: &str, resource: &str, label: &str) -> Result<&'static 
     if fields.is_empty() {
         return Err(unknown_label(label));
     }
-    Err(ApiError::bad_request(format!("field label not supported: {label}")))
+    Err(ApiError::bad_request(format!(
+        "field label not supported: {label}"
+    )))
 }
 
 fn unknown_label(label: &str) -> ApiError {
@@ -148,7 +185,12 @@ impl Field {
                 .unwrap_or_default(),
             Source::Each(path, field) => at(object, path)
                 .and_then(Value::as_array)
-                .map(|list| list.iter().map(|v| scalar(&v[field])).collect::<Vec<_>>().join(","))
+                .map(|list| {
+                    list.iter()
+                        .map(|v| scalar(&v[field]))
+                        .collect::<Vec<_>>()
+                        .join(",")
+                })
                 .unwrap_or_default(),
         }
     }

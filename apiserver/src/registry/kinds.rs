@@ -20,9 +20,18 @@ pub struct Decoded {
 }
 
 /// Reads a body as an object of the kind, with its defaults.
-pub fn decode(resource: &Resource, gvk: &Gvk, media: Media, body: &Bytes) -> Result<Decoded, ApiError> {
+pub fn decode(
+    resource: &Resource,
+    gvk: &Gvk,
+    media: Media,
+    body: &Bytes,
+) -> Result<Decoded, ApiError> {
     let own = resource.gvk() == *gvk;
-    let shape = if own { Some(resource.shape.clone()) } else { root(&gvk.group, &gvk.version, &gvk.kind) };
+    let shape = if own {
+        Some(resource.shape.clone())
+    } else {
+        root(&gvk.group, &gvk.version, &gvk.kind)
+    };
     let shape = shape.ok_or_else(|| ApiError::internal(format!("no kind {}", gvk.kind)))?;
     let request = check::Request {
         body,
@@ -43,7 +52,10 @@ fn finish(gvk: &Gvk, shape: &StructRef, decoded: check::Decoded) -> Decoded {
     let mut value = decoded.value;
     defaults::apply(&mut value, gvk);
     check::complete(&mut value, shape);
-    Decoded { value, faults: decoded.strict }
+    Decoded {
+        value,
+        faults: decoded.strict,
+    }
 }
 
 /// A tree (of a patch's result) as an object of the kind; the error is Go's.
@@ -67,15 +79,16 @@ pub fn decode_options(media: Media, body: &Bytes) -> Result<Value, ApiError> {
         .or_else(|| root("meta.k8s.io", "v1", "DeleteOptions"))
         .ok_or_else(|| ApiError::internal("no kind DeleteOptions"))?;
     let value = match media {
-        Media::Protobuf => schema::protobuf::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?,
+        Media::Protobuf => {
+            schema::protobuf::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?
+        }
         Media::Yaml => {
-            let text = std::str::from_utf8(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let text =
+                std::str::from_utf8(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
             serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(e.to_string()))?
         }
         Media::Json => serde_json::from_slice(body).map_err(|e| {
-            ApiError::bad_request(format!(
-                "couldn't get version/kind; json parse error: {e}"
-            ))
+            ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
         })?,
     };
     let decoded = check::decode_value(value, &shape).map_err(|e| {
@@ -129,7 +142,9 @@ pub fn keep_status(_resource: &Resource, old: &Value, new: &mut Value) {
 
 /// An update of the status touches nothing else but labels, annotations and their like.
 pub fn keep_all_but_status(resource: &Resource, old: &Value, new: &mut Value) {
-    let Some(map) = new.as_object_mut() else { return };
+    let Some(map) = new.as_object_mut() else {
+        return;
+    };
     map.retain(|key, _| matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
     for (key, value) in old.as_object().into_iter().flatten() {
         if !matches!(key.as_str(), "metadata" | "status") {
@@ -146,6 +161,18 @@ pub fn keep_all_but_status(resource: &Resource, old: &Value, new: &mut Value) {
         }
         *metadata = kept;
     }
+}
+
+/// Sets the value at a JSON pointer; objects on the way are made.
+pub fn set_pointer(object: &mut Value, pointer: &str, value: Value) {
+    let mut at = object;
+    for key in pointer.trim_start_matches('/').split('/') {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[key];
+    }
+    *at = value;
 }
 
 /// An object of the kind with nothing in it (bookmarks).
@@ -166,7 +193,12 @@ pub fn go_type(resource: &Resource) -> String {
     }
     let package: Cow<'_, str> = match resource.group.as_ref() {
         "" => "core".into(),
-        group => group.split('.').next().unwrap_or_default().to_owned().into(),
+        group => group
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+            .into(),
     };
     format!("*{package}.{}", resource.kind)
 }
@@ -211,8 +243,10 @@ pub async fn to_stored<'a>(
 
 /// Columns and rows of a Table.
 pub fn table(_resource: &Resource, values: &[Value]) -> Value {
-    let rows: Vec<Value> =
-        values.iter().map(|v| json!({"cells": [v["metadata"]["name"], v["metadata"]["creationTimestamp"]]})).collect();
+    let rows: Vec<Value> = values
+        .iter()
+        .map(|v| json!({"cells": [v["metadata"]["name"], v["metadata"]["creationTimestamp"]]}))
+        .collect();
     json!({
         "columnDefinitions": [
             {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},

@@ -38,7 +38,10 @@ pub fn name(object: &Value) -> &str {
 
 pub fn finalizers(object: &Value) -> Vec<&str> {
     let list = object["metadata"]["finalizers"].as_array();
-    list.into_iter().flatten().filter_map(Value::as_str).collect()
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 pub fn is_deleting(object: &Value) -> bool {
@@ -66,13 +69,22 @@ pub fn generate_name(prefix: &str) -> String {
 /// Letters as generated names end in.
 pub fn random_suffix(length: usize) -> String {
     let mut rng = rand::rng();
-    (0..length).map(|_| char::from(SUFFIX_LETTERS[rng.random_range(0..SUFFIX_LETTERS.len())])).collect()
+    (0..length)
+        .map(|_| char::from(SUFFIX_LETTERS[rng.random_range(0..SUFFIX_LETTERS.len())]))
+        .collect()
 }
 
 /// Puts the request's namespace in; refuses another one.
-pub fn set_namespace(resource: &Resource, object: &mut Value, namespace: &str) -> Result<(), ApiError> {
+pub fn set_namespace(
+    resource: &Resource,
+    object: &mut Value,
+    namespace: &str,
+) -> Result<(), ApiError> {
     let metadata = of_mut(object);
-    let given = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    let given = metadata
+        .get("namespace")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if !resource.namespaced() {
         if !given.is_empty() {
             return Err(namespace_mismatch());
@@ -97,12 +109,20 @@ fn namespace_mismatch() -> ApiError {
 /// What the server alone decides, on creation.
 pub fn fill_system_fields(object: &mut Value) {
     let metadata = of_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+    ] {
         metadata.remove(field);
     }
     metadata.insert("creationTimestamp".into(), now().into());
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+    let name = metadata
+        .get("name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if name.is_empty()
         && let Some(prefix) = metadata.get("generateName").and_then(Value::as_str)
         && !prefix.is_empty()
@@ -140,7 +160,9 @@ pub fn carry_system_fields(old: &Value, new: &mut Value) {
 
 /// Owner references of the same uid are one; `blockOwnerDeletion` and so on stay.
 pub fn dedup_owners(object: &mut Value) -> Option<String> {
-    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let owners = object
+        .pointer_mut("/metadata/ownerReferences")?
+        .as_array_mut()?;
     let mut seen = Vec::new();
     let before = owners.len();
     let mut repeated = Vec::new();
@@ -168,7 +190,9 @@ pub fn validate(resource: &Resource, object: &Value, faults: &mut Vec<Cause>) {
     let generate = text(object, "generateName");
     let name = name(object);
     if !generate.is_empty() {
-        let trimmed = generate.strip_suffix('-').map_or_else(|| generate.to_owned(), |g| format!("{g}a"));
+        let trimmed = generate
+            .strip_suffix('-')
+            .map_or_else(|| generate.to_owned(), |g| format!("{g}a"));
         for fault in (resource.strategy.name_faults)(&trimmed) {
             faults.push(invalid("metadata.generateName", generate, &fault));
         }
@@ -187,7 +211,11 @@ pub fn validate(resource: &Resource, object: &Value, faults: &mut Vec<Cause>) {
     if resource.namespaced() {
         let namespace = text(object, "namespace");
         if namespace.is_empty() {
-            faults.push(Cause::new("FieldValueRequired", "Required value", "metadata.namespace"));
+            faults.push(Cause::new(
+                "FieldValueRequired",
+                "Required value",
+                "metadata.namespace",
+            ));
         } else {
             for fault in names::label_faults(namespace) {
                 faults.push(invalid("metadata.namespace", namespace, &fault));
@@ -201,7 +229,11 @@ pub fn validate(resource: &Resource, object: &Value, faults: &mut Vec<Cause>) {
 }
 
 fn invalid(field: &str, value: &str, why: &str) -> Cause {
-    Cause::new("FieldValueInvalid", format!("Invalid value: {}: {why}", quote(value)), field)
+    Cause::new(
+        "FieldValueInvalid",
+        format!("Invalid value: {}: {why}", quote(value)),
+        field,
+    )
 }
 
 /// A text in Go's quotes, which JSON's nearly are.
@@ -242,7 +274,10 @@ fn validate_annotations(metadata: &Value, faults: &mut Vec<Cause>) {
 }
 
 fn validate_finalizers(metadata: &Value, faults: &mut Vec<Cause>) {
-    let all = metadata["finalizers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let all = metadata["finalizers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let has = |name: &str| all.iter().any(|f| f == name);
     for (i, finalizer) in all.iter().enumerate() {
         let finalizer = finalizer.as_str().unwrap_or_default();
@@ -251,7 +286,9 @@ fn validate_finalizers(metadata: &Value, faults: &mut Vec<Cause>) {
         for fault in &wrong {
             faults.push(invalid(field, finalizer, fault));
         }
-        if wrong.is_empty() && !finalizer.contains('/') && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes")
+        if wrong.is_empty()
+            && !finalizer.contains('/')
+            && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes")
         {
             faults.push(invalid(
                 &format!("{field}[{i}]"),
@@ -274,7 +311,10 @@ fn validate_finalizers(metadata: &Value, faults: &mut Vec<Cause>) {
 }
 
 fn validate_owners(metadata: &Value, faults: &mut Vec<Cause>) {
-    let owners = metadata["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let owners = metadata["ownerReferences"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let mut controller: Option<&Value> = None;
     for (i, owner) in owners.iter().enumerate() {
         let field = format!("metadata.ownerReferences[{i}]");
@@ -290,9 +330,7 @@ fn validate_owners(metadata: &Value, faults: &mut Vec<Cause>) {
         }
         if owner["controller"] == true {
             if let Some(first) = controller {
-                let describe = |o: &Value| {
-                    format!("{}", o["name"].as_str().unwrap_or_default())
-                };
+                let describe = |o: &Value| format!("{}", o["name"].as_str().unwrap_or_default());
                 faults.push(Cause::new(
                     "FieldValueInvalid",
                     format!(
@@ -315,7 +353,10 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
     let (before, after) = (&old["metadata"], &new["metadata"]);
     if is_deleting(old) {
         let known = finalizers(old);
-        let added: Vec<&str> = finalizers(new).into_iter().filter(|f| !known.contains(f)).collect();
+        let added: Vec<&str> = finalizers(new)
+            .into_iter()
+            .filter(|f| !known.contains(f))
+            .collect();
         if !added.is_empty() {
             let shown: Vec<String> = added.iter().map(|f| quote(f)).collect();
             faults.push(Cause::new(
@@ -335,7 +376,14 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
             "metadata.resourceVersion",
         ));
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         if before[field] != after[field] {
             let shown = match &after[field] {
                 Value::Null => "null".to_owned(),
@@ -371,6 +419,11 @@ mod tests {
         let owner = json!({"uid": "1", "name": "a"});
         let mut object = json!({"metadata": {"ownerReferences": [owner, owner]}});
         assert!(dedup_owners(&mut object).is_some_and(|w| w.ends_with("observed: 1")));
-        assert_eq!(object["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(1));
+        assert_eq!(
+            object["metadata"]["ownerReferences"]
+                .as_array()
+                .map(Vec::len),
+            Some(1)
+        );
     }
 }

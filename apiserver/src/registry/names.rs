@@ -17,14 +17,18 @@ fn is_name_part(text: &str) -> bool {
     !b.is_empty()
         && b[0].is_ascii_alphanumeric()
         && b[b.len() - 1].is_ascii_alphanumeric()
-        && b.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        && b.iter()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
 }
 
 /// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
 fn is_dns_label(text: &str) -> bool {
     let b = text.as_bytes();
     let plain = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    !b.is_empty() && plain(&b[0]) && plain(&b[b.len() - 1]) && b.iter().all(|c| plain(c) || *c == b'-')
+    !b.is_empty()
+        && plain(&b[0])
+        && plain(&b[b.len() - 1])
+        && b.iter().all(|c| plain(c) || *c == b'-')
 }
 
 /// What is wrong with a label or annotation key.
@@ -36,7 +40,11 @@ pub fn qualified_name_faults(name: &str) -> Vec<String> {
             if prefix.is_empty() {
                 faults.push("prefix part must be non-empty".into());
             } else {
-                faults.extend(subdomain_faults(prefix).into_iter().map(|f| format!("prefix part {f}")));
+                faults.extend(
+                    subdomain_faults(prefix)
+                        .into_iter()
+                        .map(|f| format!("prefix part {f}")),
+                );
             }
             *part
         }

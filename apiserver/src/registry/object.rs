@@ -74,16 +74,33 @@ impl Object {
         } else {
             let value: Value = serde_json::from_slice(stored).unwrap_or_default();
             let texts: Vec<String> = fields.iter().map(|f| f.text(&value)).collect();
-            (labels_of(&value), Texts::collect(texts.iter().map(String::as_str)))
+            (
+                labels_of(&value),
+                Texts::collect(texts.iter().map(String::as_str)),
+            )
         };
         let (bytes, body_at) = splice_revision(stored, revision);
-        Object { key, bytes, revision, body_at, labels, fields }
+        Object {
+            key,
+            bytes,
+            revision,
+            body_at,
+            labels,
+            fields,
+        }
     }
 
     /// Without an index: for answers.
     pub fn unindexed(key: Arc<str>, stored: &[u8], revision: u64) -> Self {
         let (bytes, body_at) = splice_revision(stored, revision);
-        Object { key, bytes, revision, body_at, labels: Texts::default(), fields: Texts::default() }
+        Object {
+            key,
+            bytes,
+            revision,
+            body_at,
+            labels: Texts::default(),
+            fields: Texts::default(),
+        }
     }
 
     /// The same state under a later revision: what a watcher is told of a deletion.
@@ -170,7 +187,10 @@ const METADATA: &[u8] = b"\"metadata\":{";
 
 /// Puts the revision into the stored bytes; also tells where the metadata begins.
 pub fn splice_revision(stored: &[u8], revision: u64) -> (Bytes, u32) {
-    let at = stored.windows(METADATA.len()).position(|w| w == METADATA).unwrap_or_default();
+    let at = stored
+        .windows(METADATA.len())
+        .position(|w| w == METADATA)
+        .unwrap_or_default();
     let after = (at + METADATA.len()).min(stored.len());
     let mut bytes = BytesMut::with_capacity(stored.len() + 44);
     bytes.put_slice(&stored[..after]);
@@ -207,7 +227,11 @@ pub fn encode(object: &Value) -> Vec<u8> {
     out.extend_from_slice(METADATA);
     let metadata = map.get("metadata").and_then(Value::as_object);
     let mut first = true;
-    for (key, value) in metadata.into_iter().flatten().filter(|(k, _)| *k != "resourceVersion") {
+    for (key, value) in metadata
+        .into_iter()
+        .flatten()
+        .filter(|(k, _)| *k != "resourceVersion")
+    {
         if !std::mem::take(&mut first) {
             out.push(b',');
         }
@@ -238,7 +262,12 @@ mod tests {
     use super::*;
 
     fn object(value: &Value, revision: u64) -> Object {
-        Object::new("/registry/core/configmaps/ns/a".into(), &encode(value), revision, &[])
+        Object::new(
+            "/registry/core/configmaps/ns/a".into(),
+            &encode(value),
+            revision,
+            &[],
+        )
     }
 
     #[test]
@@ -247,9 +276,15 @@ mod tests {
             "metadata": {"name": "a", "labels": {"x": "y", "n": ""}, "resourceVersion": "3"}});
         let object = object(&value, 7);
         assert_eq!(object.value()["metadata"]["resourceVersion"], "7");
-        assert_eq!(object.head(), b"{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",");
+        assert_eq!(
+            object.head(),
+            b"{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\","
+        );
         assert_eq!((object.namespace(), object.name()), ("ns", "a"));
-        assert_eq!((object.label("x"), object.label("n"), object.label("y")), (Some("y"), Some(""), None));
+        assert_eq!(
+            (object.label("x"), object.label("n"), object.label("y")),
+            (Some("y"), Some(""), None)
+        );
         let later = object.at_revision(1234);
         assert_eq!(later.value()["metadata"]["resourceVersion"], "1234");
         assert_eq!(later.value()["data"], value["data"]);
@@ -258,6 +293,9 @@ mod tests {
     #[test]
     fn an_object_without_metadata_still_gets_a_revision() {
         let object = object(&json!({"apiVersion": "v1", "kind": "X"}), 1);
-        assert_eq!(object.value(), json!({"apiVersion": "v1", "kind": "X", "metadata": {"resourceVersion": "1"}}));
+        assert_eq!(
+            object.value(),
+            json!({"apiVersion": "v1", "kind": "X", "metadata": {"resourceVersion": "1"}})
+        );
     }
 }

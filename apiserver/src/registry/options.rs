@@ -72,7 +72,11 @@ fn check_dry_run(values: &[&str], causes: &mut Vec<Cause>) -> bool {
         return false;
     }
     if values.iter().any(|v| *v != "All") {
-        let shown = values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(",");
+        let shown = values
+            .iter()
+            .map(|v| format!("{v:?}"))
+            .collect::<Vec<_>>()
+            .join(",");
         causes.push(Cause::new(
             "FieldValueNotSupported",
             format!("Unsupported value: [{shown}]: supported values: \"All\""),
@@ -136,7 +140,12 @@ impl WriteOptions {
         if !causes.is_empty() {
             return Err(invalid(kind, causes));
         }
-        Ok(WriteOptions { dry_run, field_manager, field_validation, force })
+        Ok(WriteOptions {
+            dry_run,
+            field_manager,
+            field_validation,
+            force,
+        })
     }
 }
 
@@ -145,12 +154,17 @@ pub fn parse_resource_version(text: &str) -> Result<Option<u64>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+    if !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_digit())
         && let Ok(version) = text.parse()
     {
         return Ok(Some(version));
     }
-    let why = if text.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
+    let why = if text.bytes().all(|b| b.is_ascii_digit()) {
+        "value out of range"
+    } else {
+        "invalid syntax"
+    };
     Err(ApiError::bad_request(format!(
         "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}"
     )))
@@ -160,7 +174,9 @@ impl ListOptions {
     pub fn parse(query: &Query, watch: bool) -> Result<Self, ApiError> {
         let text = query.get("resourceVersion").unwrap_or_default();
         let version_match = query.get("resourceVersionMatch").unwrap_or_default();
-        let initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        let initial = query
+            .get("sendInitialEvents")
+            .map(|_| query.flag("sendInitialEvents"));
         let continue_token = query.get("continue").unwrap_or_default().to_owned();
         let causes = if watch {
             watch_causes(version_match, initial)
@@ -175,7 +191,10 @@ impl ListOptions {
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let limit = query.get("limit").and_then(|l| l.parse::<i64>().ok()).unwrap_or(0);
+        let limit = query
+            .get("limit")
+            .and_then(|l| l.parse::<i64>().ok())
+            .unwrap_or(0);
         Ok(ListOptions {
             resource_version: parse_resource_version(text)?,
             version_match: match version_match {
@@ -195,13 +214,20 @@ impl ListOptions {
 const MATCH: &str = "resourceVersionMatch";
 
 fn forbidden(message: &str, field: &str) -> Cause {
-    Cause::new("FieldValueForbidden", format!("Forbidden: {message}"), field)
+    Cause::new(
+        "FieldValueForbidden",
+        format!("Forbidden: {message}"),
+        field,
+    )
 }
 
 fn watch_causes(version_match: &str, initial: Option<bool>) -> Vec<Cause> {
     let mut causes = Vec::new();
     if initial.is_some() && version_match.is_empty() {
-        causes.push(forbidden("resourceVersionMatch is required when sendInitialEvents is set", MATCH));
+        causes.push(forbidden(
+            "resourceVersionMatch is required when sendInitialEvents is set",
+            MATCH,
+        ));
     }
     if version_match.is_empty() {
         return causes;
@@ -226,10 +252,16 @@ fn list_causes(version_match: &str, text: &str, initial: Option<bool>, token: &s
     let mut causes = Vec::new();
     if !version_match.is_empty() {
         if text.is_empty() {
-            causes.push(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided", MATCH));
+            causes.push(forbidden(
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                MATCH,
+            ));
         }
         if !token.is_empty() {
-            causes.push(forbidden("resourceVersionMatch is forbidden when continue is provided", MATCH));
+            causes.push(forbidden(
+                "resourceVersionMatch is forbidden when continue is provided",
+                MATCH,
+            ));
         }
         if !matches!(version_match, "Exact" | "NotOlderThan") {
             causes.push(Cause::new(
@@ -239,11 +271,17 @@ fn list_causes(version_match: &str, text: &str, initial: Option<bool>, token: &s
             ));
         }
         if version_match == "Exact" && text == "0" {
-            causes.push(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"", MATCH));
+            causes.push(forbidden(
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                MATCH,
+            ));
         }
     }
     if initial.is_some() {
-        causes.push(forbidden("sendInitialEvents is forbidden for list", "sendInitialEvents"));
+        causes.push(forbidden(
+            "sendInitialEvents is forbidden for list",
+            "sendInitialEvents",
+        ));
     }
     causes
 }
@@ -257,16 +295,23 @@ impl DeleteOptions {
         if let Some(body) = body {
             propagation = body["propagationPolicy"].as_str().map(str::to_owned);
             orphan = body["orphanDependents"].as_bool();
-            let values: Vec<&str> =
-                body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let values: Vec<&str> = body["dryRun"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
             dry_run = check_dry_run(&values, &mut causes);
             options.grace_period_seconds = body["gracePeriodSeconds"].as_i64();
             options.uid = body["preconditions"]["uid"].as_str().map(str::to_owned);
-            options.resource_version =
-                body["preconditions"]["resourceVersion"].as_str().map(str::to_owned);
+            options.resource_version = body["preconditions"]["resourceVersion"]
+                .as_str()
+                .map(str::to_owned);
         } else {
             propagation = query.get("propagationPolicy").map(str::to_owned);
-            orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+            orphan = query
+                .get("orphanDependents")
+                .map(|_| query.flag("orphanDependents"));
             dry_run = check_dry_run(&query.all("dryRun").collect::<Vec<_>>(), &mut causes);
             options.grace_period_seconds =
                 query.get("gracePeriodSeconds").and_then(|s| s.parse().ok());
@@ -296,6 +341,10 @@ impl DeleteOptions {
             }
             (None, None) => None,
         };
-        if causes.is_empty() { Ok(options) } else { Err(invalid("DeleteOptions", causes)) }
+        if causes.is_empty() {
+            Ok(options)
+        } else {
+            Err(invalid("DeleteOptions", causes))
+        }
     }
 }

@@ -41,11 +41,18 @@ impl Call {
     /// Whether stored bytes can be answered as they are.
     pub fn is_plain(&self) -> bool {
         let a = self.accepted;
-        a.media == Media::Json && a.shape == Shape::Object && !a.pretty && self.resource.is_stored_version()
+        a.media == Media::Json
+            && a.shape == Shape::Object
+            && !a.pretty
+            && self.resource.is_stored_version()
     }
 
     /// One object.
-    pub async fn object_response(&self, code: u16, object: &Object) -> Result<ApiResponse, ApiError> {
+    pub async fn object_response(
+        &self,
+        code: u16,
+        object: &Object,
+    ) -> Result<ApiResponse, ApiError> {
         if self.is_plain() {
             return Ok(response::json(code, object.bytes.clone()));
         }
@@ -144,15 +151,28 @@ impl Call {
     fn plain_list(&self, objects: Vec<Arc<Object>>, meta: &ListMeta) -> ApiResponse {
         let mut head = BytesMut::with_capacity(256);
         head.put_slice(b"{\"kind\":");
-        head.put_slice(Value::from(self.resource.list_kind.as_ref()).to_string().as_bytes());
+        head.put_slice(
+            Value::from(self.resource.list_kind.as_ref())
+                .to_string()
+                .as_bytes(),
+        );
         head.put_slice(b",\"apiVersion\":");
-        head.put_slice(Value::from(self.resource.api_version()).to_string().as_bytes());
+        head.put_slice(
+            Value::from(self.resource.api_version())
+                .to_string()
+                .as_bytes(),
+        );
         head.put_slice(b",\"metadata\":");
         head.put_slice(meta.to_value().to_string().as_bytes());
         head.put_slice(b",\"items\":[");
         let whole = self.resource.is_custom();
         let size: usize = objects.iter().map(|o| o.bytes.len() + 1).sum();
-        let mut pieces = Pieces { objects, at: 0, head, whole };
+        let mut pieces = Pieces {
+            objects,
+            at: 0,
+            head,
+            whole,
+        };
         if size <= PIECE {
             let mut all = BytesMut::with_capacity(size + 512);
             while let Some(piece) = pieces.next_piece() {
@@ -181,7 +201,12 @@ impl Call {
             )));
         }
         let mut table = kinds::table(&self.resource, values);
-        for (row, value) in table["rows"].as_array_mut().into_iter().flatten().zip(values) {
+        for (row, value) in table["rows"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+            .zip(values)
+        {
             row["object"] = match include {
                 "None" => Value::Null,
                 "Object" => value.clone(),

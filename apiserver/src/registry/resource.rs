@@ -70,9 +70,15 @@ impl Resource {
     /// The kind that a subresource reads and writes.
     pub fn subresource_gvk(&self, name: &str) -> Option<Gvk> {
         let sub = self.subresource(name)?;
-        let (group, version) =
-            sub.group_version.clone().unwrap_or((self.group.clone(), self.version.clone()));
-        Some(Gvk { group, version, kind: sub.kind.clone() })
+        let (group, version) = sub
+            .group_version
+            .clone()
+            .unwrap_or((self.group.clone(), self.version.clone()));
+        Some(Gvk {
+            group,
+            version,
+            kind: sub.kind.clone(),
+        })
     }
 }
 

@@ -23,8 +23,11 @@ pub fn json(code: u16, bytes: impl Into<Bytes>) -> ApiResponse {
 /// A response of any type.
 pub fn with_type(code: u16, content_type: &'static str, body: Body) -> ApiResponse {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -68,9 +71,18 @@ pub fn yaml(value: &Value) -> String {
 
 /// The Status of an error.
 pub fn error(error: &ApiError, accepted: Accepted) -> ApiResponse {
-    let mut response = value(error.code(), &error.to_value(), Accepted { shape: Shape::Object, ..accepted });
+    let mut response = value(
+        error.code(),
+        &error.to_value(),
+        Accepted {
+            shape: Shape::Object,
+            ..accepted
+        },
+    );
     if let Some(seconds) = error.retry_after() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -54,15 +54,23 @@ pub struct Accepted {
 }
 
 /// Media types for built-in kinds.
-pub const BUILT_IN: &[&str] =
-    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+pub const BUILT_IN: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 /// Media types for custom resources, which have no protobuf.
 pub const CUSTOM: &[&str] = &["application/json", "application/yaml"];
 
 /// Picks the first media type of `Accept` that the server has.
-pub fn accepted(headers: &HeaderMap, offered: &'static [&'static str]) -> Result<Accepted, ApiError> {
-    let Some(header) = headers.get(ACCEPT) else { return Ok(Accepted::default()) };
+pub fn accepted(
+    headers: &HeaderMap,
+    offered: &'static [&'static str],
+) -> Result<Accepted, ApiError> {
+    let Some(header) = headers.get(ACCEPT) else {
+        return Ok(Accepted::default());
+    };
     let text = header.to_str().unwrap_or_default();
     if matches!(text, "" | "*/*" | "application/json") {
         return Ok(Accepted::default());
@@ -76,11 +84,17 @@ pub fn accepted(headers: &HeaderMap, offered: &'static [&'static str]) -> Result
 }
 
 fn quality(clause: &str) -> f32 {
-    parameters(clause).find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0)
+    parameters(clause)
+        .find(|(k, _)| *k == "q")
+        .and_then(|(_, v)| v.parse().ok())
+        .unwrap_or(1.0)
 }
 
 fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
-    clause.split(';').skip(1).filter_map(|p| p.trim().split_once('='))
+    clause
+        .split(';')
+        .skip(1)
+        .filter_map(|p| p.trim().split_once('='))
 }
 
 fn accept_clause(clause: &str, offered: &[&str]) -> Option<Accepted> {
@@ -98,7 +112,9 @@ fn accept_clause(clause: &str, offered: &[&str]) -> Option<Accepted> {
     let shape = match parameter("as") {
         None => Shape::Object,
         Some(shape) => {
-            if parameter("g") != Some("meta.k8s.io") || !matches!(parameter("v"), Some("v1" | "v1beta1")) {
+            if parameter("g") != Some("meta.k8s.io")
+                || !matches!(parameter("v"), Some("v1" | "v1beta1"))
+            {
                 return None;
             }
             match shape {
@@ -110,13 +126,25 @@ fn accept_clause(clause: &str, offered: &[&str]) -> Option<Accepted> {
         }
     };
     let pretty = parameter("pretty") == Some("1");
-    Some(Accepted { media, shape, pretty })
+    Some(Accepted {
+        media,
+        shape,
+        pretty,
+    })
 }
 
 /// What a request's body is written in; JSON when the client does not say.
 pub fn sent(headers: &HeaderMap, offered: &'static [&'static str]) -> Result<Media, ApiError> {
-    let Some(header) = headers.get(CONTENT_TYPE) else { return Ok(Media::Json) };
-    let name = header.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let Some(header) = headers.get(CONTENT_TYPE) else {
+        return Ok(Media::Json);
+    };
+    let name = header
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
     let media = match name {
         "" | "application/json" => Media::Json,
         "application/yaml" => Media::Yaml,
@@ -135,7 +163,10 @@ pub fn wants_pretty(query: &crate::request::Query, headers: &HeaderMap) -> bool 
     if let Some(pretty) = query.get("pretty") {
         return !matches!(pretty, "0" | "false");
     }
-    let agent = headers.get(http::header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("");
+    let agent = headers
+        .get(http::header::USER_AGENT)
+        .and_then(|a| a.to_str().ok())
+        .unwrap_or("");
     agent.starts_with("curl") || agent.starts_with("Wget") || agent.starts_with("Mozilla/5.0")
 }
 
@@ -146,7 +177,9 @@ mod tests {
     fn check(accept: &str, expect: Option<(Media, Shape)>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let got = accepted(&headers, BUILT_IN).ok().map(|a| (a.media, a.shape));
+        let got = accepted(&headers, BUILT_IN)
+            .ok()
+            .map(|a| (a.media, a.shape));
         assert_eq!(got, expect, "{accept}");
     }
 
@@ -154,7 +187,10 @@ mod tests {
     fn the_first_known_representation_wins() {
         check("*/*", Some((Media::Json, Shape::Object)));
         check("application/xml", None);
-        check("application/xml,application/json", Some((Media::Json, Shape::Object)));
+        check(
+            "application/xml,application/json",
+            Some((Media::Json, Shape::Object)),
+        );
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
             Some((Media::Json, Shape::Table)),
@@ -163,7 +199,13 @@ mod tests {
             "application/vnd.kubernetes.protobuf, */*",
             Some((Media::Protobuf, Shape::Object)),
         );
-        check("application/json;as=Nope;v=v1;g=meta.k8s.io, application/yaml", Some((Media::Yaml, Shape::Object)));
-        check("application/yaml;q=0.5, application/json;q=0.9", Some((Media::Json, Shape::Object)));
+        check(
+            "application/json;as=Nope;v=v1;g=meta.k8s.io, application/yaml",
+            Some((Media::Yaml, Shape::Object)),
+        );
+        check(
+            "application/yaml;q=0.5, application/json;q=0.9",
+            Some((Media::Json, Shape::Object)),
+        );
     }
 }

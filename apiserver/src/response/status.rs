@@ -19,7 +19,11 @@ impl Cause {
         message: impl Into<String>,
         field: impl Into<String>,
     ) -> Self {
-        Cause { reason: reason.into(), message: message.into(), field: field.into() }
+        Cause {
+            reason: reason.into(),
+            message: message.into(),
+            field: field.into(),
+        }
     }
 }
 
@@ -75,7 +79,13 @@ impl ApiError {
         message: impl Into<String>,
         details: Option<Details>,
     ) -> Self {
-        ApiError(Box::new(Parts { continue_token: String::new(), code, reason, message: message.into(), details }))
+        ApiError(Box::new(Parts {
+            continue_token: String::new(),
+            code,
+            reason,
+            message: message.into(),
+            details,
+        }))
     }
 
     pub fn code(&self) -> u16 {
@@ -103,7 +113,11 @@ impl ApiError {
     }
 
     pub fn retry_after(&self) -> Option<u32> {
-        self.0.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0)
+        self.0
+            .details
+            .as_ref()
+            .map(|d| d.retry_after_seconds)
+            .filter(|s| *s > 0)
     }
 
     /// The same error with another message.
@@ -164,14 +178,27 @@ impl ApiError {
         let message = if resource.is_empty() {
             format!("forbidden: {why}")
         } else {
-            format!("{} {name:?} is forbidden: {why}", qualified(group, resource))
+            format!(
+                "{} {name:?} is forbidden: {why}",
+                qualified(group, resource)
+            )
         };
-        Self::new(403, "Forbidden", message, Some(Self::about(group, resource, name)))
+        Self::new(
+            403,
+            "Forbidden",
+            message,
+            Some(Self::about(group, resource, name)),
+        )
     }
 
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} {name:?} not found", qualified(group, resource));
-        Self::new(404, "NotFound", message, Some(Self::about(group, resource, name)))
+        Self::new(
+            404,
+            "NotFound",
+            message,
+            Some(Self::about(group, resource, name)),
+        )
     }
 
     /// No such resource or subresource in a group version that exists.
@@ -187,13 +214,23 @@ impl ApiError {
 
     /// A verb that the resource does not have although its path exists.
     pub fn verb_not_supported(group: &str, resource: &str, verb: &str) -> Self {
-        let message = format!("{verb} is not supported on resources of kind {:?}", qualified(group, resource));
-        Self::new(405, "MethodNotAllowed", message, Some(Self::about(group, resource, "")))
+        let message = format!(
+            "{verb} is not supported on resources of kind {:?}",
+            qualified(group, resource)
+        );
+        Self::new(
+            405,
+            "MethodNotAllowed",
+            message,
+            Some(Self::about(group, resource, "")),
+        )
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        let message =
-            format!("406: Not Acceptable\n\nAvailable representations: {}", accepted.join(", "));
+        let message = format!(
+            "406: Not Acceptable\n\nAvailable representations: {}",
+            accepted.join(", ")
+        );
         Self::new(406, "NotAcceptable", message, Some(Details::default()))
     }
 
@@ -207,13 +244,25 @@ impl ApiError {
 
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", qualified(group, resource));
-        Self::new(409, "AlreadyExists", message, Some(Self::about(group, resource, name)))
+        Self::new(
+            409,
+            "AlreadyExists",
+            message,
+            Some(Self::about(group, resource, name)),
+        )
     }
 
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let message =
-            format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
-        Self::new(409, "Conflict", message, Some(Self::about(group, resource, name)))
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            qualified(group, resource)
+        );
+        Self::new(
+            409,
+            "Conflict",
+            message,
+            Some(Self::about(group, resource, name)),
+        )
     }
 
     /// The object's resourceVersion is not the newest one.
@@ -224,14 +273,19 @@ impl ApiError {
 
     /// Validation found faults: one cause each.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
-        let texts: Vec<String> =
-            causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let texts: Vec<String> = causes
+            .iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect();
         let list = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
         let message = format!("{} {name:?} is invalid: {list}", qualified(group, kind));
-        let details = Details { causes, ..Self::about(group, kind, name) };
+        let details = Details {
+            causes,
+            ..Self::about(group, kind, name)
+        };
         Self::new(422, "Invalid", message, Some(details))
     }
 
@@ -261,7 +315,10 @@ impl ApiError {
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        let details = Details { retry_after_seconds, ..Details::default() };
+        let details = Details {
+            retry_after_seconds,
+            ..Details::default()
+        };
         Self::new(429, "TooManyRequests", message, Some(details))
     }
 
@@ -269,7 +326,11 @@ impl ApiError {
         let message =
             format!("Timeout: Too large resource version: {requested}, current: {current}");
         let details = Details {
-            causes: vec![Cause::new("ResourceVersionTooLarge", "Too large resource version", "")],
+            causes: vec![Cause::new(
+                "ResourceVersionTooLarge",
+                "Too large resource version",
+                "",
+            )],
             retry_after_seconds: 1,
             ..Details::default()
         };
@@ -279,7 +340,11 @@ impl ApiError {
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let message = format!("Internal error occurred: {message}");
         let details = Details {
-            causes: vec![Cause::new("", message.trim_start_matches("Internal error occurred: "), "")],
+            causes: vec![Cause::new(
+                "",
+                message.trim_start_matches("Internal error occurred: "),
+                "",
+            )],
             ..Details::default()
         };
         Self::new(500, "InternalError", message, Some(details))
@@ -292,7 +357,11 @@ impl ApiError {
 
 /// `deployments.apps`; `pods` for the core group.
 pub fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 impl From<storage::StoreError> for ApiError {
@@ -318,10 +387,15 @@ mod tests {
     fn messages_are_worded_as_upstream_words_them() {
         let e = ApiError::not_found("apps", "deployments", "x");
         assert_eq!(e.message(), "deployments.apps \"x\" not found");
-        let e = ApiError::invalid("", "Pod", "p", vec![
-            Cause::new("FieldValueRequired", "Required value", "spec.a"),
-            Cause::new("FieldValueInvalid", "Invalid value: 1: no", "spec.b"),
-        ]);
+        let e = ApiError::invalid(
+            "",
+            "Pod",
+            "p",
+            vec![
+                Cause::new("FieldValueRequired", "Required value", "spec.a"),
+                Cause::new("FieldValueInvalid", "Invalid value: 1: no", "spec.b"),
+            ],
+        );
         assert_eq!(
             e.message(),
             "Pod \"p\" is invalid: [spec.a: Required value, spec.b: Invalid value: 1: no]"

@@ -1,23 +1,63 @@
-//! Subresources: `status` and `scale` in the generic pipeline, the others each in a file.
+//! Subresources: those that read and write the object itself go through the generic pipeline,
+//! the others each have a file.
+
+pub(crate) mod binding;
+mod eviction;
+mod node;
+mod scale;
+pub mod token;
 
 use std::sync::Arc;
 
-use http::Method;
+use http::request::Parts;
+use serde_json::json;
+
+pub use node::{NodeConnector, Target};
 
 use crate::registry::Call;
-use crate::response::{ApiError, ApiResponse, RequestBody};
+use crate::response::{self, ApiError, ApiResponse, RequestBody};
 use crate::service::read_body;
 
 /// Answers a request to a subresource whose verb was found to be allowed.
-pub async fn answer(
+pub(crate) async fn answer(
     call: Arc<Call>,
-    _method: &Method,
+    parts: Parts,
     body: RequestBody,
 ) -> Result<ApiResponse, ApiError> {
-    match (call.info.subresource.as_str(), call.info.verb) {
-        ("status", "get") => call.get().await,
-        ("status", "update") => call.update(read_body(body).await?).await,
-        ("status", "patch") => call.patch(read_body(body).await?).await,
+    let name = call.info.subresource.clone();
+    match (call.resource.plural.as_ref(), name.as_str()) {
+        (_, "status" | "approval" | "ephemeralcontainers" | "resize" | "finalize") => {
+            own_object(&call, body).await
+        }
+        (_, "scale") => scale::answer(&call, body).await,
+        ("pods", "binding") => binding::bind(&call, read_body(body).await?).await,
+        ("pods", "eviction") => eviction::evict(&call, read_body(body).await?).await,
+        ("serviceaccounts", "token") => token::request(&call, read_body(body).await?).await,
+        ("pods", "log" | "exec" | "attach" | "portforward" | "proxy")
+        | ("nodes" | "services", "proxy") => node::connect(call, parts, body).await,
         _ => Err(ApiError::no_such_resource()),
     }
+}
+
+/// A part of the object with rules of its own, written like the object.
+async fn own_object(call: &Arc<Call>, body: RequestBody) -> Result<ApiResponse, ApiError> {
+    match call.info.verb {
+        "get" => call.get().await,
+        "update" => call.update(read_body(body).await?).await,
+        "patch" => call.patch(read_body(body).await?).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+    .map(|response| call.with_warnings(response))
+}
+
+/// What a verb answers that leaves no object behind.
+fn created_status(call: &Call) -> ApiResponse {
+    let status = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "code": 201,
+    });
+    response::value(201, &status, call.accepted)
 }

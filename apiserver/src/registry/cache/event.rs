@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::super::fields::Field;
 use super::super::object::Object;
 use super::super::selector::{FieldSelector, LabelSelector};
-use super::super::fields::Field;
 
 /// What happened, as a watcher is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +43,12 @@ pub struct Delivery {
 
 impl Event {
     pub fn new(revision: u64, before: Option<Arc<Object>>, after: Option<Arc<Object>>) -> Self {
-        Event { revision, before, after, gone: OnceLock::new() }
+        Event {
+            revision,
+            before,
+            after,
+            gone: OnceLock::new(),
+        }
     }
 
     /// What a watcher with this filter is told: leaving the selection looks like a deletion,
@@ -52,22 +57,29 @@ impl Event {
         let was = self.before.as_deref().is_some_and(|o| filter.matches(o));
         let is = self.after.as_deref().is_some_and(|o| filter.matches(o));
         match (was, is, &self.after) {
-            (false, true, Some(after)) => {
-                Some(Delivery { kind: EventKind::Added, object: after.clone() })
-            }
-            (true, true, Some(after)) => {
-                Some(Delivery { kind: EventKind::Modified, object: after.clone() })
-            }
-            (true, false, _) => {
-                Some(Delivery { kind: EventKind::Deleted, object: self.gone()? })
-            }
+            (false, true, Some(after)) => Some(Delivery {
+                kind: EventKind::Added,
+                object: after.clone(),
+            }),
+            (true, true, Some(after)) => Some(Delivery {
+                kind: EventKind::Modified,
+                object: after.clone(),
+            }),
+            (true, false, _) => Some(Delivery {
+                kind: EventKind::Deleted,
+                object: self.gone()?,
+            }),
             _ => None,
         }
     }
 
     fn gone(&self) -> Option<Arc<Object>> {
         let before = self.before.as_ref()?;
-        Some(self.gone.get_or_init(|| Arc::new(before.at_revision(self.revision))).clone())
+        Some(
+            self.gone
+                .get_or_init(|| Arc::new(before.at_revision(self.revision)))
+                .clone(),
+        )
     }
 
     pub(super) fn size(&self) -> usize {
@@ -105,7 +117,11 @@ impl Filter {
         let field = |label: &str| match label {
             "metadata.name" => object.name(),
             "metadata.namespace" => object.namespace(),
-            label => self.known.iter().position(|f| f.label == label).map_or("", |i| object.field(i)),
+            label => self
+                .known
+                .iter()
+                .position(|f| f.label == label)
+                .map_or("", |i| object.field(i)),
         };
         (self.fields.is_empty() || self.fields.matches(field))
             && (self.labels.is_empty() || self.labels.matches(|k| object.label(k)))

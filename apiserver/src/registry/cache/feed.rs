@@ -14,7 +14,11 @@ const PAGE: usize = 5_000;
 
 /// Reads every object at one revision and returns that revision.
 pub(super) async fn load(cacher: &Cacher) -> Result<u64, StoreError> {
-    let mut range = Range { prefix: PREFIX.into(), limit: PAGE, ..Range::default() };
+    let mut range = Range {
+        prefix: PREFIX.into(),
+        limit: PAGE,
+        ..Range::default()
+    };
     let revision = loop {
         let page = cacher.store.list(range.clone()).await?;
         for entry in &page.entries {

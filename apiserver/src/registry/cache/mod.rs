@@ -94,7 +94,10 @@ impl Cacher {
         let waited = tokio::time::timeout(WAIT, applied.wait_for(|a| *a >= revision)).await;
         match waited {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(ApiError::too_large_resource_version(revision, self.applied())),
+            _ => Err(ApiError::too_large_resource_version(
+                revision,
+                self.applied(),
+            )),
         }
     }
 

@@ -126,7 +126,13 @@ impl ResourceCache {
 
     /// The objects that pass the filter, after the key `after`, at most `limit` (0: all).
     /// `applied` is the cacher's revision, read before the call.
-    pub fn list(&self, filter: &Filter, after: Option<&str>, limit: usize, applied: u64) -> Snapshot {
+    pub fn list(
+        &self,
+        filter: &Filter,
+        after: Option<&str>,
+        limit: usize,
+        applied: u64,
+    ) -> Snapshot {
         let state = self.state.read();
         let start = if filter.namespace.is_empty() {
             self.prefix.clone()
@@ -154,7 +160,12 @@ impl ResourceCache {
             objects.push(object.clone());
         }
         let remaining = if more && all { 1 + range.count() } else { 0 };
-        Snapshot { objects, revision: applied.max(state.touched), remaining, more }
+        Snapshot {
+            objects,
+            revision: applied.max(state.touched),
+            remaining,
+            more,
+        }
     }
 
     /// Registers a watch that begins with the present state.
@@ -164,13 +175,20 @@ impl ResourceCache {
             let all = filter.is_empty();
             let chosen = state.objects.values().filter(|o| all || filter.matches(o));
             chosen
-                .map(|o| Delivery { kind: super::EventKind::Added, object: o.clone() })
+                .map(|o| Delivery {
+                    kind: super::EventKind::Added,
+                    object: o.clone(),
+                })
                 .collect()
         } else {
             Vec::new()
         };
         let revision = applied.max(state.touched);
-        Watching { initial: objects, revision, queue: state.register(filter) }
+        Watching {
+            initial: objects,
+            revision,
+            queue: state.register(filter),
+        }
     }
 
     /// Registers a watch for everything after `revision`.
@@ -182,13 +200,23 @@ impl ResourceCache {
     ) -> Result<Watching, WatchError> {
         let mut state = self.state.write();
         if revision < state.floor {
-            return Err(WatchError::TooOld { requested: revision, oldest: state.floor });
+            return Err(WatchError::TooOld {
+                requested: revision,
+                oldest: state.floor,
+            });
         }
         let start = state.ring.partition_point(|e| e.revision <= revision);
-        let initial =
-            state.ring.range(start..).filter_map(|e| e.seen_through(&filter)).collect();
+        let initial = state
+            .ring
+            .range(start..)
+            .filter_map(|e| e.seen_through(&filter))
+            .collect();
         let revision = applied.max(state.touched).max(revision);
-        Ok(Watching { initial, revision, queue: state.register(filter) })
+        Ok(Watching {
+            initial,
+            revision,
+            queue: state.register(filter),
+        })
     }
 
     /// Takes in a listed object without telling anybody; only for the first load.
@@ -240,16 +268,19 @@ impl State {
 
     fn publish(&mut self, event: Arc<Event>) {
         // A full queue is a watcher that does not keep up; a closed one is gone. Both are dropped.
-        self.watchers.retain(|w| match event.seen_through(&w.filter) {
-            Some(delivery) => w.queue.try_send(delivery).is_ok(),
-            None => true,
-        });
+        self.watchers
+            .retain(|w| match event.seen_through(&w.filter) {
+                Some(delivery) => w.queue.try_send(delivery).is_ok(),
+                None => true,
+            });
         self.ring_bytes += event.size();
         self.ring.push_back(event);
         while self.ring.len() > RING_MAX
             || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MIN)
         {
-            let Some(old) = self.ring.pop_front() else { break };
+            let Some(old) = self.ring.pop_front() else {
+                break;
+            };
             self.ring_bytes -= old.size();
             self.floor = old.revision;
         }

@@ -43,7 +43,10 @@ impl Entry {
     pub fn describe(&self) -> String {
         let mut text = Value::from(self.manager.as_str()).to_string();
         if !self.subresource.is_empty() {
-            text = format!("{text} with subresource {}", Value::from(self.subresource.as_str()));
+            text = format!(
+                "{text} with subresource {}",
+                Value::from(self.subresource.as_str())
+            );
         }
         if self.operation == Operation::Update {
             text = format!("{text} using {}", self.api_version);
@@ -63,9 +66,14 @@ pub fn decode(object: &Value) -> Option<Vec<Entry>> {
 
 /// `[{}]`, with which a client forgets all managers.
 pub fn is_reset(object: &Value) -> bool {
-    match object["metadata"]["managedFields"].as_array().map(Vec::as_slice) {
+    match object["metadata"]["managedFields"]
+        .as_array()
+        .map(Vec::as_slice)
+    {
         Some([one]) => one.as_object().is_some_and(|entry| {
-            entry.values().all(|v| v.is_null() || v.as_str().is_some_and(str::is_empty))
+            entry
+                .values()
+                .all(|v| v.is_null() || v.as_str().is_some_and(str::is_empty))
         }),
         _ => false,
     }
@@ -105,13 +113,20 @@ pub fn encode(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|e| !e.set.is_empty());
     cap(&mut entries);
     entries.sort_by(|a, b| {
-        (a.operation, &a.time, &a.manager, &a.api_version, &a.subresource).cmp(&(
-            b.operation,
-            &b.time,
-            &b.manager,
-            &b.api_version,
-            &b.subresource,
-        ))
+        (
+            a.operation,
+            &a.time,
+            &a.manager,
+            &a.api_version,
+            &a.subresource,
+        )
+            .cmp(&(
+                b.operation,
+                &b.time,
+                &b.manager,
+                &b.api_version,
+                &b.subresource,
+            ))
     });
     let metadata = crate::registry::meta::of_mut(object);
     if entries.is_empty() {
@@ -155,7 +170,10 @@ fn cap(entries: &mut Vec<Entry>) {
     if surplus > 0 {
         // One more goes, since what takes their place counts as well.
         for old in updaters.drain(..=surplus) {
-            match ancient.iter_mut().find(|a| a.api_version == old.api_version) {
+            match ancient
+                .iter_mut()
+                .find(|a| a.api_version == old.api_version)
+            {
                 Some(same) => {
                     same.set = std::mem::take(&mut same.set).union(&old.set);
                     same.time = old.time;
@@ -175,7 +193,10 @@ fn cap(entries: &mut Vec<Entry>) {
 /// Whether two objects differ in nothing but the times of their entries.
 pub fn same_but_times(old: &Value, new: &Value) -> bool {
     let strip = |object: &Value| -> Vec<Value> {
-        let list = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let list = object["metadata"]["managedFields"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let timeless = list.into_iter().map(|mut e| {
             if let Some(map) = e.as_object_mut() {
                 map.remove("time");

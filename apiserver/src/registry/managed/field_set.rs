@@ -16,7 +16,10 @@ pub struct FieldSet {
 impl FieldSet {
     /// Just this path.
     pub fn leaf() -> Self {
-        FieldSet { member: true, children: BTreeMap::new() }
+        FieldSet {
+            member: true,
+            children: BTreeMap::new(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -53,7 +56,10 @@ impl FieldSet {
     }
 
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
-        let mut both = FieldSet { member: self.member && other.member, ..FieldSet::default() };
+        let mut both = FieldSet {
+            member: self.member && other.member,
+            ..FieldSet::default()
+        };
         for (edge, child) in &self.children {
             if let Some(theirs) = other.children.get(edge) {
                 both.attach(edge.clone(), child.intersection(theirs));
@@ -124,7 +130,10 @@ impl FieldSet {
 
     fn node(value: &Value) -> Option<FieldSet> {
         let map = value.as_object()?;
-        let mut node = FieldSet { member: map.is_empty(), ..FieldSet::default() };
+        let mut node = FieldSet {
+            member: map.is_empty(),
+            ..FieldSet::default()
+        };
         for (edge, child) in map {
             if edge == "." {
                 node.member = true;
@@ -173,14 +182,25 @@ mod tests {
     fn the_operations_work_on_single_paths() {
         let a = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
         let b = set(json!({"f:a": {"f:b": {}}, "f:d": {}}));
-        assert_eq!(a.clone().difference(&b).to_value(), json!({"f:a": {}, "f:c": {}}));
+        assert_eq!(
+            a.clone().difference(&b).to_value(),
+            json!({"f:a": {}, "f:c": {}})
+        );
         assert_eq!(a.intersection(&b).to_value(), json!({"f:a": {"f:b": {}}}));
-        assert_eq!(a.union(&b).to_value(), json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}, "f:d": {}}));
+        assert_eq!(
+            a.union(&b).to_value(),
+            json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}, "f:d": {}})
+        );
     }
 
     #[test]
     fn paths_are_spelled_for_people() {
-        let a = set(json!({"f:spec": {"f:c": {"k:{\"name\":\"x\",\"port\":1}": {"f:d": {}}}, "f:s": {"v:\"y\"": {}}}}));
-        assert_eq!(a.paths(), [".spec.c[name=\"x\",port=1].d", ".spec.s[=\"y\"]"]);
+        let a = set(
+            json!({"f:spec": {"f:c": {"k:{\"name\":\"x\",\"port\":1}": {"f:d": {}}}, "f:s": {"v:\"y\"": {}}}}),
+        );
+        assert_eq!(
+            a.paths(),
+            [".spec.c[name=\"x\",port=1].d", ".spec.s[=\"y\"]"]
+        );
     }
 }

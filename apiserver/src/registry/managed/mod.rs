@@ -47,12 +47,16 @@ fn without_system_fields(set: FieldSet) -> FieldSet {
 /// What a write to this (sub)resource never changes, and so never owns.
 pub fn reset_fields(call: &Call) -> &'static [&'static [&'static str]] {
     match call.info.subresource.as_str() {
-        "status" if call.resource.is_custom() => {
-            &[&["f:spec"], &["f:metadata", "f:deletionTimestamp"], &["f:metadata", "f:ownerReferences"]]
-        }
-        "status" if call.resource.plural == "pods" => {
-            &[&["f:spec"], &["f:metadata", "f:deletionTimestamp"], &["f:metadata", "f:ownerReferences"]]
-        }
+        "status" if call.resource.is_custom() => &[
+            &["f:spec"],
+            &["f:metadata", "f:deletionTimestamp"],
+            &["f:metadata", "f:ownerReferences"],
+        ],
+        "status" if call.resource.plural == "pods" => &[
+            &["f:spec"],
+            &["f:metadata", "f:deletionTimestamp"],
+            &["f:metadata", "f:ownerReferences"],
+        ],
         "status" => &[&["f:spec"]],
         _ if call.resource.has_status() => &[&["f:status"]],
         _ => &[],
@@ -134,7 +138,9 @@ impl<'a> Writer<'a> {
         if entries::is_reset(new) {
             return Vec::new();
         }
-        entries::decode(new).filter(|sent| !sent.is_empty()).unwrap_or_else(live)
+        entries::decode(new)
+            .filter(|sent| !sent.is_empty())
+            .unwrap_or_else(live)
     }
 
     /// Server-side apply.
@@ -153,8 +159,12 @@ impl<'a> Writer<'a> {
         let merged = self.prune(merged, &all, &set, &last.set);
         self.take_from_others(&base, &merged, &mut all, force)?;
         let set = without_system_fields(set);
-        let unchanged = set == last.set && without_resource_version(&merged) == without_resource_version(&base);
-        let time = if unchanged { last.time } else { own.time.clone() };
+        let unchanged = without_resource_version(&merged) == without_resource_version(&base);
+        let time = if unchanged {
+            last.time
+        } else {
+            own.time.clone()
+        };
         all.push(Entry { set, time, ..own });
         let mut merged = merged;
         entries::encode(&mut merged, all);
@@ -227,12 +237,21 @@ pub enum ApplyError {
 
 /// Upstream's wording of conflicts.
 fn conflict_status(conflicts: &[(String, String)]) -> ApiError {
-    let causes = conflicts
-        .iter()
-        .map(|(manager, path)| Cause::new("FieldManagerConflict", format!("conflict with {manager}"), path.as_str()));
-    let details = Details { causes: causes.collect(), ..Details::default() };
+    let causes = conflicts.iter().map(|(manager, path)| {
+        Cause::new(
+            "FieldManagerConflict",
+            format!("conflict with {manager}"),
+            path.as_str(),
+        )
+    });
+    let details = Details {
+        causes: causes.collect(),
+        ..Details::default()
+    };
     let message = match conflicts {
-        [(manager, path)] => format!("Apply failed with 1 conflict: conflict with {manager}: {path}"),
+        [(manager, path)] => {
+            format!("Apply failed with 1 conflict: conflict with {manager}: {path}")
+        }
         many => {
             let mut lines = Vec::new();
             let mut managers: Vec<&String> = many.iter().map(|(manager, _)| manager).collect();
@@ -243,7 +262,11 @@ fn conflict_status(conflicts: &[(String, String)]) -> ApiError {
                 let paths = many.iter().filter(|(m, _)| m == manager);
                 lines.extend(paths.map(|(_, path)| format!("- {path}")));
             }
-            format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
+            format!(
+                "Apply failed with {} conflicts: {}",
+                many.len(),
+                lines.join("\n")
+            )
         }
     };
     ApiError::new(409, "Conflict", message, Some(details))
@@ -264,7 +287,9 @@ pub fn check_applied(gvk: &Gvk, applied: &Value) -> Result<(), ApiError> {
     let (kind, version) = (text("kind"), text("apiVersion"));
     if kind.is_empty() || version.is_empty() {
         let (group, version) = super::resource::split_api_version(version);
-        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {group}/{version}, Kind={kind}"
+        )));
     }
     if version != gvk.api_version() {
         return Err(ApiError::bad_request(format!(
@@ -274,7 +299,9 @@ pub fn check_applied(gvk: &Gvk, applied: &Value) -> Result<(), ApiError> {
     }
     if kind != gvk.kind {
         let (group, version) = super::resource::split_api_version(version);
-        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {group}/{version}, Kind={kind}"
+        )));
     }
     if !applied["metadata"]["managedFields"].is_null() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -298,21 +325,23 @@ pub fn apply(
             &empty
         }
     };
-    writer.apply(live, applied, options.force == Some(true)).map_err(|error| match error {
-        ApplyError::Conflicts(conflicts) => conflict_status(&conflicts),
-        ApplyError::Typed(fault) => {
-            let gvk = call.resource.gvk();
-            let message = format!(
-                "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {fault}",
-                meta::text(applied, "namespace"),
-                meta::name(applied),
-                gvk.group,
-                gvk.version,
-                gvk.kind,
-            );
-            ApiError::new(500, "", message, None)
-        }
-    })
+    writer
+        .apply(live, applied, options.force == Some(true))
+        .map_err(|error| match error {
+            ApplyError::Conflicts(conflicts) => conflict_status(&conflicts),
+            ApplyError::Typed(fault) => {
+                let gvk = call.resource.gvk();
+                let message = format!(
+                    "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {fault}",
+                    meta::text(applied, "namespace"),
+                    meta::name(applied),
+                    gvk.group,
+                    gvk.version,
+                    gvk.kind,
+                );
+                ApiError::new(500, "", message, None)
+            }
+        })
 }
 
 #[cfg(test)]

@@ -20,8 +20,19 @@ fn config_map() -> StructRef {
 }
 
 fn owners(object: &Value) -> Vec<(String, Value)> {
-    let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-    entries.iter().map(|e| (e["manager"].as_str().unwrap().to_owned(), e["fieldsV1"].clone())).collect()
+    let entries = object["metadata"]["managedFields"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    entries
+        .iter()
+        .map(|e| {
+            (
+                e["manager"].as_str().unwrap().to_owned(),
+                e["fieldsV1"].clone(),
+            )
+        })
+        .collect()
 }
 
 fn applied(data: Value) -> Value {
@@ -37,7 +48,13 @@ fn an_update_takes_what_it_changes() {
     let shape = config_map();
     let mut new = applied(json!({"a": "1", "b": "2"}));
     writer(&shape, "one").update(&empty(), &mut new, true);
-    assert_eq!(owners(&new), [("one".into(), json!({"f:data": {".": {}, "f:a": {}, "f:b": {}}}))]);
+    assert_eq!(
+        owners(&new),
+        [(
+            "one".into(),
+            json!({"f:data": {".": {}, "f:a": {}, "f:b": {}}})
+        )]
+    );
     let mut newer = new.clone();
     newer["data"]["a"] = "9".into();
     writer(&shape, "two").update(&new, &mut newer, false);
@@ -53,28 +70,55 @@ fn an_update_takes_what_it_changes() {
 #[test]
 fn what_is_applied_no_longer_is_removed_unless_another_applier_owns_it() {
     let shape = config_map();
-    let first = writer(&shape, "one").apply(&empty(), &applied(json!({"a": "1", "b": "2"})), false).unwrap();
-    let second = writer(&shape, "two").apply(&first, &applied(json!({"b": "2"})), false).unwrap();
-    let third = writer(&shape, "one").apply(&second, &applied(json!({})), false).unwrap();
+    let first = writer(&shape, "one")
+        .apply(&empty(), &applied(json!({"a": "1", "b": "2"})), false)
+        .unwrap();
+    let second = writer(&shape, "two")
+        .apply(&first, &applied(json!({"b": "2"})), false)
+        .unwrap();
+    let third = writer(&shape, "one")
+        .apply(&second, &applied(json!({})), false)
+        .unwrap();
     assert_eq!(third["data"], json!({"b": "2"}));
 }
 
 #[test]
 fn another_value_is_a_conflict_unless_forced() {
     let shape = config_map();
-    let first = writer(&shape, "one").apply(&empty(), &applied(json!({"a": "1"})), false).unwrap();
-    let refused = writer(&shape, "two").apply(&first, &applied(json!({"a": "2"})), false).unwrap_err();
-    assert_eq!(refused, ApplyError::Conflicts(vec![("\"one\"".into(), ".data.a".into())]));
-    let forced = writer(&shape, "two").apply(&first, &applied(json!({"a": "2"})), true).unwrap();
-    assert_eq!(owners(&forced), [("two".into(), json!({"f:data": {"f:a": {}}}))]);
+    let first = writer(&shape, "one")
+        .apply(&empty(), &applied(json!({"a": "1"})), false)
+        .unwrap();
+    let refused = writer(&shape, "two")
+        .apply(&first, &applied(json!({"a": "2"})), false)
+        .unwrap_err();
+    assert_eq!(
+        refused,
+        ApplyError::Conflicts(vec![("\"one\"".into(), ".data.a".into())])
+    );
+    let forced = writer(&shape, "two")
+        .apply(&first, &applied(json!({"a": "2"})), true)
+        .unwrap();
+    assert_eq!(
+        owners(&forced),
+        [("two".into(), json!({"f:data": {"f:a": {}}}))]
+    );
 }
 
 #[test]
 fn unknown_fields_and_repeated_keys_are_refused() {
     let shape = schema::types::root("", "v1", "Pod").expect("a built-in kind");
     let pod = json!({"kind": "Pod", "apiVersion": "v1", "spec": {"containers": [{"name": "c"}, {"name": "c"}]}});
-    let fault = writer(&shape, "one").apply(&empty(), &pod, false).unwrap_err().to_string();
-    assert_eq!(fault, ".spec.containers: duplicate entries for key [name=\"c\"]");
-    let fault = writer(&shape, "one").apply(&empty(), &json!({"zz": 1}), false).unwrap_err().to_string();
+    let fault = writer(&shape, "one")
+        .apply(&empty(), &pod, false)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        fault,
+        ".spec.containers: duplicate entries for key [name=\"c\"]"
+    );
+    let fault = writer(&shape, "one")
+        .apply(&empty(), &json!({"zz": 1}), false)
+        .unwrap_err()
+        .to_string();
     assert_eq!(fault, ".zz: field not declared in schema");
 }

@@ -40,7 +40,11 @@ fn node(ty: &Type) -> Node<'_> {
 }
 
 fn struct_node(shape: &Struct) -> Node<'_> {
-    if shape.atomic || shape.scalar.is_some() { Node::Leaf } else { Node::Fields(shape) }
+    if shape.atomic || shape.scalar.is_some() {
+        Node::Leaf
+    } else {
+        Node::Fields(shape)
+    }
 }
 
 impl<'a> Node<'a> {
@@ -48,7 +52,9 @@ impl<'a> Node<'a> {
     fn is_leaf_for(&self, value: &Value) -> bool {
         match self {
             Node::Leaf => true,
-            Node::Free | Node::Fields(_) | Node::Entries(_) => !value.is_object() && !value.is_null(),
+            Node::Free | Node::Fields(_) | Node::Entries(_) => {
+                !value.is_object() && !value.is_null()
+            }
             Node::Items(..) => !value.is_array() && !value.is_null(),
         }
     }
@@ -91,7 +97,11 @@ fn item_edge(list: &List, keys: &[Cow<'static, str>], item: &Value) -> Option<St
     for key in keys {
         let value = item.get(key.as_ref()).filter(|v| !v.is_null()).cloned();
         given |= value.is_some();
-        let default = || shape.and_then(|s| s.field(key)).and_then(|f| f.default.clone());
+        let default = || {
+            shape
+                .and_then(|s| s.field(key))
+                .and_then(|f| f.default.clone())
+        };
         if let Some(value) = value.or_else(default) {
             found.insert(key.as_ref(), value);
         }
@@ -99,13 +109,17 @@ fn item_edge(list: &List, keys: &[Cow<'static, str>], item: &Value) -> Option<St
     if !given || found.len() < keys.len() {
         return None;
     }
-    serde_json::to_string(&found).ok().map(|keys| format!("k:{keys}"))
+    serde_json::to_string(&found)
+        .ok()
+        .map(|keys| format!("k:{keys}"))
 }
 
 /// The edges of a list's items; those without or with a repeated one are told by position.
 fn item_edges(list: &List, keys: &[Cow<'static, str>], items: &[Value]) -> Vec<String> {
     let edges = items.iter().enumerate();
-    edges.map(|(i, item)| item_edge(list, keys, item).unwrap_or_else(|| format!("i:{i}"))).collect()
+    edges
+        .map(|(i, item)| item_edge(list, keys, item).unwrap_or_else(|| format!("i:{i}")))
+        .collect()
 }
 
 /// Every field of a value.
@@ -130,7 +144,9 @@ fn set_of(node: &Node<'_>, value: &Value) -> FieldSet {
         }
         (_, Value::Object(map)) => {
             for (key, value) in map {
-                let Some((ty, declared)) = node.entry(key) else { continue };
+                let Some((ty, declared)) = node.entry(key) else {
+                    continue;
+                };
                 let mut child = set_of(&self::node(ty), value);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 child.member |= empty || !declared;
@@ -197,7 +213,12 @@ fn compare_nodes(node: &Node<'_>, old: Option<&Value>, new: Option<&Value>) -> C
     result
 }
 
-fn compare_entries(node: &Node<'_>, old: Option<&Value>, new: Option<&Value>, result: &mut Comparison) {
+fn compare_entries(
+    node: &Node<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    result: &mut Comparison,
+) {
     let old = old.and_then(Value::as_object);
     let new = new.and_then(Value::as_object);
     let before = old.into_iter().flatten();
@@ -206,15 +227,25 @@ fn compare_entries(node: &Node<'_>, old: Option<&Value>, new: Option<&Value>, re
         if other == Some(value) {
             continue;
         }
-        let Some((ty, _)) = node.entry(key) else { continue };
-        result.attach(&edge(key), compare_nodes(&self::node(ty), Some(value), other));
+        let Some((ty, _)) = node.entry(key) else {
+            continue;
+        };
+        result.attach(
+            &edge(key),
+            compare_nodes(&self::node(ty), Some(value), other),
+        );
     }
     for (key, value) in new.into_iter().flatten() {
         if old.is_some_and(|m| m.contains_key(key)) {
             continue;
         }
-        let Some((ty, _)) = node.entry(key) else { continue };
-        result.attach(&edge(key), compare_nodes(&self::node(ty), None, Some(value)));
+        let Some((ty, _)) = node.entry(key) else {
+            continue;
+        };
+        result.attach(
+            &edge(key),
+            compare_nodes(&self::node(ty), None, Some(value)),
+        );
     }
 }
 
@@ -383,7 +414,10 @@ pub fn with_named_fields(root: &StructRef, set: &FieldSet) -> FieldSet {
 }
 
 fn named(node: &Node<'_>, set: &FieldSet) -> FieldSet {
-    let mut out = FieldSet { member: set.member, ..FieldSet::default() };
+    let mut out = FieldSet {
+        member: set.member,
+        ..FieldSet::default()
+    };
     for (edge, child) in &set.children {
         let (ty, declared) = match (node, edge.strip_prefix("f:")) {
             (Node::Items(list, _), _) => (&list.item, false),
@@ -403,7 +437,12 @@ pub fn check(root: &StructRef, value: &Value) -> Result<(), TypedError> {
 }
 
 fn check_node(ty: &Type, value: &Value, path: &str) -> Result<(), TypedError> {
-    let fault = |what: String| Err(TypedError { path: path.to_owned(), what });
+    let fault = |what: String| {
+        Err(TypedError {
+            path: path.to_owned(),
+            what,
+        })
+    };
     if value.is_null() {
         return Ok(());
     }
@@ -419,7 +458,10 @@ fn check_node(ty: &Type, value: &Value, path: &str) -> Result<(), TypedError> {
                     Some(field) => check_node(&field.ty, value, &below)?,
                     None if shape.preserve_unknown => {}
                     None => {
-                        return Err(TypedError { path: below, what: "field not declared in schema".into() });
+                        return Err(TypedError {
+                            path: below,
+                            what: "field not declared in schema".into(),
+                        });
                     }
                 }
             }
@@ -429,7 +471,9 @@ fn check_node(ty: &Type, value: &Value, path: &str) -> Result<(), TypedError> {
             let Value::Object(entries) = value else {
                 return fault(format!("expected map, got {}", go_value(value)));
             };
-            entries.iter().try_for_each(|(key, value)| check_node(&map.value, value, &format!("{path}.{key}")))
+            entries.iter().try_for_each(|(key, value)| {
+                check_node(&map.value, value, &format!("{path}.{key}"))
+            })
         }
         Type::List(list) => {
             let Value::Array(items) = value else {
@@ -443,9 +487,10 @@ fn check_node(ty: &Type, value: &Value, path: &str) -> Result<(), TypedError> {
             (Scalar::Bool, Value::Bool(_)) => Ok(()),
             (Scalar::Bool, other) => fault(format!("expected boolean, got {}", go_value(other))),
             (Scalar::Int32 | Scalar::Int64 | Scalar::Double, Value::Number(_)) => Ok(()),
-            (Scalar::Int32 | Scalar::Int64 | Scalar::Double, other) => {
-                fault(format!("expected numeric (int or float), got {}", go_type(other)))
-            }
+            (Scalar::Int32 | Scalar::Int64 | Scalar::Double, other) => fault(format!(
+                "expected numeric (int or float), got {}",
+                go_type(other)
+            )),
             _ => Ok(()),
         },
         Type::Struct(_) => Ok(()),
@@ -463,12 +508,19 @@ fn check_items(list: &List, items: &[Value], path: &str) -> Result<(), TypedErro
         let mut below = format!("{path}[{i}]");
         if let Some(keys) = keys {
             let Some(edge) = item_edge(list, keys, item) else {
-                let shown = keys.iter().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
+                let shown = keys
+                    .iter()
+                    .map(|k| format!("{k:?}"))
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 let what = format!(
                     "element 0: associative list with keys has an element that omits key field {shown} (and doesn't have default value)"
                 )
                 .replacen("element 0", &format!("element {i}"), 1);
-                return Err(TypedError { path: path.to_owned(), what });
+                return Err(TypedError {
+                    path: path.to_owned(),
+                    what,
+                });
             };
             let spelled = FieldSet {
                 member: false,
@@ -477,7 +529,10 @@ fn check_items(list: &List, items: &[Value], path: &str) -> Result<(), TypedErro
             let spelled = spelled.paths().pop().unwrap_or_default();
             if !seen.insert(edge) {
                 let what = format!("duplicate entries for key {spelled}");
-                return Err(TypedError { path: path.to_owned(), what });
+                return Err(TypedError {
+                    path: path.to_owned(),
+                    what,
+                });
             }
             below = format!("{path}{spelled}");
         }
@@ -491,7 +546,10 @@ fn go_value(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("&{{[{}]}}", join(items.iter().map(plain))),
         Value::Object(map) => {
-            format!("&{{map[{}]}}", join(map.iter().map(|(k, v)| format!("{k}:{}", plain(v)))))
+            format!(
+                "&{{map[{}]}}",
+                join(map.iter().map(|(k, v)| format!("{k}:{}", plain(v))))
+            )
         }
         other => format!("&{{{}}}", plain(other)),
     }
@@ -506,7 +564,10 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),
         Value::Array(items) => format!("[{}]", join(items.iter().map(plain))),
-        Value::Object(map) => format!("map[{}]", join(map.iter().map(|(k, v)| format!("{k}:{}", plain(v))))),
+        Value::Object(map) => format!(
+            "map[{}]",
+            join(map.iter().map(|(k, v)| format!("{k}:{}", plain(v))))
+        ),
         other => other.to_string(),
     }
 }

@@ -36,8 +36,10 @@ pub fn decode(body: &Bytes) -> Result<Vec<Operation>, ApiError> {
 }
 
 pub fn apply(operations: &[Operation], object: &Value) -> Result<Value, ApiError> {
-    let parsed: Result<Vec<PatchOperation>, _> =
-        operations.iter().map(|o| serde_json::from_value(o.clone())).collect();
+    let parsed: Result<Vec<PatchOperation>, _> = operations
+        .iter()
+        .map(|o| serde_json::from_value(o.clone()))
+        .collect();
     let parsed = parsed.map_err(|_| ApiError::unprocessable())?;
     let mut patched = object.clone();
     json_patch::patch(&mut patched, &parsed).map_err(|_| ApiError::unprocessable())?;

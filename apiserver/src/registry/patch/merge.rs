@@ -11,7 +11,9 @@ pub fn merge(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
-    let Some(map) = target.as_object_mut() else { return };
+    let Some(map) = target.as_object_mut() else {
+        return;
+    };
     for (key, value) in patch {
         if value.is_null() {
             map.remove(key);
@@ -30,7 +32,10 @@ mod tests {
     #[test]
     fn null_removes_and_lists_are_replaced() {
         let mut target = json!({"a": {"b": 1, "c": [1, 2]}, "d": 1});
-        merge(&mut target, &json!({"a": {"b": null, "c": [3], "e": {"f": null}}, "d": {"x": 1}}));
+        merge(
+            &mut target,
+            &json!({"a": {"b": null, "c": [3], "e": {"f": null}}, "d": {"x": 1}}),
+        );
         assert_eq!(target, json!({"a": {"c": [3], "e": {}}, "d": {"x": 1}}));
     }
 }

@@ -7,6 +7,7 @@ mod strategic;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use schema::types::StructRef;
 use serde_json::Value;
 
 pub use merge::merge;
@@ -30,14 +31,19 @@ const APPLY: &str = "application/apply-patch+yaml";
 impl PatchType {
     /// From the content type. Custom resources have no strategic merge patch.
     pub fn negotiate(headers: &HeaderMap, custom: bool) -> Result<Self, ApiError> {
-        let header = headers.get(CONTENT_TYPE).and_then(|h| h.to_str().ok()).unwrap_or_default();
+        let header = headers
+            .get(CONTENT_TYPE)
+            .and_then(|h| h.to_str().ok())
+            .unwrap_or_default();
         match header.split(';').next().unwrap_or_default().trim() {
             JSON => Ok(PatchType::Json),
             MERGE => Ok(PatchType::Merge),
             STRATEGIC if !custom => Ok(PatchType::Strategic),
             APPLY => Ok(PatchType::Apply),
             _ if custom => Err(ApiError::unsupported_media_type(&[JSON, MERGE, APPLY])),
-            _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY])),
+            _ => Err(ApiError::unsupported_media_type(&[
+                JSON, MERGE, STRATEGIC, APPLY,
+            ])),
         }
     }
 }
@@ -63,6 +69,11 @@ impl Patch {
 
     /// The patched object; not yet checked to be one of its kind.
     pub fn apply(&self, resource: &Resource, object: &Value) -> Result<Value, ApiError> {
+        self.apply_to(&resource.shape, object)
+    }
+
+    /// The same for an object of any shape.
+    pub fn apply_to(&self, shape: &StructRef, object: &Value) -> Result<Value, ApiError> {
         match self {
             Patch::Json(operations) => json::apply(operations, object),
             Patch::Merge(patch) | Patch::Apply(patch) => {
@@ -70,7 +81,7 @@ impl Patch {
                 merge(&mut merged, patch);
                 Ok(merged)
             }
-            Patch::Strategic(patch) => strategic::apply(&resource.shape, object, patch),
+            Patch::Strategic(patch) => strategic::apply(shape, object, patch),
         }
     }
 }
@@ -100,7 +111,11 @@ fn yaml(body: &Bytes) -> Result<Value, ApiError> {
 
 /// Go's words for a JSON mistake.
 pub fn decode_error(error: &serde_json::Error) -> ApiError {
-    let why = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
+    let why = if error.is_eof() {
+        "unexpected end of JSON input".to_owned()
+    } else {
+        error.to_string()
+    };
     ApiError::bad_request(format!("error decoding patch: {why}"))
 }
 

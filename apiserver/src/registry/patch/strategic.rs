@@ -29,7 +29,11 @@ pub enum StrategicError {
 type Result<T> = std::result::Result<T, StrategicError>;
 
 /// The object with the patch merged in.
-pub fn apply(shape: &StructRef, object: &Value, patch: &Value) -> std::result::Result<Value, ApiError> {
+pub fn apply(
+    shape: &StructRef,
+    object: &Value,
+    patch: &Value,
+) -> std::result::Result<Value, ApiError> {
     let (Value::Object(original), Value::Object(patch)) = (object, patch) else {
         return Err(ApiError::unprocessable());
     };
@@ -74,11 +78,17 @@ impl<'a> Level<'a> {
     }
 }
 
-fn merge_map(mut original: Map<String, Value>, patch: &Map<String, Value>, level: Level<'_>) -> Result<Map<String, Value>> {
+fn merge_map(
+    mut original: Map<String, Value>,
+    patch: &Map<String, Value>,
+    level: Level<'_>,
+) -> Result<Map<String, Value>> {
     let mut patch = patch.clone();
     match patch.remove(DIRECTIVE) {
         None => {}
-        Some(Value::String(directive)) if directive == "replace" => return Ok(without_directives(patch)),
+        Some(Value::String(directive)) if directive == "replace" => {
+            return Ok(without_directives(patch));
+        }
         Some(Value::String(directive)) if directive == "delete" => return Ok(Map::new()),
         Some(Value::String(directive)) if directive == "merge" => {}
         Some(_) => return Err(StrategicError::Directive),
@@ -89,9 +99,10 @@ fn merge_map(mut original: Map<String, Value>, patch: &Map<String, Value>, level
     }
     let orders = take_prefixed(&mut patch, ORDER);
     for (field, values) in take_prefixed(&mut patch, DELETE_FROM) {
-        let (Some(list), Some(gone)) =
-            (original.get_mut(&field).and_then(Value::as_array_mut), values.as_array())
-        else {
+        let (Some(list), Some(gone)) = (
+            original.get_mut(&field).and_then(Value::as_array_mut),
+            values.as_array(),
+        ) else {
             continue;
         };
         list.retain(|item| !gone.contains(item));
@@ -109,7 +120,12 @@ fn merge_map(mut original: Map<String, Value>, patch: &Map<String, Value>, level
     }
     for (field, order) in orders.iter().filter(|(f, _)| !patch.contains_key(f)) {
         if let Some(Value::Array(items)) = original.remove(field) {
-            let sorted = in_order(items, &[], order.as_array().map_or(&[], Vec::as_slice), key_of(level, field));
+            let sorted = in_order(
+                items,
+                &[],
+                order.as_array().map_or(&[], Vec::as_slice),
+                key_of(level, field),
+            );
             original.insert(field.clone(), Value::Array(sorted));
         }
     }
@@ -117,13 +133,22 @@ fn merge_map(mut original: Map<String, Value>, patch: &Map<String, Value>, level
 }
 
 fn key_of<'a>(level: Level<'a>, field: &str) -> Option<&'a str> {
-    level.field(field).and_then(|f| f.patch.merge_key.as_deref())
+    level
+        .field(field)
+        .and_then(|f| f.patch.merge_key.as_deref())
 }
 
 fn take_prefixed(map: &mut Map<String, Value>, prefix: &str) -> Vec<(String, Value)> {
-    let keys: Vec<String> = map.keys().filter(|k| k.starts_with(prefix)).cloned().collect();
+    let keys: Vec<String> = map
+        .keys()
+        .filter(|k| k.starts_with(prefix))
+        .cloned()
+        .collect();
     keys.into_iter()
-        .filter_map(|key| map.remove(&key).map(|value| (key[prefix.len()..].to_owned(), value)))
+        .filter_map(|key| {
+            map.remove(&key)
+                .map(|value| (key[prefix.len()..].to_owned(), value))
+        })
         .collect()
 }
 
@@ -140,7 +165,10 @@ fn merge_field(
         && (patch.is_object() || patch.is_array())
         && original.as_ref().is_some_and(|o| same_kind(o, patch))
     {
-        return Err(StrategicError::UnknownField { shape: shape.go_name(), field: name.to_owned() });
+        return Err(StrategicError::UnknownField {
+            shape: shape.go_name(),
+            field: name.to_owned(),
+        });
     }
     let ty = level.ty(name);
     match (original, patch) {
@@ -171,8 +199,9 @@ fn same_kind(a: &Value, b: &Value) -> bool {
 }
 
 fn without_directives(map: Map<String, Value>) -> Map<String, Value> {
-    let directive =
-        |k: &str| k == DIRECTIVE || k == RETAIN || k.starts_with(DELETE_FROM) || k.starts_with(ORDER);
+    let directive = |k: &str| {
+        k == DIRECTIVE || k == RETAIN || k.starts_with(DELETE_FROM) || k.starts_with(ORDER)
+    };
     map.into_iter().filter(|(k, _)| !directive(k)).collect()
 }
 
@@ -184,7 +213,11 @@ fn merge_list(
 ) -> Result<Vec<Value>> {
     let merges = field.is_some_and(|f| f.patch.merge);
     if !merges {
-        return Ok(patch.iter().filter(|i| !is_directive(i)).map(clean).collect());
+        return Ok(patch
+            .iter()
+            .filter(|i| !is_directive(i))
+            .map(clean)
+            .collect());
     }
     let key = field.and_then(|f| f.patch.merge_key.as_deref());
     let order: &[Value] = order.and_then(Value::as_array).map_or(&[], Vec::as_slice);
@@ -202,8 +235,15 @@ fn merge_list(
         Some(Type::List(list)) => Level::of(&list.item),
         _ => Level::Free,
     };
-    if patch.iter().any(|item| item.get(DIRECTIVE).is_some_and(|d| d == "replace")) {
-        return Ok(patch.iter().filter(|i| !is_directive(i)).map(clean).collect());
+    if patch
+        .iter()
+        .any(|item| item.get(DIRECTIVE).is_some_and(|d| d == "replace"))
+    {
+        return Ok(patch
+            .iter()
+            .filter(|i| !is_directive(i))
+            .map(clean)
+            .collect());
     }
     let mut merged = original.clone();
     for item in patch {
@@ -235,7 +275,8 @@ fn merge_list(
 }
 
 fn is_directive(item: &Value) -> bool {
-    item.as_object().is_some_and(|m| m.contains_key(DIRECTIVE) && m.len() == 1)
+    item.as_object()
+        .is_some_and(|m| m.contains_key(DIRECTIVE) && m.len() == 1)
         || item.get(DIRECTIVE).is_some_and(|d| d == "delete")
 }
 
@@ -257,10 +298,16 @@ fn in_order(items: Vec<Value>, server: &[Value], order: &[Value], key: Option<&s
         return items;
     }
     let identity = |item: &Value| key.map_or_else(|| item.clone(), |k| item[k].clone());
-    let wanted: Vec<Value> =
-        order.iter().map(|o| key.filter(|_| o.is_object()).map_or_else(|| o.clone(), |k| o[k].clone())).collect();
+    let wanted: Vec<Value> = order
+        .iter()
+        .map(|o| {
+            key.filter(|_| o.is_object())
+                .map_or_else(|| o.clone(), |k| o[k].clone())
+        })
+        .collect();
     let place = |item: &Value| wanted.iter().position(|w| *w == identity(item));
-    let (mut listed, others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|i| place(i).is_some());
+    let (mut listed, others): (Vec<Value>, Vec<Value>) =
+        items.into_iter().partition(|i| place(i).is_some());
     listed.sort_by_key(|item| place(item));
     let at_server = |item: &Value| server.iter().position(|s| identity(s) == identity(item));
     let mut out = Vec::with_capacity(listed.len() + others.len());

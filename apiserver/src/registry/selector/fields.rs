@@ -21,9 +21,15 @@ impl FieldSelector {
                 continue;
             }
             let (field, equal, value) = split_term(part).ok_or_else(|| {
-                ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{part}'"))
+                ApiError::bad_request(format!(
+                    "invalid selector: '{text}'; can't understand '{part}'"
+                ))
             })?;
-            terms.push(Term { field: field.into(), equal, value: unescape(value)? });
+            terms.push(Term {
+                field: field.into(),
+                equal,
+                value: unescape(value)?,
+            });
         }
         Ok(FieldSelector(terms))
     }
@@ -34,22 +40,33 @@ impl FieldSelector {
 
     /// (field, must be equal, value) of each term.
     pub fn requirements(&self) -> impl Iterator<Item = (&str, bool, &str)> {
-        self.0.iter().map(|t| (t.field.as_str(), t.equal, t.value.as_str()))
+        self.0
+            .iter()
+            .map(|t| (t.field.as_str(), t.equal, t.value.as_str()))
     }
 
     /// Whether all terms hold; `value_of` gives a field's text, empty when it is absent.
     pub fn matches<'a>(&self, mut value_of: impl FnMut(&str) -> &'a str) -> bool {
-        self.0.iter().all(|t| (value_of(&t.field) == t.value) == t.equal)
+        self.0
+            .iter()
+            .all(|t| (value_of(&t.field) == t.value) == t.equal)
     }
 
     /// The value that the field must have, when a term says so.
     pub fn exact(&self, field: &str) -> Option<&str> {
-        self.0.iter().find(|t| t.equal && t.field == field).map(|t| t.value.as_str())
+        self.0
+            .iter()
+            .find(|t| t.equal && t.field == field)
+            .map(|t| t.value.as_str())
     }
 
     /// Adds the term `field=value`.
     pub fn require(&mut self, field: &str, value: &str) {
-        self.0.push(Term { field: field.into(), equal: true, value: value.into() });
+        self.0.push(Term {
+            field: field.into(),
+            equal: true,
+            value: value.into(),
+        });
     }
 
     /// Gives fields other names (aliases) and refuses unknown ones.
@@ -154,6 +171,9 @@ mod tests {
     #[test]
     fn a_term_without_operator_is_refused() {
         let message = FieldSelector::parse("a.b").unwrap_err();
-        assert_eq!(message.message(), "invalid selector: 'a.b'; can't understand 'a.b'");
+        assert_eq!(
+            message.message(),
+            "invalid selector: 'a.b'; can't understand 'a.b'"
+        );
     }
 }

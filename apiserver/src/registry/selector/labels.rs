@@ -27,7 +27,12 @@ pub struct LabelSelector(Vec<Requirement>);
 
 impl LabelSelector {
     pub fn parse(text: &str) -> Result<Self, ApiError> {
-        Parser { tokens: tokens(text), at: 0 }.parse().map_err(ApiError::bad_request)
+        Parser {
+            tokens: tokens(text),
+            at: 0,
+        }
+        .parse()
+        .map_err(ApiError::bad_request)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,14 +67,24 @@ impl LabelSelector {
     pub fn from_value(value: &serde_json::Value) -> Option<Self> {
         let selector = value.as_object()?;
         let mut requirements = Vec::new();
-        for (key, value) in selector.get("matchLabels").and_then(|m| m.as_object()).into_iter().flatten() {
+        for (key, value) in selector
+            .get("matchLabels")
+            .and_then(|m| m.as_object())
+            .into_iter()
+            .flatten()
+        {
             requirements.push(Requirement {
                 key: key.clone(),
                 operator: Operator::In,
                 values: vec![value.as_str()?.to_owned()],
             });
         }
-        for expression in selector.get("matchExpressions").and_then(|m| m.as_array()).into_iter().flatten() {
+        for expression in selector
+            .get("matchExpressions")
+            .and_then(|m| m.as_array())
+            .into_iter()
+            .flatten()
+        {
             let operator = match expression["operator"].as_str()? {
                 "In" => Operator::In,
                 "NotIn" => Operator::NotIn,
@@ -81,7 +96,9 @@ impl LabelSelector {
             requirements.push(Requirement {
                 key: expression["key"].as_str()?.to_owned(),
                 operator,
-                values: values.filter_map(|v| v.as_str().map(str::to_owned)).collect(),
+                values: values
+                    .filter_map(|v| v.as_str().map(str::to_owned))
+                    .collect(),
             });
         }
         Some(LabelSelector(requirements))
@@ -98,12 +115,17 @@ impl Requirement {
             Operator::DoesNotExist => label.is_none(),
             Operator::GreaterThan | Operator::LessThan => {
                 let number = |v: &str| v.parse::<i64>().ok();
-                let (Some(got), Some(limit)) =
-                    (label.and_then(number), self.values.first().and_then(|v| number(v)))
-                else {
+                let (Some(got), Some(limit)) = (
+                    label.and_then(number),
+                    self.values.first().and_then(|v| number(v)),
+                ) else {
                     return false;
                 };
-                if self.operator == Operator::GreaterThan { got > limit } else { got < limit }
+                if self.operator == Operator::GreaterThan {
+                    got > limit
+                } else {
+                    got < limit
+                }
             }
         }
     }
@@ -120,11 +142,18 @@ impl Requirement {
         for (i, value) in values.iter().enumerate() {
             let wrong = names::label_value_faults(value);
             if !wrong.is_empty() {
-                faults.push(format!("values[{i}][{key}]: Invalid value: {value:?}: {}", wrong.join("; ")));
+                faults.push(format!(
+                    "values[{i}][{key}]: Invalid value: {value:?}: {}",
+                    wrong.join("; ")
+                ));
             }
         }
         match faults.as_slice() {
-            [] => Ok(Requirement { key: key.into(), operator, values }),
+            [] => Ok(Requirement {
+                key: key.into(),
+                operator,
+                values,
+            }),
             [one] => Err(one.clone()),
             many => Err(format!("[{}]", many.join(", "))),
         }
@@ -153,14 +182,25 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut rest = text;
     loop {
         rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
-        let Some(first) = rest.chars().next() else { break };
+        let Some(first) = rest.chars().next() else {
+            break;
+        };
         let length = if special(first) {
-            if rest.starts_with("==") || rest.starts_with("!=") { 2 } else { 1 }
+            if rest.starts_with("==") || rest.starts_with("!=") {
+                2
+            } else {
+                1
+            }
         } else {
-            rest.find(|c: char| special(c) || c.is_ascii_whitespace()).unwrap_or(rest.len())
+            rest.find(|c: char| special(c) || c.is_ascii_whitespace())
+                .unwrap_or(rest.len())
         };
         let (token, after) = rest.split_at(length);
-        tokens.push(if special(first) { Token::Symbol(token) } else { Token::Identifier(token) });
+        tokens.push(if special(first) {
+            Token::Symbol(token)
+        } else {
+            Token::Identifier(token)
+        });
         rest = after;
     }
     tokens
@@ -187,19 +227,26 @@ impl<'a> Parser<'a> {
         loop {
             match self.peek() {
                 Token::Identifier(_) | Token::Symbol("!") => {
-                    let requirement =
-                        self.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?;
+                    let requirement = self
+                        .requirement()
+                        .map_err(|e| format!("unable to parse requirement: {e}"))?;
                     requirements.push(requirement);
                     match self.next() {
                         Token::End => break,
                         Token::Symbol(",") => match self.peek() {
                             Token::Identifier(_) | Token::Symbol("!") => {}
                             other => {
-                                return Err(format!("found '{}', expected: identifier after ','", other.text()));
+                                return Err(format!(
+                                    "found '{}', expected: identifier after ','",
+                                    other.text()
+                                ));
                             }
                         },
                         other => {
-                            return Err(format!("found '{}', expected: ',' or 'end of string'", other.text()));
+                            return Err(format!(
+                                "found '{}', expected: ',' or 'end of string'",
+                                other.text()
+                            ));
                         }
                     }
                 }
@@ -227,7 +274,10 @@ impl<'a> Parser<'a> {
         };
         let wrong = names::qualified_name_faults(key);
         if !wrong.is_empty() {
-            return Err(format!("<nil>: Invalid value: {key:?}: {}", wrong.join("; ")));
+            return Err(format!(
+                "<nil>: Invalid value: {key:?}: {}",
+                wrong.join("; ")
+            ));
         }
         if negated {
             return Requirement::new(key, Operator::DoesNotExist, Vec::new());
@@ -250,7 +300,11 @@ impl<'a> Parser<'a> {
                 ));
             }
         };
-        let values = if is_set { self.set()? } else { vec![self.exact()?] };
+        let values = if is_set {
+            self.set()?
+        } else {
+            vec![self.exact()?]
+        };
         Requirement::new(key, operator, values)
     }
 
@@ -301,7 +355,11 @@ mod tests {
 
     fn refused(selector: &str, expect: &str) {
         let error = LabelSelector::parse(selector).unwrap_err();
-        assert!(error.message().starts_with(expect), "{selector}: {}", error.message());
+        assert!(
+            error.message().starts_with(expect),
+            "{selector}: {}",
+            error.message()
+        );
     }
 
     #[test]
@@ -331,10 +389,19 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_as_upstream_tells_them() {
-        refused("a===b", "unable to parse requirement: found '=', expected: identifier");
+        refused(
+            "a===b",
+            "unable to parse requirement: found '=', expected: identifier",
+        );
         refused("a=b c", "found 'c', expected: ',' or 'end of string'");
         refused("a,", "found '', expected: identifier after ','");
-        refused("-a=b", "unable to parse requirement: <nil>: Invalid value: \"-a\": name part must");
-        refused("a>b", "unable to parse requirement: values[0]: Invalid value: \"b\": for 'Gt', 'Lt'");
+        refused(
+            "-a=b",
+            "unable to parse requirement: <nil>: Invalid value: \"-a\": name part must",
+        );
+        refused(
+            "a>b",
+            "unable to parse requirement: values[0]: Invalid value: \"b\": for 'Gt', 'Lt'",
+        );
     }
 }

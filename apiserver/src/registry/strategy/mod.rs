@@ -6,17 +6,21 @@
 use serde_json::Value;
 
 use super::names;
+use crate::authn::UserInfo;
 use crate::response::Cause;
 
+mod certificates;
+mod core;
+pub mod pod;
 mod table;
+mod workload;
 
 pub use table::strategy_for;
 
 /// What the functions of a strategy may look at besides the objects.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'a> {
-    /// The user's name.
-    pub user: &'a str,
+    pub user: Option<&'a UserInfo>,
     pub subresource: &'a str,
 }
 
@@ -25,6 +29,10 @@ pub struct Strategy {
     /// The server counts `metadata.generation`: 1 at creation, one more with each change outside
     /// of `metadata` and `status`.
     pub generation: bool,
+    /// A change of annotations counts too.
+    pub counts_annotations: bool,
+    /// A new object keeps the status that it is sent with (nodes).
+    pub keeps_status: bool,
     /// PUT of an object that does not exist creates it.
     pub create_on_update: bool,
     /// PUT without a resourceVersion replaces whatever there is.
@@ -49,6 +57,8 @@ pub struct Strategy {
 
 pub const DEFAULT: Strategy = Strategy {
     generation: false,
+    counts_annotations: false,
+    keeps_status: false,
     create_on_update: false,
     unconditional_update: true,
     returns_deleted: false,
@@ -61,10 +71,20 @@ pub const DEFAULT: Strategy = Strategy {
     validate: |_, _, _, _| {},
 };
 
+impl Strategy {
+    /// Whether the change is one that `metadata.generation` counts.
+    pub fn is_counted(&self, old: &Value, new: &Value) -> bool {
+        spec_differs(old, new)
+            || (self.counts_annotations && workload::annotations_differ(old, new))
+    }
+}
+
 /// Whether anything but metadata and status differs.
-pub fn spec_differs(old: &Value, new: &Value) -> bool {
+fn spec_differs(old: &Value, new: &Value) -> bool {
     let skipped = |key: &str| matches!(key, "metadata" | "status" | "apiVersion" | "kind");
-    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old != new };
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
+        return old != new;
+    };
     let old = old.iter().filter(|(k, _)| !skipped(k));
     let new = new.iter().filter(|(k, _)| !skipped(k));
     !old.eq(new)

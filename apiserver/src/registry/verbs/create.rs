@@ -40,7 +40,8 @@ impl Call {
                 None,
             ));
         }
-        let generated = meta::name(&value).is_empty() && !meta::text(&value, "generateName").is_empty();
+        let generated =
+            meta::name(&value).is_empty() && !meta::text(&value, "generateName").is_empty();
         if let Some(warning) = meta::dedup_owners(&mut value) {
             self.warn(warning);
         }
@@ -54,48 +55,68 @@ impl Call {
                 Refused::Conflict
             } else {
                 match self.commit(&key, &prepared, Commit::Create, options).await {
-                    Ok(object) => return Ok(Stored { object, created: true }),
+                    Ok(object) => {
+                        return Ok(Stored {
+                            object,
+                            created: true,
+                        });
+                    }
                     Err(refused) => refused,
                 }
             };
             match refused {
                 Refused::Conflict if generated && attempt < NAME_ATTEMPTS => {}
                 Refused::Conflict => return Err(self.already_exists(&key, meta::name(&prepared))),
-                Refused::Error(error) => return Err(error),
+                Refused::Error(error) => {
+                    self.registry.release(self, &prepared);
+                    return Err(error);
+                }
             }
         }
     }
 
     /// Everything between decoding and committing.
-    async fn prepare_new(&self, mut value: Value, options: &WriteOptions) -> Result<Value, ApiError> {
+    async fn prepare_new(
+        &self,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, ApiError> {
         let resource = &self.resource;
         let admission = &self.registry.admission;
         meta::fill_system_fields(&mut value);
         admission
-            .mutate(&mut self.attributes(Operation::Create, Some(&mut value), None, options.dry_run))
+            .mutate(&mut self.attributes(
+                Operation::Create,
+                Some(&mut value),
+                None,
+                options.dry_run,
+            ))
             .await?;
         kinds::apply_defaults(resource, &mut value);
         if resource.strategy.generation {
             meta::of_mut(&mut value).insert("generation".into(), 1.into());
         }
-        if resource.has_status() {
+        if resource.has_status() && !resource.strategy.keeps_status {
             kinds::reset_status(resource, &mut value);
         }
         (resource.strategy.prepare_create)(&mut value, &self.context());
+        kinds::apply_defaults(resource, &mut value);
         kinds::normalize(resource, &mut value);
+        self.registry.allocate(self, &mut value, None, options)?;
         validate_object(resource, &value, None, &self.context())?;
         admission
             .validate(&self.attributes(Operation::Create, Some(&mut value), None, options.dry_run))
             .await?;
-        self.registry.allocate(self, &mut value, None, options.dry_run).await?;
         Ok(value)
     }
 
     fn already_exists(&self, key: &str, name: &str) -> ApiError {
         let resource = &self.resource;
         let error = ApiError::already_exists(&resource.group, &resource.plural, name);
-        let deleting =
-            resource.cache.get(key).is_some_and(|object| meta::is_deleting(&object.value()));
+        let deleting = resource
+            .cache
+            .get(key)
+            .is_some_and(|object| meta::is_deleting(&object.value()));
         if deleting {
             let message = format!("object is being deleted: {}", error.message());
             return error.with_message(message);

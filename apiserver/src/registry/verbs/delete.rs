@@ -27,7 +27,7 @@ pub(super) enum Verdict {
 }
 
 /// The end of a deletion.
-pub(super) struct Deleted {
+pub struct Deleted {
     pub object: Arc<Object>,
     pub removed: bool,
 }
@@ -37,10 +37,12 @@ impl Call {
     pub async fn delete(&self, body: Bytes) -> Result<ApiResponse, ApiError> {
         let options = self.delete_options(&body)?;
         let deleted = self.delete_named(&self.info.name, &options).await?;
-        let foreground_wait = !deleted.removed && options.propagation == Some(Propagation::Background);
-        let _ = foreground_wait;
         if deleted.removed && !self.resource.strategy.returns_deleted {
-            return Ok(response::value(200, &self.deleted_status(&deleted.object), self.accepted));
+            return Ok(response::value(
+                200,
+                &self.deleted_status(&deleted.object),
+                self.accepted,
+            ));
         }
         self.object_response(200, &deleted.object).await
     }
@@ -68,32 +70,44 @@ impl Call {
     }
 
     /// Deletes an object of this resource; retries against a moving object.
-    pub(super) async fn delete_named(
+    pub async fn delete_named(
         &self,
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
         let key = self.resource.key(self.namespace(), name);
-        let write = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+        let write = WriteOptions {
+            dry_run: options.dry_run,
+            ..WriteOptions::default()
+        };
         loop {
             let current = self.current(name).await?;
             let old = self.present(&current).await?;
             self.check_delete_preconditions(&old, options)?;
-            let mut attributes = self.attributes(Operation::Delete, None, Some(&old), options.dry_run);
+            let mut attributes =
+                self.attributes(Operation::Delete, None, Some(&old), options.dry_run);
             attributes.name = name.to_owned();
             self.registry.admission.validate(&attributes).await?;
             let verdict = decide(&self.resource, &old, options, Timestamp::now());
             let outcome = match &verdict {
-                Verdict::Pending => return Ok(Deleted { object: current, removed: false }),
-                Verdict::Remove => self.commit(&key, &old, Commit::Delete(current.revision), &write).await,
-                Verdict::Mark(new) => self.commit(&key, new, Commit::Update(current.revision), &write).await,
+                Verdict::Pending => {
+                    return Ok(Deleted {
+                        object: current,
+                        removed: false,
+                    });
+                }
+                Verdict::Remove => {
+                    self.commit(&key, &old, Commit::Delete(current.revision), &write)
+                        .await
+                }
+                Verdict::Mark(new) => {
+                    self.commit(&key, new, Commit::Update(current.revision), &write)
+                        .await
+                }
             };
             match outcome {
                 Ok(object) => {
                     let removed = verdict == Verdict::Remove;
-                    if removed && !options.dry_run {
-                        self.registry.release(self, &old).await;
-                    }
                     return Ok(Deleted { object, removed });
                 }
                 // Only a deletion can end this loop for good: the object is gone or it goes.
@@ -103,13 +117,22 @@ impl Call {
         }
     }
 
-    fn check_delete_preconditions(&self, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    fn check_delete_preconditions(
+        &self,
+        old: &Value,
+        options: &DeleteOptions,
+    ) -> Result<(), ApiError> {
         let conflict = |why: String| {
             let mut group = self.resource.group.as_ref();
             if self.resource.kind.is_empty() {
                 group = "";
             }
-            Err(ApiError::conflict(group, &self.resource.kind, meta::name(old), &why))
+            Err(ApiError::conflict(
+                group,
+                &self.resource.kind,
+                meta::name(old),
+                &why,
+            ))
         };
         if let Some(uid) = &options.uid
             && uid != meta::text(old, "uid")
@@ -141,7 +164,9 @@ pub(super) fn decide(
     let mut new = old.clone();
     let finalizers = propagation_finalizers(resource, old, options.propagation);
     let waits_for_namespace = resource.kind == "Namespace"
-        && old["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+        && old["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|f| !f.is_empty());
     let grace = grace_period(resource, old, options);
     if finalizers.is_empty() && grace == 0 && !waits_for_namespace {
         return Verdict::Remove;
@@ -151,7 +176,11 @@ pub(super) fn decide(
     if waits_for_namespace {
         new["status"]["phase"] = "Terminating".into();
     }
-    if new == *old { Verdict::Pending } else { Verdict::Mark(new) }
+    if new == *old {
+        Verdict::Pending
+    } else {
+        Verdict::Mark(new)
+    }
 }
 
 /// Seconds that the object has left; 0 where nobody waits.
@@ -159,12 +188,20 @@ fn grace_period(resource: &Resource, old: &Value, options: &DeleteOptions) -> i6
     if !resource.strategy.graceful {
         return 0;
     }
-    let unscheduled = old["spec"]["nodeName"].as_str().unwrap_or_default().is_empty();
-    let finished = matches!(old["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let unscheduled = old["spec"]["nodeName"]
+        .as_str()
+        .unwrap_or_default()
+        .is_empty();
+    let finished = matches!(
+        old["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    );
     if unscheduled || finished {
         return 0;
     }
-    let default = old["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+    let default = old["spec"]["terminationGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or(30);
     options.grace_period_seconds.unwrap_or(default).max(0)
 }
 

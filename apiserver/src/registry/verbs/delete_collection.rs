@@ -22,7 +22,10 @@ impl Call {
                 Err(error) => return Err(error),
             }
         }
-        let meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
+        let meta = ListMeta {
+            revision: snapshot.revision,
+            ..ListMeta::default()
+        };
         self.list_response(snapshot.objects, meta).await
     }
 }

@@ -9,4 +9,5 @@ mod update;
 mod watch;
 mod write;
 
+pub use update::Decision;
 pub use write::{Stored, validate_object};

@@ -15,7 +15,8 @@ impl Call {
     /// PATCH of an object or its status.
     pub async fn patch(&self, body: Bytes) -> Result<ApiResponse, ApiError> {
         let patch_type = PatchType::negotiate(&self.headers, self.resource.is_custom())?;
-        let options = WriteOptions::parse(&self.query, "PatchOptions", patch_type == PatchType::Apply)?;
+        let options =
+            WriteOptions::parse(&self.query, "PatchOptions", patch_type == PatchType::Apply)?;
         let patch = Patch::decode(patch_type, &body)?;
         let stored = match patch {
             Patch::Apply(applied) => self.apply(applied, &options).await?,
@@ -31,25 +32,43 @@ impl Call {
             let current = self.current(&self.info.name).await?;
             let old = self.present(&current).await?;
             let new = self.patched(patch, &old, options)?;
-            let conditional = meta::text(&new, "resourceVersion") != meta::text(&old, "resourceVersion");
+            let conditional =
+                meta::text(&new, "resourceVersion") != meta::text(&old, "resourceVersion");
             match self.replace(&key, &current, &old, new, options).await {
                 Err(Refused::Conflict) if !conditional && attempt < ATTEMPTS => {}
                 Err(Refused::Conflict) => return Err(self.stale()),
                 Err(Refused::Error(error)) => return Err(error),
-                Ok(object) => return Ok(Stored { object, created: false }),
+                Ok(object) => {
+                    return Ok(Stored {
+                        object,
+                        created: false,
+                    });
+                }
             }
         }
         Err(self.stale())
     }
 
     /// The patch applied to the object and read back as its kind.
-    fn patched(&self, patch: &Patch, old: &Value, options: &WriteOptions) -> Result<Value, ApiError> {
+    fn patched(
+        &self,
+        patch: &Patch,
+        old: &Value,
+        options: &WriteOptions,
+    ) -> Result<Value, ApiError> {
         let gvk = self.resource.gvk();
         let merged = patch.apply(&self.resource, old)?;
         let shown = merged.clone();
         let decoded = kinds::decode_patched(&self.resource, &gvk, merged).map_err(|error| {
             // Upstream shows the whole merged object as the value that is invalid.
-            let fault = Cause::new("FieldValueInvalid", format!("Invalid value: {}: {error}", meta::quote(&shown.to_string())), "patch");
+            let fault = Cause::new(
+                "FieldValueInvalid",
+                format!(
+                    "Invalid value: {}: {error}",
+                    meta::quote(&shown.to_string())
+                ),
+                "patch",
+            );
             ApiError::invalid("", "", "", vec![fault])
         })?;
         self.report_faults(&gvk, decoded.faults, options.field_validation)?;
@@ -76,15 +95,29 @@ impl Call {
             if old.is_none() && !self.info.subresource.is_empty() {
                 return Err(self.not_found(&self.info.name));
             }
+            let uid = meta::text(&applied, "uid");
+            if old.is_none() && !uid.is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                );
+                return Err(ApiError::conflict(
+                    &self.resource.group,
+                    &self.resource.plural,
+                    &self.info.name,
+                    &why,
+                ));
+            }
             let merged = managed::apply(self, old.as_ref(), &applied, options)?;
             let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
                 .map_err(|error| ApiError::new(500, "", error.to_string(), None))?;
             let outcome = match (current, old) {
-                (Some(current), Some(old)) => {
-                    self.replace(&key, &current, &old, decoded.value, options)
-                        .await
-                        .map(|object| Stored { object, created: false })
-                }
+                (Some(current), Some(old)) => self
+                    .replace(&key, &current, &old, decoded.value, options)
+                    .await
+                    .map(|object| Stored {
+                        object,
+                        created: false,
+                    }),
                 _ => match self.create_value(decoded.value, options).await {
                     Err(error) if error.reason() == "AlreadyExists" => Err(Refused::Conflict),
                     other => other.map_err(Refused::Error),

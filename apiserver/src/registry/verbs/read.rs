@@ -29,7 +29,10 @@ impl Call {
     /// The object of this name as the cache has it.
     pub fn cached(&self, name: &str) -> Result<Arc<Object>, ApiError> {
         let key = self.resource.key(self.namespace(), name);
-        self.resource.cache.get(&key).ok_or_else(|| self.not_found(name))
+        self.resource
+            .cache
+            .get(&key)
+            .ok_or_else(|| self.not_found(name))
     }
 
     /// The object of this name, at least as new as every write before the call.
@@ -70,10 +73,17 @@ impl Call {
     ) -> Result<ApiResponse, ApiError> {
         let applied = self.registry.cacher.applied();
         // Any resourceVersion is good enough for "0", for which upstream ignores the limit.
-        let limit = if options.resource_version == Some(0) { 0 } else { options.limit };
+        let limit = if options.resource_version == Some(0) {
+            0
+        } else {
+            options.limit
+        };
         let cache = &self.resource.cache;
         let snapshot = cache.list(filter, after, limit, applied);
-        let mut meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
+        let mut meta = ListMeta {
+            revision: snapshot.revision,
+            ..ListMeta::default()
+        };
         if snapshot.more
             && let Some(last) = snapshot.objects.last()
         {
@@ -124,11 +134,16 @@ impl Call {
         let (objects, remaining, more) = if snapshot.revision <= revision {
             (snapshot.objects, snapshot.remaining, snapshot.more)
         } else {
-            self.list_stored(filter, limit, revision, after.clone()).await?
+            self.list_stored(filter, limit, revision, after.clone())
+                .await?
         };
-        let mut meta = ListMeta { revision, ..ListMeta::default() };
+        let mut meta = ListMeta {
+            revision,
+            ..ListMeta::default()
+        };
         if more && let Some(last) = objects.last() {
-            meta.continue_token = ContinueToken::new(Some(revision), &last.key, &cache.prefix).encode();
+            meta.continue_token =
+                ContinueToken::new(Some(revision), &last.key, &cache.prefix).encode();
             meta.remaining = remaining;
         }
         self.list_response(objects, meta).await
@@ -168,7 +183,8 @@ impl Call {
                     continue;
                 }
                 if limit > 0 && chosen.len() == limit {
-                    let rest = page.entries.len() - i + usize::try_from(page.remaining).unwrap_or(0);
+                    let rest =
+                        page.entries.len() - i + usize::try_from(page.remaining).unwrap_or(0);
                     return Ok((chosen, if filter.selects_all() { rest } else { 0 }, true));
                 }
                 chosen.push(Arc::new(object));
@@ -183,9 +199,7 @@ impl Call {
     /// 410; for a chunk with a token to go on inconsistently.
     fn expired(&self, after: Option<&str>) -> ApiError {
         let Some(after) = after else {
-            return ApiError::gone(
-                "The resourceVersion for the provided list is too old.",
-            );
+            return ApiError::gone("The resourceVersion for the provided list is too old.");
         };
         let token = ContinueToken::new(None, after, &self.resource.cache.prefix).encode();
         ApiError::expired_continue(token)

@@ -10,12 +10,21 @@ use crate::admission::Operation;
 use crate::registry::call::Call;
 use crate::registry::object::Object;
 use crate::registry::options::WriteOptions;
-use crate::registry::strategy::spec_differs;
 use crate::registry::{kinds, managed, meta};
 use crate::response::{ApiError, ApiResponse};
 
 /// How often an update without a resourceVersion is tried against a moving object.
 pub(super) const ATTEMPTS: usize = 5;
+
+/// How often a change by a rule is tried.
+const CHANGE_ATTEMPTS: usize = 20;
+
+/// What a rule makes of an object.
+#[derive(Debug)]
+pub enum Decision {
+    /// This state of it.
+    Write(Value),
+}
 
 impl Call {
     /// PUT of an object or its status.
@@ -51,7 +60,11 @@ impl Call {
     }
 
     /// Replaces the object by a decoded one.
-    pub async fn update_value(&self, value: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
+    pub async fn update_value(
+        &self,
+        value: Value,
+        options: &WriteOptions,
+    ) -> Result<Stored, ApiError> {
         let key = self.key();
         let conditional = !meta::text(&value, "resourceVersion").is_empty();
         for attempt in 1.. {
@@ -67,7 +80,33 @@ impl Call {
                 Err(Refused::Conflict) if !conditional && attempt < ATTEMPTS => {}
                 Err(Refused::Conflict) => return Err(self.stale()),
                 Err(Refused::Error(error)) => return Err(error),
-                Ok(object) => return Ok(Stored { object, created: false }),
+                Ok(object) => {
+                    return Ok(Stored {
+                        object,
+                        created: false,
+                    });
+                }
+            }
+        }
+        Err(self.stale())
+    }
+
+    /// Reads the object, lets `decide` say what becomes of it, and writes that, again if it moved
+    /// meanwhile. For subresources that change the object by a rule.
+    pub async fn change(
+        &self,
+        options: &WriteOptions,
+        decide: impl Fn(&Value) -> Result<Decision, ApiError> + Send + Sync,
+    ) -> Result<Arc<Object>, ApiError> {
+        let key = self.key();
+        for _ in 0..CHANGE_ATTEMPTS {
+            let current = self.current(&self.info.name).await?;
+            let old = self.present(&current).await?;
+            let Decision::Write(new) = decide(&old)?;
+            match self.replace(&key, &current, &old, new, options).await {
+                Err(Refused::Conflict) => {}
+                Err(Refused::Error(error)) => return Err(error),
+                Ok(object) => return Ok(object),
             }
         }
         Err(self.stale())
@@ -77,7 +116,11 @@ impl Call {
         ApiError::stale(&self.resource.group, &self.resource.plural, &self.info.name)
     }
 
-    async fn create_on_update(&self, mut value: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
+    async fn create_on_update(
+        &self,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Stored, ApiError> {
         let creatable = self.resource.strategy.create_on_update && self.info.subresource.is_empty();
         if !creatable {
             return Err(self.not_found(&self.info.name));
@@ -99,17 +142,23 @@ impl Call {
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refused> {
         let new = {
-            self.check_preconditions(old, &new).map_err(Refused::Error)?;
-            self.admit_update(old, &mut new, options).await.map_err(Refused::Error)?;
+            self.check_preconditions(old, &new)
+                .map_err(Refused::Error)?;
+            self.admit_update(old, &mut new, options)
+                .await
+                .map_err(Refused::Error)?;
             new
         };
         if removes_last_finalizer(&new) && !options.dry_run {
-            return self.commit(key, &new, Commit::Delete(current.revision), options).await;
+            return self
+                .commit(key, &new, Commit::Delete(current.revision), options)
+                .await;
         }
         if is_same(old, &new) {
             return Ok(current.clone());
         }
-        self.commit(key, &new, Commit::Update(current.revision), options).await
+        self.commit(key, &new, Commit::Update(current.revision), options)
+            .await
     }
 
     /// resourceVersion and uid, when given, have to be those of the object.
@@ -119,10 +168,20 @@ impl Call {
             let resource = &self.resource;
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                upstream_key(&resource.group, &resource.plural, self.namespace(), &self.info.name),
+                upstream_key(
+                    &resource.group,
+                    &resource.plural,
+                    self.namespace(),
+                    &self.info.name
+                ),
                 meta::text(old, "uid")
             );
-            return Err(ApiError::conflict(&resource.group, &resource.plural, &self.info.name, &why));
+            return Err(ApiError::conflict(
+                &resource.group,
+                &resource.plural,
+                &self.info.name,
+                &why,
+            ));
         }
         let version = meta::text(new, "resourceVersion");
         if !version.is_empty() && version != "0" && version != meta::text(old, "resourceVersion") {
@@ -149,7 +208,9 @@ impl Call {
             .await?;
         kinds::apply_defaults(resource, new);
         match self.info.subresource.as_str() {
-            "status" => {
+            // Whoever changes an object by a rule of the server knows which part it changes.
+            "binding" => kinds::normalize(resource, new),
+            "status" | "approval" => {
                 kinds::keep_all_but_status(resource, old, new);
                 (resource.strategy.prepare_status)(new, old, &self.context());
             }
@@ -158,8 +219,9 @@ impl Call {
                     kinds::keep_status(resource, old, new);
                 }
                 (resource.strategy.prepare_update)(new, old, &self.context());
+                self.registry.allocate(self, new, Some(old), options)?;
                 kinds::normalize(resource, new);
-                if resource.strategy.generation && spec_differs(old, new) {
+                if resource.strategy.generation && resource.strategy.is_counted(old, new) {
                     let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
                     meta::of_mut(new).insert("generation".into(), generation.into());
                 }
@@ -169,8 +231,7 @@ impl Call {
         validate_object(resource, new, Some(old), &self.context())?;
         admission
             .validate(&self.attributes(Operation::Update, Some(new), Some(old), options.dry_run))
-            .await?;
-        self.registry.allocate(self, new, Some(old), options.dry_run).await
+            .await
     }
 }
 
@@ -178,9 +239,14 @@ impl Call {
 fn removes_last_finalizer(new: &Value) -> bool {
     meta::is_deleting(new)
         && meta::finalizers(new).is_empty()
-        && new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && new["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(0)
+            == 0
         && !(new["kind"] == "Namespace"
-            && new["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()))
+            && new["spec"]["finalizers"]
+                .as_array()
+                .is_some_and(|f| !f.is_empty()))
 }
 
 /// Whether a write would change nothing; then none happens, and watchers hear nothing.

@@ -30,7 +30,10 @@ impl Call {
         let filter = Arc::new(self.filter()?);
         let options = ListOptions::parse(&self.query, true)?;
         if self.accepted.media == Media::Yaml {
-            return Err(ApiError::not_acceptable(&["application/json", "application/vnd.kubernetes.protobuf"]));
+            return Err(ApiError::not_acceptable(&[
+                "application/json",
+                "application/vnd.kubernetes.protobuf",
+            ]));
         }
         let cacher = self.registry.cacher.clone();
         let streams_list = options.send_initial_events == Some(true)
@@ -53,15 +56,18 @@ impl Call {
         let watching = match watching {
             Ok(watching) => watching,
             Err(WatchError::TooOld { requested, oldest }) => {
-                let error = ApiError::gone(format!("too old resource version: {requested} ({oldest})"));
+                let error =
+                    ApiError::gone(format!("too old resource version: {requested} ({oldest})"));
                 let bytes = error_event(&error, self.accepted);
                 return Ok(self.stream_response(Body::from(bytes)));
             }
         };
-        let lasts = options.timeout_seconds.filter(|s| *s > 0).unwrap_or_else(|| {
-            rand::rng().random_range(DEFAULT_TIMEOUT..DEFAULT_TIMEOUT * 2)
-        });
-        let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        let lasts = options
+            .timeout_seconds
+            .filter(|s| *s > 0)
+            .unwrap_or_else(|| rand::rng().random_range(DEFAULT_TIMEOUT..DEFAULT_TIMEOUT * 2));
+        let mut bookmarks =
+            tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stream = Stream {
             end_of_initial: (streams_list && options.bookmarks).then_some(watching.revision),
@@ -74,7 +80,10 @@ impl Call {
             call: self.clone(),
         };
         let body = Body::stream(stream::unfold(stream, |mut stream| async move {
-            stream.next().await.map(|piece| (Ok::<Bytes, BoxError>(piece), stream))
+            stream
+                .next()
+                .await
+                .map(|piece| (Ok::<Bytes, BoxError>(piece), stream))
         }));
         Ok(self.stream_response(body))
     }

@@ -12,8 +12,8 @@ use crate::registry::call::Call;
 use crate::registry::object::{self, Object};
 use crate::registry::options::{FieldValidation, WriteOptions};
 use crate::registry::resource::Resource;
-use crate::registry::{kinds, meta};
 use crate::registry::strategy::Context;
+use crate::registry::{kinds, meta};
 use crate::response::{ApiError, Cause, negotiate};
 
 /// The outcome of a write: the object as it is stored now.
@@ -51,7 +51,12 @@ impl From<Refused> for ApiError {
 
 impl Call {
     /// The body as a tree of this kind: decoded, checked, normalized and with defaults.
-    pub fn decode(&self, gvk: &Gvk, body: &Bytes, validation: FieldValidation) -> Result<Value, ApiError> {
+    pub fn decode(
+        &self,
+        gvk: &Gvk,
+        body: &Bytes,
+        validation: FieldValidation,
+    ) -> Result<Value, ApiError> {
         let media = negotiate::sent(&self.headers, self.offered())?;
         let decoded = kinds::decode(&self.resource, gvk, media, body)?;
         self.report_faults(gvk, decoded.faults, validation)?;
@@ -84,7 +89,10 @@ impl Call {
 
     /// The context for strategies.
     pub fn context(&self) -> Context<'_> {
-        Context { user: &self.user.name, subresource: &self.info.subresource }
+        Context {
+            user: Some(&self.user),
+            subresource: &self.info.subresource,
+        }
     }
 
     /// What admission is told of this write.
@@ -95,7 +103,14 @@ impl Call {
         old: Option<&'a Value>,
         dry_run: bool,
     ) -> Attributes<'a> {
-        Attributes { call: self, operation, object, old, dry_run, name: self.info.name.clone() }
+        Attributes {
+            call: self,
+            operation,
+            object,
+            old,
+            dry_run,
+            name: self.info.name.clone(),
+        }
     }
 
     /// Writes the object, or acts as if (dry run).
@@ -112,9 +127,16 @@ impl Call {
                 Commit::Create => 0,
                 Commit::Update(revision) | Commit::Delete(revision) => revision,
             };
-            return Ok(Arc::new(Object::new(key, &object::encode(value), revision, &[])));
+            return Ok(Arc::new(Object::new(
+                key,
+                &object::encode(value),
+                revision,
+                &[],
+            )));
         }
-        let stored = kinds::to_stored(&self.registry, &self.resource, value).await.map_err(Refused::Error)?;
+        let stored = kinds::to_stored(&self.registry, &self.resource, value)
+            .await
+            .map_err(Refused::Error)?;
         let bytes = Bytes::from(object::encode(&stored));
         let expect = match how {
             Commit::Create => Expect::Absent,
@@ -122,11 +144,22 @@ impl Call {
         };
         let mutation = match how {
             Commit::Delete(_) => Mutation::Delete { key: key.clone() },
-            _ => Mutation::Put { key: key.clone(), value: bytes.clone() },
+            _ => Mutation::Put {
+                key: key.clone(),
+                value: bytes.clone(),
+            },
         };
-        let transaction = Transaction { expect: vec![(key.clone(), expect)], mutations: vec![mutation] };
+        let transaction = Transaction {
+            expect: vec![(key.clone(), expect)],
+            mutations: vec![mutation],
+        };
         match self.registry.cacher.store().commit(transaction).await {
-            Ok(revision) => Ok(Arc::new(Object::unindexed(key, &bytes, revision))),
+            Ok(revision) => {
+                if matches!(how, Commit::Delete(_)) {
+                    self.registry.release(self, value);
+                }
+                Ok(Arc::new(Object::unindexed(key, &bytes, revision)))
+            }
             Err(StoreError::Conflict { .. }) => Err(Refused::Conflict),
             Err(error) => Err(Refused::Error(error.into())),
         }
@@ -150,5 +183,10 @@ pub fn validate_object(
     if causes.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(new), causes))
+    Err(ApiError::invalid(
+        &resource.group,
+        &resource.kind,
+        meta::name(new),
+        causes,
+    ))
 }
