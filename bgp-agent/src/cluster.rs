@@ -15,7 +15,10 @@ const AS_ANNOTATION: &str = "projectcalico.org/ASNumber";
 const MULTIPATH: usize = 16;
 
 pub(crate) fn addresses(node: &Node) -> BTreeSet<IpAddr> {
-    let listed = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let listed = node
+        .status
+        .as_ref()
+        .and_then(|status| status.addresses.as_ref());
     listed
         .into_iter()
         .flatten()
@@ -26,7 +29,11 @@ pub(crate) fn addresses(node: &Node) -> BTreeSet<IpAddr> {
 
 pub(crate) fn pod_ranges(node: &Node) -> BTreeSet<IpNetwork> {
     let listed = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_ref());
-    listed.into_iter().flatten().filter_map(|text| text.parse().ok()).collect()
+    listed
+        .into_iter()
+        .flatten()
+        .filter_map(|text| text.parse().ok())
+        .collect()
 }
 
 fn as_number(node: &Node, default: u32) -> u32 {
@@ -65,10 +72,17 @@ pub(crate) fn mesh(own_name: &str, default_as: u32, nodes: &[Arc<Node>]) -> Opti
         let asn = as_number(node, default_as);
         // One side of each pair connects; a collision is only a detour.
         let passive = address < own_session;
-        let peer = Peer { passive, next_hop_self: true, ..Peer::internal(asn) };
+        let peer = Peer {
+            passive,
+            next_hop_self: true,
+            ..Peer::internal(asn)
+        };
         peers.insert(address, peer);
     }
-    let own_range = || Origination { blackhole: true, ..Origination::default() };
+    let own_range = || Origination {
+        blackhole: true,
+        ..Origination::default()
+    };
     Some(Config {
         local_as,
         router_id,
@@ -76,7 +90,10 @@ pub(crate) fn mesh(own_name: &str, default_as: u32, nodes: &[Arc<Node>]) -> Opti
         next_hop_v4: v4,
         next_hop_v6: v6,
         own_addresses,
-        originate: pod_ranges(own).into_iter().map(|range| (range, own_range())).collect(),
+        originate: pod_ranges(own)
+            .into_iter()
+            .map(|range| (range, own_range()))
+            .collect(),
         peers,
         restart_time: RESTART_TIME,
         multipath: MULTIPATH,
@@ -88,7 +105,10 @@ fn router_id(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Ipv4Addr {
     v4.unwrap_or_else(|| {
         let octets = v6.unwrap_or(Ipv6Addr::LOCALHOST).octets();
         let folded = octets.chunks(4).fold([0_u8; 4], |mut folded, chunk| {
-            folded.iter_mut().zip(chunk).for_each(|(into, byte)| *into ^= byte);
+            folded
+                .iter_mut()
+                .zip(chunk)
+                .for_each(|(into, byte)| *into ^= byte);
             folded
         });
         // Zero is not allowed.
@@ -103,8 +123,10 @@ mod tests {
     use super::*;
 
     fn node(name: &str, addresses: &[&str], ranges: &[&str]) -> Arc<Node> {
-        let addresses: Vec<_> =
-            addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(|a| json!({"type": "InternalIP", "address": a}))
+            .collect();
         let node = json!({"metadata": {"name": name}, "spec": {"podCIDRs": ranges},
             "status": {"addresses": addresses}});
         Arc::new(serde_json::from_value(node).unwrap())
@@ -113,14 +135,21 @@ mod tests {
     #[test]
     fn every_other_node_is_a_peer_and_one_side_of_each_pair_connects() {
         let nodes = [
-            node("a", &["10.0.0.1", "fd00::1"], &["10.244.0.0/24", "fd01::/64"]),
+            node(
+                "a",
+                &["10.0.0.1", "fd00::1"],
+                &["10.244.0.0/24", "fd01::/64"],
+            ),
             node("b", &["10.0.0.2"], &["10.244.1.0/24"]),
             node("homeless", &[], &[]),
         ];
         let a = mesh("a", 64512, &nodes).unwrap();
         let b = mesh("b", 64512, &nodes).unwrap();
         assert_eq!(a.originate.len(), 2);
-        assert_eq!(a.peers.keys().collect::<Vec<_>>(), [&IpAddr::from([10, 0, 0, 2])]);
+        assert_eq!(
+            a.peers.keys().collect::<Vec<_>>(),
+            [&IpAddr::from([10, 0, 0, 2])]
+        );
         let passive = |config: &Config| config.peers.values().next().unwrap().passive;
         assert_ne!(passive(&a), passive(&b));
         assert_eq!(mesh("homeless", 64512, &nodes), None);

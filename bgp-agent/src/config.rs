@@ -39,13 +39,28 @@ pub struct Filter {
 }
 
 impl Filter {
-    pub const ACCEPT: Self = Self { rules: Vec::new(), accept_rest: true };
+    pub const ACCEPT: Self = Self {
+        rules: Vec::new(),
+        accept_rest: true,
+    };
     /// The default towards another AS (RFC 8212).
-    pub const REJECT: Self = Self { rules: Vec::new(), accept_rest: false };
+    pub const REJECT: Self = Self {
+        rules: Vec::new(),
+        accept_rest: false,
+    };
 
     /// The attributes with the matching rule's changes; `None` if it is refused.
-    pub fn apply(&self, prefix: &IpNetwork, attributes: &Attributes, own_as: u32) -> Option<Attributes> {
-        let Some(rule) = self.rules.iter().find(|rule| rule.matches(prefix, attributes)) else {
+    pub fn apply(
+        &self,
+        prefix: &IpNetwork,
+        attributes: &Attributes,
+        own_as: u32,
+    ) -> Option<Attributes> {
+        let Some(rule) = self
+            .rules
+            .iter()
+            .find(|rule| rule.matches(prefix, attributes))
+        else {
             return self.accept_rest.then(|| attributes.clone());
         };
         if !rule.accept {
@@ -76,7 +91,10 @@ impl FilterRule {
                 && within.contains(prefix.network())
                 && (shortest..=longest).contains(&prefix.prefix())
         });
-        by_prefix && self.community.is_none_or(|own| attributes.communities.contains(&own))
+        by_prefix
+            && self
+                .community
+                .is_none_or(|own| attributes.communities.contains(&own))
     }
 }
 
@@ -115,7 +133,11 @@ impl Peer {
 
     /// A peer of another AS: nothing passes until filters say so (RFC 8212).
     pub fn external(asn: u32) -> Self {
-        Self { import: Filter::REJECT, export: Filter::REJECT, ..Self::internal(asn) }
+        Self {
+            import: Filter::REJECT,
+            export: Filter::REJECT,
+            ..Self::internal(asn)
+        }
     }
 }
 

@@ -44,7 +44,11 @@ pub struct NodeConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { node_name: String::new(), as_number: DEFAULT_AS, port: PORT }
+        Self {
+            node_name: String::new(),
+            as_number: DEFAULT_AS,
+            port: PORT,
+        }
     }
 }
 
@@ -55,7 +59,9 @@ pub struct Deps {
 /// Faults that an operator has to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("bgp: cannot listen on port {port}: {source}; end the other BGP daemon or choose another port")]
+    #[error(
+        "bgp: cannot listen on port {port}: {source}; end the other BGP daemon or choose another port"
+    )]
     Listen { port: u16, source: std::io::Error },
     #[error("bgp: the kernel's routes cannot be read: {0}; run as root")]
     Kernel(#[from] kernel::netlink::Error),
@@ -118,7 +124,7 @@ pub async fn serve(
     let (events, mut arrived) = mpsc::channel(BACKLOG);
     listen(port, &events, &shutdown).await?;
     let kernel = KernelRoutes::open()?;
-    let mut monitor = Monitor::open(&[Group::Link, Group::Ipv4Route, Group::Ipv6Route])?;
+    let mut monitor = Monitor::open(&[Group::Links, Group::Routes])?;
     let first = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         first = configs.recv() => first,
@@ -202,7 +208,11 @@ async fn accept(listener: TcpListener, events: mpsc::Sender<Event>, shutdown: Ca
         };
         match accepted {
             Ok((stream, peer)) => {
-                if events.send(Event::Accepted(stream, peer.ip())).await.is_err() {
+                if events
+                    .send(Event::Accepted(stream, peer.ip()))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -295,7 +305,10 @@ impl Driver {
         // While a previous life's routes are kept, only what is known is changed.
         let looked_at: BTreeSet<IpNetwork> = match sweep {
             true => prefixes,
-            false => prefixes.into_iter().filter(|prefix| wanted.contains_key(prefix)).collect(),
+            false => prefixes
+                .into_iter()
+                .filter(|prefix| wanted.contains_key(prefix))
+                .collect(),
         };
         let gateways: BTreeSet<IpAddr> = wanted
             .values()
@@ -343,7 +356,8 @@ impl Driver {
     /// that write end with the process.
     async fn close_all(&mut self) {
         if self.speaker.config().restart_time == 0 {
-            self.speaker.stop(&Notification::ADMINISTRATIVE_SHUTDOWN, Instant::now());
+            self.speaker
+                .stop(&Notification::ADMINISTRATIVE_SHUTDOWN, Instant::now());
             self.act();
             tokio::task::yield_now().await;
         }

@@ -46,12 +46,16 @@ pub(crate) fn plan(
     sweep: bool,
     resolve: Resolve<'_>,
 ) -> Vec<Op> {
-    let unwanted = actual.keys().filter(|prefix| sweep && !wanted.contains_key(*prefix));
+    let unwanted = actual
+        .keys()
+        .filter(|prefix| sweep && !wanted.contains_key(*prefix));
     let looked_at: BTreeSet<IpNetwork> = prefixes.iter().chain(unwanted).copied().collect();
     looked_at
         .iter()
         .filter_map(|prefix| {
-            let want = wanted.get(prefix).and_then(|own| route(*prefix, own, resolve));
+            let want = wanted
+                .get(prefix)
+                .and_then(|own| route(*prefix, own, resolve));
             match (want, actual.get(prefix)) {
                 (Some(want), Some(have)) if is_same(&want, have) => None,
                 (Some(want), _) => Some(Op::Replace(Box::new(want))),
@@ -78,14 +82,20 @@ pub(crate) struct KernelRoutes {
 impl KernelRoutes {
     /// Opens netlink in the calling thread's network namespace and looks at what is there.
     pub(crate) fn open() -> Result<Self, netlink::Error> {
-        let mut routes = Self { socket: Socket::route()?, actual: Actual::new() };
+        let mut routes = Self {
+            socket: Socket::route()?,
+            actual: Actual::new(),
+        };
         routes.observe()?;
         Ok(routes)
     }
 
     pub(crate) fn observe(&mut self) -> Result<(), netlink::Error> {
         let ours = route::list(&mut self.socket, Filter::protocol(Protocol::BGP))?;
-        self.actual = ours.into_iter().map(|route| (route.destination, route)).collect();
+        self.actual = ours
+            .into_iter()
+            .map(|route| (route.destination, route))
+            .collect();
         Ok(())
     }
 
@@ -174,14 +184,20 @@ mod tests {
         let actual = applied(&ops, actual);
         assert_eq!(plan(&wanted, &all, &actual, false, &resolve), []);
         let ops = plan(&wanted, &all, &actual, true, &resolve);
-        assert!(matches!(ops.as_slice(), [Op::Delete(route)] if route.destination == prefix("10.9.0.0/24")));
+        assert!(
+            matches!(ops.as_slice(), [Op::Delete(route)] if route.destination == prefix("10.9.0.0/24"))
+        );
     }
 
     #[test]
     fn a_prefix_whose_gateway_cannot_be_reached_has_no_route() {
         let wanted: BTreeMap<_, _> = [(prefix("10.1.0.0/24"), via(1))].into();
         let all: BTreeSet<IpNetwork> = wanted.keys().copied().collect();
-        let have = Route::new(prefix("10.1.0.0/24"), Protocol::BGP, NextHop::via([192, 0, 2, 7].into()));
+        let have = Route::new(
+            prefix("10.1.0.0/24"),
+            Protocol::BGP,
+            NextHop::via([192, 0, 2, 7].into()),
+        );
         let actual = Actual::from([(have.destination, have)]);
         let ops = plan(&wanted, &all, &actual, false, &|_| None);
         assert!(matches!(ops.as_slice(), [Op::Delete(_)]));

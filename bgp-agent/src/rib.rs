@@ -39,28 +39,44 @@ pub struct Path {
 
 impl Path {
     fn local_pref(&self) -> u32 {
-        let shut_down = self.attributes.communities.contains(&community::GRACEFUL_SHUTDOWN);
-        if shut_down { 0 } else { self.attributes.local_pref.unwrap_or(100) }
+        let shut_down = self
+            .attributes
+            .communities
+            .contains(&community::GRACEFUL_SHUTDOWN);
+        if shut_down {
+            0
+        } else {
+            self.attributes.local_pref.unwrap_or(100)
+        }
     }
 
     fn identifier(&self) -> Ipv4Addr {
-        self.attributes.originator_id.unwrap_or(self.source.router_id)
+        self.attributes
+            .originator_id
+            .unwrap_or(self.source.router_id)
     }
 
     /// The steps that make paths unequal for more than a tie (RFC 4271, section 9.1.2.2,
     /// a to e; RFC 9494 first). Less is better.
     fn compare_decisive(&self, other: &Self) -> Ordering {
         let long_stale = |path: &Self| path.attributes.communities.contains(&community::LLGR_STALE);
-        let same_neighbour =
-            self.attributes.neighbour_as() == other.attributes.neighbour_as();
+        let same_neighbour = self.attributes.neighbour_as() == other.attributes.neighbour_as();
         let med = |path: &Self| path.attributes.med.unwrap_or(0);
         long_stale(self)
             .cmp(&long_stale(other))
             .then((self.peer != LOCAL).cmp(&(other.peer != LOCAL)))
             .then(other.local_pref().cmp(&self.local_pref()))
-            .then(self.attributes.as_path_length().cmp(&other.attributes.as_path_length()))
+            .then(
+                self.attributes
+                    .as_path_length()
+                    .cmp(&other.attributes.as_path_length()),
+            )
             .then(self.attributes.origin.cmp(&other.attributes.origin))
-            .then(if same_neighbour { med(self).cmp(&med(other)) } else { Ordering::Equal })
+            .then(if same_neighbour {
+                med(self).cmp(&med(other))
+            } else {
+                Ordering::Equal
+            })
             .then(self.source.internal.cmp(&other.source.internal))
     }
 
@@ -68,7 +84,12 @@ impl Path {
     pub fn compare(&self, other: &Self) -> Ordering {
         self.compare_decisive(other)
             .then(self.identifier().cmp(&other.identifier()))
-            .then(self.attributes.cluster_list.len().cmp(&other.attributes.cluster_list.len()))
+            .then(
+                self.attributes
+                    .cluster_list
+                    .len()
+                    .cmp(&other.attributes.cluster_list.len()),
+            )
             .then(self.source.address.cmp(&other.source.address))
             .then(self.path_id.cmp(&other.path_id))
     }
@@ -93,7 +114,10 @@ impl Rib {
     /// Adds or replaces a peer's path; whether anything changed.
     pub fn set(&mut self, prefix: IpNetwork, path: Path) -> bool {
         let entry = self.entries.entry(prefix).or_default();
-        let known = entry.paths.iter_mut().find(|p| p.peer == path.peer && p.path_id == path.path_id);
+        let known = entry
+            .paths
+            .iter_mut()
+            .find(|p| p.peer == path.peer && p.path_id == path.path_id);
         match known {
             Some(known) if *known == path => return false,
             Some(known) => *known = path,
@@ -107,9 +131,13 @@ impl Rib {
     }
 
     pub fn remove(&mut self, prefix: IpNetwork, peer: PeerId, path_id: u32) -> bool {
-        let Some(entry) = self.entries.get_mut(&prefix) else { return false };
+        let Some(entry) = self.entries.get_mut(&prefix) else {
+            return false;
+        };
         let before = entry.paths.len();
-        entry.paths.retain(|path| path.peer != peer || path.path_id != path_id);
+        entry
+            .paths
+            .retain(|path| path.peer != peer || path.path_id != path_id);
         let removed = before - entry.paths.len();
         self.uncount(peer, removed);
         self.forget_empty(prefix);
@@ -123,8 +151,7 @@ impl Rib {
     }
 
     fn forget_empty(&mut self, prefix: IpNetwork) {
-        let is_empty =
-            |entry: &Entry| entry.paths.is_empty() && entry.told.is_empty();
+        let is_empty = |entry: &Entry| entry.paths.is_empty() && entry.told.is_empty();
         if self.entries.get(&prefix).is_some_and(is_empty) {
             self.entries.remove(&prefix);
         }
@@ -140,12 +167,18 @@ impl Rib {
     }
 
     /// Drops the peer's paths that the filter picks; the prefixes that changed.
-    pub fn drop_paths(&mut self, peer: PeerId, drops: impl Fn(&IpNetwork, &Path) -> bool) -> Vec<IpNetwork> {
+    pub fn drop_paths(
+        &mut self,
+        peer: PeerId,
+        drops: impl Fn(&IpNetwork, &Path) -> bool,
+    ) -> Vec<IpNetwork> {
         let mut changed = Vec::new();
         let mut dropped = 0;
         for (prefix, entry) in &mut self.entries {
             let before = entry.paths.len();
-            entry.paths.retain(|path| path.peer != peer || !drops(prefix, path));
+            entry
+                .paths
+                .retain(|path| path.peer != peer || !drops(prefix, path));
             if entry.paths.len() < before {
                 dropped += before - entry.paths.len();
                 changed.push(*prefix);
@@ -169,7 +202,10 @@ impl Rib {
 
     /// The prefix's paths, the best first.
     pub fn paths(&self, prefix: &IpNetwork) -> &[Path] {
-        self.entries.get(prefix).map(|entry| entry.paths.as_slice()).unwrap_or_default()
+        self.entries
+            .get(prefix)
+            .map(|entry| entry.paths.as_slice())
+            .unwrap_or_default()
     }
 
     pub fn best(&self, prefix: &IpNetwork) -> Option<&Path> {
@@ -179,8 +215,12 @@ impl Rib {
     /// The best path and those as good as it but for tie-breakers, for load sharing.
     pub fn multipath(&self, prefix: &IpNetwork, most: usize) -> Vec<&Path> {
         let paths = self.paths(prefix);
-        let Some(best) = paths.first() else { return Vec::new() };
-        let equal = paths.iter().filter(|path| path.compare_decisive(best) == Ordering::Equal);
+        let Some(best) = paths.first() else {
+            return Vec::new();
+        };
+        let equal = paths
+            .iter()
+            .filter(|path| path.compare_decisive(best) == Ordering::Equal);
         equal.take(most).collect()
     }
 
@@ -189,7 +229,9 @@ impl Rib {
         let before = if told {
             !self.entries.entry(prefix).or_default().told.insert(peer)
         } else {
-            self.entries.get_mut(&prefix).is_some_and(|entry| entry.told.remove(&peer))
+            self.entries
+                .get_mut(&prefix)
+                .is_some_and(|entry| entry.told.remove(&peer))
         };
         self.forget_empty(prefix);
         before
@@ -200,11 +242,15 @@ impl Rib {
         for entry in self.entries.values_mut() {
             entry.told.remove(&peer);
         }
-        self.entries.retain(|_, entry| !entry.paths.is_empty() || !entry.told.is_empty());
+        self.entries
+            .retain(|_, entry| !entry.paths.is_empty() || !entry.told.is_empty());
     }
 
     pub fn told_count(&self, peer: PeerId) -> usize {
-        self.entries.values().filter(|entry| entry.told.contains(&peer)).count()
+        self.entries
+            .values()
+            .filter(|entry| entry.told.contains(&peer))
+            .count()
     }
 }
 
@@ -228,7 +274,12 @@ mod tests {
             path_id: 0,
             next_hop: NextHop::new(address),
             attributes: Arc::new(attributes),
-            source: Arc::new(Source { internal: false, client: false, router_id, address }),
+            source: Arc::new(Source {
+                internal: false,
+                client: false,
+                router_id,
+                address,
+            }),
             stale: false,
         }
     }

@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::wire::open::{AddPath, RestartFamily};
-use crate::wire::{Capability, Context, Family, Fault, Message, Notification, Open, Refresh, Update};
+use crate::wire::{
+    Capability, Context, Family, Fault, Message, Notification, Open, Refresh, Update,
+};
 
 /// How long an OPEN is waited for (section 8.2.2: "a large value").
 const OPEN_WAIT: Duration = Duration::from_secs(240);
@@ -158,7 +160,11 @@ impl Session {
     }
 
     pub fn state(&self) -> State {
-        let best = self.connections.values().map(|connection| connection.phase).max();
+        let best = self
+            .connections
+            .values()
+            .map(|connection| connection.phase)
+            .max();
         best.unwrap_or(match (self.started, self.connecting) {
             (false, _) => State::Idle,
             (true, true) => State::Connect,
@@ -168,13 +174,19 @@ impl Session {
 
     /// How messages of a connection are decoded.
     pub fn context(&self, connection: ConnectionId) -> Context {
-        if self.established == Some(connection) { self.context.clone() } else { Context::default() }
+        if self.established == Some(connection) {
+            self.context.clone()
+        } else {
+            Context::default()
+        }
     }
 
     /// When [`Input::Timeout`] is wanted.
     pub fn timeout(&self) -> Option<Instant> {
         let of_connections = self.connections.values().flat_map(|connection| {
-            [connection.hold, connection.keepalive.map(|(at, _)| at)].into_iter().flatten()
+            [connection.hold, connection.keepalive.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
         });
         of_connections.chain(self.retry).min()
     }
@@ -242,20 +254,26 @@ impl Session {
         }
         self.retry = None;
         out.push(Output::Send(id, Message::Open(self.open())));
-        self.connections.insert(id, Connection {
-            side,
-            phase: State::OpenSent,
-            open: None,
-            hold: Some(now + OPEN_WAIT),
-            keepalive: None,
-            hold_time: OPEN_WAIT,
-        });
+        self.connections.insert(
+            id,
+            Connection {
+                side,
+                phase: State::OpenSent,
+                open: None,
+                hold: Some(now + OPEN_WAIT),
+                keepalive: None,
+                hold_time: OPEN_WAIT,
+            },
+        );
     }
 
     fn open(&self) -> Open {
         let config = &self.config;
-        let mut capabilities: Vec<Capability> =
-            config.families.iter().map(|family| Capability::Multiprotocol(*family)).collect();
+        let mut capabilities: Vec<Capability> = config
+            .families
+            .iter()
+            .map(|family| Capability::Multiprotocol(*family))
+            .collect();
         capabilities.extend([
             Capability::RouteRefresh,
             Capability::EnhancedRouteRefresh,
@@ -290,8 +308,16 @@ impl Session {
         }
     }
 
-    fn received(&mut self, id: ConnectionId, message: Message, now: Instant, out: &mut Vec<Output>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    fn received(
+        &mut self,
+        id: ConnectionId,
+        message: Message,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         if connection.phase >= State::OpenConfirm && connection.hold.is_some() {
             connection.hold = Some(now + connection.hold_time);
         }
@@ -318,7 +344,9 @@ impl Session {
             return self.end(id, Reason::Sent(Notification::COLLISION), now, out);
         }
         let hold_time = open.hold_time.min(self.config.hold_time);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.phase = State::OpenConfirm;
         connection.open = Some(open);
         connection.hold_time = Duration::from_secs(hold_time.into());
@@ -330,7 +358,11 @@ impl Session {
 
     fn unacceptable(&self, open: &Open) -> Option<Fault> {
         if open.asn != self.config.peer_as {
-            return Some(Fault::open("the peer has another AS than configured", 2, &[]));
+            return Some(Fault::open(
+                "the peer has another AS than configured",
+                2,
+                &[],
+            ));
         }
         if self.config.is_internal() && open.router_id == self.config.router_id {
             return Some(Fault::open("the peer has our own BGP identifier", 3, &[]));
@@ -341,25 +373,31 @@ impl Session {
     /// Settles a collision with the other connection, whose OPEN came before (section 6.8). An
     /// established session only yields to a peer that restarted (RFC 4724, section 5).
     fn wins(&mut self, id: ConnectionId, open: &Open, now: Instant, out: &mut Vec<Output>) -> bool {
-        let Some(connection) = self.connections.get(&id) else { return false };
+        let Some(connection) = self.connections.get(&id) else {
+            return false;
+        };
         let side = connection.side;
         let other = self
             .connections
             .iter()
             .find(|(own, other)| **own != id && other.phase >= State::OpenConfirm)
             .map(|(own, other)| (*own, other.phase));
-        let Some((other, phase)) = other else { return true };
+        let Some((other, phase)) = other else {
+            return true;
+        };
         if phase == State::Established {
-            let restarts = open.capabilities.iter().any(|own| {
-                matches!(own, Capability::GracefulRestart { .. })
-            });
+            let restarts = open
+                .capabilities
+                .iter()
+                .any(|own| matches!(own, Capability::GracefulRestart { .. }));
             if restarts && self.config.restart_time > 0 {
                 self.end(other, Reason::ConnectionLost, now, out);
                 return true;
             }
             return false;
         }
-        let ours_is_higher = (self.config.router_id, self.config.local_as) > (open.router_id, open.asn);
+        let ours_is_higher =
+            (self.config.router_id, self.config.local_as) > (open.router_id, open.asn);
         let wins = (side == Side::Outbound) == ours_is_higher;
         if wins {
             self.end(other, Reason::Sent(Notification::COLLISION), now, out);
@@ -368,19 +406,30 @@ impl Session {
     }
 
     fn establish(&mut self, id: ConnectionId, out: &mut Vec<Output>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Some(open) = connection.open.clone() else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Some(open) = connection.open.clone() else {
+            return;
+        };
         connection.phase = State::Established;
         let hold_time = u16::try_from(connection.hold_time.as_secs()).unwrap_or(u16::MAX);
         let negotiated = negotiate(&self.config, &open, hold_time);
         self.context = negotiated.context.clone();
         self.established = Some(id);
         self.failures = 0;
-        let others: Vec<ConnectionId> =
-            self.connections.keys().copied().filter(|other| *other != id).collect();
+        let others: Vec<ConnectionId> = self
+            .connections
+            .keys()
+            .copied()
+            .filter(|other| *other != id)
+            .collect();
         for other in others {
             self.connections.remove(&other);
-            out.push(Output::Send(other, Message::Notification(Notification::COLLISION)));
+            out.push(Output::Send(
+                other,
+                Message::Notification(Notification::COLLISION),
+            ));
             out.push(Output::Close(other));
         }
         out.push(Output::Established(id, Box::new(negotiated)));
@@ -391,7 +440,10 @@ impl Session {
             return;
         }
         if let Reason::Sent(notification) = &reason {
-            out.push(Output::Send(id, Message::Notification(notification.clone())));
+            out.push(Output::Send(
+                id,
+                Message::Notification(notification.clone()),
+            ));
         }
         out.push(Output::Close(id));
         if self.established == Some(id) {
@@ -404,8 +456,12 @@ impl Session {
 
     fn timed_out(&mut self, now: Instant, out: &mut Vec<Output>) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let expired: Vec<ConnectionId> =
-            self.connections.iter().filter(|(_, own)| is_due(own.hold)).map(|(id, _)| *id).collect();
+        let expired: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, own)| is_due(own.hold))
+            .map(|(id, _)| *id)
+            .collect();
         for id in expired {
             self.end(id, Reason::Sent(Notification::HOLD_TIMER_EXPIRED), now, out);
         }
@@ -440,8 +496,13 @@ fn negotiate(config: &Config, open: &Open, hold_time: u16) -> Negotiated {
     let families: Vec<Family> = config.families.iter().copied().filter(speaks).collect();
     let (mut receive, mut send) = (Vec::new(), Vec::new());
     for capability in &open.capabilities {
-        let (Capability::AddPath(theirs), Some(ours)) = (capability, config.add_path) else { continue };
-        for (family, directions) in theirs.iter().filter(|(family, _)| families.contains(family)) {
+        let (Capability::AddPath(theirs), Some(ours)) = (capability, config.add_path) else {
+            continue;
+        };
+        for (family, directions) in theirs
+            .iter()
+            .filter(|(family, _)| families.contains(family))
+        {
             if directions.send && ours.receive {
                 receive.push(*family);
             }
@@ -451,7 +512,9 @@ fn negotiate(config: &Config, open: &Open, hold_time: u16) -> Negotiated {
         }
     }
     let restart = open.capabilities.iter().find_map(|own| match own {
-        Capability::GracefulRestart { seconds, families, .. } => Some((*seconds, families.clone())),
+        Capability::GracefulRestart {
+            seconds, families, ..
+        } => Some((*seconds, families.clone())),
         _ => None,
     });
     Negotiated {
@@ -467,7 +530,13 @@ fn negotiate(config: &Config, open: &Open, hold_time: u16) -> Negotiated {
         route_refresh: has(|own| *own == Capability::RouteRefresh),
         extended_next_hop: has(|own| *own == Capability::ExtendedNextHop),
         restart_after_notification: has(|own| {
-            matches!(own, Capability::GracefulRestart { notification: true, .. })
+            matches!(
+                own,
+                Capability::GracefulRestart {
+                    notification: true,
+                    ..
+                }
+            )
         }),
         restart: restart.filter(|_| config.restart_time > 0),
         families,

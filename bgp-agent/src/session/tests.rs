@@ -54,7 +54,10 @@ impl Pair {
     fn output(&mut self, end: usize, output: Output) -> Vec<(usize, Input)> {
         let other = 1 - end;
         let peer_of = |wires: &[(usize, ConnectionId, ConnectionId)], id| {
-            wires.iter().find(|(own, own_id, _)| *own == end && *own_id == id).map(|wire| wire.2)
+            wires
+                .iter()
+                .find(|(own, own_id, _)| *own == end && *own_id == id)
+                .map(|wire| wire.2)
         };
         match output {
             Output::Connect if self.reachable => {
@@ -74,8 +77,11 @@ impl Pair {
                 .collect(),
             Output::Close(id) => {
                 let peer = peer_of(&self.wires, id);
-                self.wires.retain(|(_, own, theirs)| *own != id && *theirs != id);
-                peer.map(|peer| (other, Input::Closed(peer))).into_iter().collect()
+                self.wires
+                    .retain(|(_, own, theirs)| *own != id && *theirs != id);
+                peer.map(|peer| (other, Input::Closed(peer)))
+                    .into_iter()
+                    .collect()
             }
             Output::Established(..) => {
                 self.events[end].push("up");

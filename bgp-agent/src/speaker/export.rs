@@ -25,15 +25,23 @@ impl Speaker {
 
     /// The same of one family, since the peer asks for it.
     pub(super) fn tell_again(&mut self, address: IpAddr, family: Family) {
-        let prefixes: Vec<IpNetwork> =
-            self.rib.prefixes().filter(|prefix| Family::of(prefix) == family).copied().collect();
+        let prefixes: Vec<IpNetwork> = self
+            .rib
+            .prefixes()
+            .filter(|prefix| Family::of(prefix) == family)
+            .copied()
+            .collect();
         self.tell(address, prefixes.into_iter());
     }
 
     /// Tells a peer what became of these prefixes.
     pub(super) fn tell(&mut self, address: IpAddr, prefixes: impl Iterator<Item = IpNetwork>) {
-        let Some(peer) = self.peers.get(&address) else { return };
-        let (Some(id), Some(negotiated)) = (peer.connection, &peer.negotiated) else { return };
+        let Some(peer) = self.peers.get(&address) else {
+            return;
+        };
+        let (Some(id), Some(negotiated)) = (peer.connection, &peer.negotiated) else {
+            return;
+        };
         let mut cache = Cache::new();
         let mut withdrawn = Vec::new();
         let mut groups: BTreeMap<(Arc<Attributes>, NextHop), Vec<Nlri>> = BTreeMap::new();
@@ -42,9 +50,10 @@ impl Speaker {
             if !negotiated.families.contains(&Family::of(&prefix)) {
                 continue;
             }
-            let exported = self.rib.best(&prefix).and_then(|path| {
-                export(&self.config, peer, &prefix, path, &mut cache)
-            });
+            let exported = self
+                .rib
+                .best(&prefix)
+                .and_then(|path| export(&self.config, peer, &prefix, path, &mut cache));
             told.push((prefix, exported.is_some()));
             if let Some(group) = exported {
                 groups.entry(group).or_default().push(Nlri::new(prefix));
@@ -58,13 +67,20 @@ impl Speaker {
             }
         }
         if !withdrawn.is_empty() {
-            let update = Update { withdrawn, ..Update::default() };
+            let update = Update {
+                withdrawn,
+                ..Update::default()
+            };
             self.send(address, id, &Message::Update(Box::new(update)));
         }
         for ((attributes, next_hop), prefixes) in groups {
             let attributes = (*attributes).clone();
             let reachable = vec![(next_hop, prefixes)];
-            let update = Update { attributes, reachable, ..Update::default() };
+            let update = Update {
+                attributes,
+                reachable,
+                ..Update::default()
+            };
             self.send(address, id, &Message::Update(Box::new(update)));
         }
     }
@@ -86,10 +102,20 @@ fn export(
         let key = Arc::as_ptr(&path.attributes);
         cache
             .entry(key)
-            .or_insert_with(|| Some(Arc::new(outgoing(config, peer, path, (*path.attributes).clone()))))
+            .or_insert_with(|| {
+                Some(Arc::new(outgoing(
+                    config,
+                    peer,
+                    path,
+                    (*path.attributes).clone(),
+                )))
+            })
             .clone()?
     } else {
-        let filtered = peer.config.export.apply(prefix, &path.attributes, config.local_as)?;
+        let filtered = peer
+            .config
+            .export
+            .apply(prefix, &path.attributes, config.local_as)?;
         Arc::new(outgoing(config, peer, path, filtered))
     };
     Some((attributes, next_hop))
@@ -116,11 +142,21 @@ fn next_hop(config: &Config, peer: &PeerState, prefix: &IpNetwork, path: &Path) 
         Family::Ipv6 => config.next_hop_v6.map(IpAddr::V6),
     };
     let reflected = peer.source.internal && path.peer != LOCAL && path.source.internal;
-    let keep = reflected || (peer.source.internal && path.peer != LOCAL && !peer.config.next_hop_self);
-    if keep { Some(path.next_hop) } else { own().map(NextHop::new) }
+    let keep =
+        reflected || (peer.source.internal && path.peer != LOCAL && !peer.config.next_hop_self);
+    if keep {
+        Some(path.next_hop)
+    } else {
+        own().map(NextHop::new)
+    }
 }
 
-fn outgoing(config: &Config, peer: &PeerState, path: &Path, mut attributes: Attributes) -> Attributes {
+fn outgoing(
+    config: &Config,
+    peer: &PeerState,
+    path: &Path,
+    mut attributes: Attributes,
+) -> Attributes {
     if peer.source.internal {
         attributes.local_pref = Some(attributes.local_pref.unwrap_or(100));
         if path.peer != LOCAL && path.source.internal {

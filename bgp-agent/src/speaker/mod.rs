@@ -85,7 +85,11 @@ pub struct Speaker {
 impl Speaker {
     /// `restarting`: routes of a previous life of this process are in the kernel.
     pub fn new(config: Config, restarting: bool, now: Instant) -> Self {
-        let empty = Config { peers: BTreeMap::new(), originate: BTreeMap::new(), ..config.clone() };
+        let empty = Config {
+            peers: BTreeMap::new(),
+            originate: BTreeMap::new(),
+            ..config.clone()
+        };
         let mut speaker = Self {
             config: empty,
             rib: Rib::default(),
@@ -138,7 +142,9 @@ impl Speaker {
     }
 
     fn add_peer(&mut self, address: IpAddr, config: Peer) {
-        let session = self.config.session(&config, self.restarting_until.is_some());
+        let session = self
+            .config
+            .session(&config, self.restarting_until.is_some());
         let source = Source {
             internal: session.is_internal(),
             client: config.client,
@@ -147,19 +153,22 @@ impl Speaker {
         };
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
-        self.peers.insert(address, PeerState {
-            id,
-            config,
-            session: Session::new(session),
-            source: Arc::new(source),
-            negotiated: None,
-            connection: None,
-            complete: BTreeSet::new(),
-            stale_until: None,
-            established_at: None,
-            last_end: None,
-            flaps: 0,
-        });
+        self.peers.insert(
+            address,
+            PeerState {
+                id,
+                config,
+                session: Session::new(session),
+                source: Arc::new(source),
+                negotiated: None,
+                connection: None,
+                complete: BTreeSet::new(),
+                stale_until: None,
+                established_at: None,
+                last_end: None,
+                flaps: 0,
+            },
+        );
     }
 
     fn forget(&mut self, peer: &PeerState) {
@@ -211,7 +220,13 @@ impl Speaker {
     }
 
     /// A connection came about; its number is the driver's.
-    pub fn connected(&mut self, address: IpAddr, id: ConnectionId, side: crate::session::Side, now: Instant) {
+    pub fn connected(
+        &mut self,
+        address: IpAddr,
+        id: ConnectionId,
+        side: crate::session::Side,
+        now: Instant,
+    ) {
         self.connections.insert(id, address);
         self.input(address, Input::Connected(id, side), now);
     }
@@ -227,8 +242,12 @@ impl Speaker {
         message: Result<Raw, crate::wire::Fault>,
         now: Instant,
     ) {
-        let Some(address) = self.connections.get(&id).copied() else { return };
-        let Some(peer) = self.peers.get(&address) else { return };
+        let Some(address) = self.connections.get(&id).copied() else {
+            return;
+        };
+        let Some(peer) = self.peers.get(&address) else {
+            return;
+        };
         let decoded = message.and_then(|raw| raw.decode(&peer.session.context(id)));
         let input = match decoded {
             Ok(message) => Input::Received(id, message),
@@ -260,7 +279,9 @@ impl Speaker {
     /// When [`Speaker::tick`] is wanted.
     pub fn timeout(&self) -> Option<Instant> {
         let of_peers = self.peers.values().flat_map(|peer| {
-            [peer.session.timeout(), peer.stale_until].into_iter().flatten()
+            [peer.session.timeout(), peer.stale_until]
+                .into_iter()
+                .flatten()
         });
         of_peers.chain(self.restarting_until).min()
     }
@@ -268,14 +289,22 @@ impl Speaker {
     pub fn tick(&mut self, now: Instant) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         for address in self.peers.keys().copied().collect::<Vec<_>>() {
-            if self.peers.get(&address).is_some_and(|peer| is_due(peer.session.timeout())) {
+            if self
+                .peers
+                .get(&address)
+                .is_some_and(|peer| is_due(peer.session.timeout()))
+            {
                 self.input(address, Input::Timeout, now);
             }
-            let stale = self.peers.get_mut(&address).filter(|peer| is_due(peer.stale_until));
+            let stale = self
+                .peers
+                .get_mut(&address)
+                .filter(|peer| is_due(peer.stale_until));
             if let Some(peer) = stale {
                 peer.stale_until = None;
                 let id = peer.id;
-                self.dirty.extend(self.rib.drop_paths(id, |_, path| path.stale));
+                self.dirty
+                    .extend(self.rib.drop_paths(id, |_, path| path.stale));
             }
         }
         if is_due(self.restarting_until) {
@@ -286,7 +315,8 @@ impl Speaker {
     /// From now on the kernel's routes are only ours of this life.
     fn end_restart(&mut self) {
         self.restarting_until = None;
-        self.dirty.extend(self.rib.prefixes().copied().collect::<Vec<_>>());
+        self.dirty
+            .extend(self.rib.prefixes().copied().collect::<Vec<_>>());
         self.actions.push(Action::Routes(BTreeSet::new()));
     }
 
@@ -296,7 +326,9 @@ impl Speaker {
     }
 
     fn input(&mut self, address: IpAddr, input: Input, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&address) else { return };
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
         for output in peer.session.process(input, now) {
             self.output(address, output, now);
         }
@@ -305,7 +337,10 @@ impl Speaker {
     fn output(&mut self, address: IpAddr, output: Output, now: Instant) {
         match output {
             Output::Connect => {
-                let port = self.peers.get(&address).map_or(crate::config::PORT, |p| p.config.port);
+                let port = self
+                    .peers
+                    .get(&address)
+                    .map_or(crate::config::PORT, |p| p.config.port);
                 self.actions.push(Action::Connect(address, port));
             }
             Output::Send(id, message) => self.send(address, id, &message),
@@ -331,9 +366,20 @@ impl Speaker {
         self.actions.push(Action::Send(id, bytes.freeze()));
     }
 
-    fn established(&mut self, address: IpAddr, id: ConnectionId, negotiated: Negotiated, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&address) else { return };
-        peer.source = Arc::new(Source { router_id: negotiated.peer_id, ..(*peer.source).clone() });
+    fn established(
+        &mut self,
+        address: IpAddr,
+        id: ConnectionId,
+        negotiated: Negotiated,
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
+        peer.source = Arc::new(Source {
+            router_id: negotiated.peer_id,
+            ..(*peer.source).clone()
+        });
         peer.complete.clear();
         peer.connection = Some(id);
         peer.established_at = Some(now);
@@ -347,18 +393,24 @@ impl Speaker {
         let peer_id = peer.id;
         let families = negotiated.families.clone();
         peer.negotiated = Some(negotiated);
-        let dropped = self
-            .rib
-            .drop_paths(peer_id, |prefix, path| path.stale && !kept.contains(&Family::of(prefix)));
+        let dropped = self.rib.drop_paths(peer_id, |prefix, path| {
+            path.stale && !kept.contains(&Family::of(prefix))
+        });
         self.dirty.extend(dropped);
         self.tell_everything(address);
         for family in families {
-            self.send(address, id, &Message::Update(Box::new(Update::end_of_rib(family))));
+            self.send(
+                address,
+                id,
+                &Message::Update(Box::new(Update::end_of_rib(family))),
+            );
         }
     }
 
     fn down(&mut self, address: IpAddr, reason: Reason, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&address) else { return };
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
         let negotiated = peer.negotiated.take();
         peer.connection = None;
         peer.established_at = Some(now);
@@ -384,14 +436,18 @@ impl Speaker {
     }
 
     fn learn(&mut self, address: IpAddr, update: Update, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&address) else { return };
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
         for what in &update.mended {
             tracing::warn!(peer = %address, what, "an UPDATE is not as it has to be");
         }
         if let Some(family) = update.end_of_rib {
             peer.complete.insert(family);
             let id = peer.id;
-            let stale = self.rib.drop_paths(id, |p, path| path.stale && Family::of(p) == family);
+            let stale = self
+                .rib
+                .drop_paths(id, |p, path| path.stale && Family::of(p) == family);
             self.dirty.extend(stale);
             self.check_restart();
             return;
@@ -411,14 +467,23 @@ impl Speaker {
                 } else if import.is_open() {
                     Some(shared.clone())
                 } else {
-                    import.apply(&nlri.prefix, &shared, self.config.local_as).map(Arc::new)
+                    import
+                        .apply(&nlri.prefix, &shared, self.config.local_as)
+                        .map(Arc::new)
                 };
                 let Some(attributes) = accepted else {
                     self.withdraw(*nlri, id);
                     continue;
                 };
                 let (next_hop, source) = (*next_hop, source.clone());
-                let path = Path { peer: id, path_id: nlri.path_id, next_hop, attributes, source, stale: false };
+                let path = Path {
+                    peer: id,
+                    path_id: nlri.path_id,
+                    next_hop,
+                    attributes,
+                    source,
+                    stale: false,
+                };
                 if self.rib.set(nlri.prefix, path) {
                     self.dirty.insert(nlri.prefix);
                 }
@@ -457,7 +522,10 @@ impl Speaker {
         }
         let is_complete = |peer: &PeerState| {
             peer.negotiated.as_ref().is_some_and(|negotiated| {
-                negotiated.families.iter().all(|family| peer.complete.contains(family))
+                negotiated
+                    .families
+                    .iter()
+                    .all(|family| peer.complete.contains(family))
             })
         };
         if self.peers.values().all(is_complete) {

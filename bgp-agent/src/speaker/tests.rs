@@ -27,7 +27,9 @@ fn range(index: usize) -> IpNetwork {
 }
 
 fn config(index: usize, asn: u32) -> Config {
-    let IpAddr::V4(own) = address(index) else { panic!("an IPv4 address") };
+    let IpAddr::V4(own) = address(index) else {
+        panic!("an IPv4 address")
+    };
     Config {
         local_as: asn,
         router_id: own,
@@ -35,7 +37,14 @@ fn config(index: usize, asn: u32) -> Config {
         next_hop_v4: Some(own),
         next_hop_v6: Some(format!("fd00::{}", index + 1).parse().unwrap()),
         own_addresses: [address(index)].into(),
-        originate: [(range(index), crate::config::Origination { blackhole: true, ..Default::default() })].into(),
+        originate: [(
+            range(index),
+            crate::config::Origination {
+                blackhole: true,
+                ..Default::default()
+            },
+        )]
+        .into(),
         peers: BTreeMap::new(),
         restart_time: 120,
         multipath: 8,
@@ -45,9 +54,18 @@ fn config(index: usize, asn: u32) -> Config {
 impl Mesh {
     fn new(configs: Vec<Config>) -> Self {
         let now = Instant::now();
-        let speakers = configs.into_iter().map(|c| Speaker::new(c, false, now)).collect();
-        let mut mesh =
-            Self { now, speakers, next: 1, wires: HashMap::new(), messages: 0, cut: BTreeSet::new() };
+        let speakers = configs
+            .into_iter()
+            .map(|c| Speaker::new(c, false, now))
+            .collect();
+        let mut mesh = Self {
+            now,
+            speakers,
+            next: 1,
+            wires: HashMap::new(),
+            messages: 0,
+            cut: BTreeSet::new(),
+        };
         mesh.settle();
         mesh
     }
@@ -58,7 +76,13 @@ impl Mesh {
             for other in (0..size).filter(|other| *other != index) {
                 // One side of each pair connects, as the driver has it for nodes.
                 let passive = other < index;
-                own.peers.insert(address(other), Peer { passive, ..Peer::internal(64512) });
+                own.peers.insert(
+                    address(other),
+                    Peer {
+                        passive,
+                        ..Peer::internal(64512)
+                    },
+                );
             }
             own
         });
@@ -84,8 +108,11 @@ impl Mesh {
         let now = self.now;
         match action {
             Action::Connect(to, _) => {
-                let other = (0..self.speakers.len()).find(|other| address(*other) == to).unwrap();
-                if self.cut.contains(&(index, other)) || !self.speakers[other].knows(address(index)) {
+                let other = (0..self.speakers.len())
+                    .find(|other| address(*other) == to)
+                    .unwrap();
+                if self.cut.contains(&(index, other)) || !self.speakers[other].knows(address(index))
+                {
                     return self.speakers[index].connect_failed(to, now);
                 }
                 let (here, there) = (ConnectionId(self.next), ConnectionId(self.next + 1));
@@ -96,7 +123,9 @@ impl Mesh {
                 self.speakers[other].connected(address(index), there, Side::Inbound, now);
             }
             Action::Send(id, bytes) => {
-                let Some((other, there)) = self.wires.get(&(index, id)).copied() else { return };
+                let Some((other, there)) = self.wires.get(&(index, id)).copied() else {
+                    return;
+                };
                 let mut buffer = BytesMut::from(&bytes[..]);
                 let framer = Framer { extended: true };
                 while let Some(raw) = framer.next(&mut buffer).unwrap() {
@@ -137,7 +166,9 @@ impl Mesh {
 }
 
 fn via(indexes: &[usize]) -> Option<Forwarding> {
-    Some(Forwarding::Via(indexes.iter().map(|index| address(*index)).collect()))
+    Some(Forwarding::Via(
+        indexes.iter().map(|index| address(*index)).collect(),
+    ))
 }
 
 #[test]
@@ -145,7 +176,11 @@ fn a_full_mesh_learns_every_range_and_keeps_its_own() {
     let mesh = Mesh::full(5);
     for at in 0..5 {
         for of in 0..5 {
-            let expected = if at == of { Some(Forwarding::Blackhole) } else { via(&[of]) };
+            let expected = if at == of {
+                Some(Forwarding::Blackhole)
+            } else {
+                via(&[of])
+            };
             assert_eq!(mesh.next_hops(at, of), expected, "at {at} of {of}");
         }
     }
@@ -156,7 +191,9 @@ fn a_large_mesh_converges_with_as_many_messages_as_theory_says() {
     const SIZE: usize = 60;
     let mesh = Mesh::full(SIZE);
     for at in 0..SIZE {
-        let reached = (0..SIZE).filter(|of| mesh.next_hops(at, *of).is_some()).count();
+        let reached = (0..SIZE)
+            .filter(|of| mesh.next_hops(at, *of).is_some())
+            .count();
         assert_eq!(reached, SIZE);
     }
     // Of each session, both ends: OPEN, KEEPALIVE, one UPDATE, two end-of-RIB marks.
@@ -204,11 +241,27 @@ fn routes_survive_a_graceful_restart_and_end_when_nobody_comes_back() {
 fn a_reflector_tells_clients_of_each_other_and_loops_are_refused() {
     let mut configs: Vec<Config> = (0..3).map(|index| config(index, 64512)).collect();
     for client in [1, 2] {
-        configs[0].peers.insert(address(client), Peer { client: true, ..Peer::internal(64512) });
-        configs[client].peers.insert(address(0), Peer { passive: true, ..Peer::internal(64512) });
+        configs[0].peers.insert(
+            address(client),
+            Peer {
+                client: true,
+                ..Peer::internal(64512)
+            },
+        );
+        configs[client].peers.insert(
+            address(0),
+            Peer {
+                passive: true,
+                ..Peer::internal(64512)
+            },
+        );
     }
     let mesh = Mesh::new(configs);
-    assert_eq!(mesh.next_hops(1, 2), via(&[2]), "the next hop is the originator");
+    assert_eq!(
+        mesh.next_hops(1, 2),
+        via(&[2]),
+        "the next hop is the originator"
+    );
     let path = &mesh.speakers[1].rib().paths(&range(2))[0];
     assert_eq!(path.attributes.cluster_list.len(), 1);
     assert!(path.attributes.originator_id.is_some());
@@ -219,7 +272,13 @@ fn a_reflector_tells_clients_of_each_other_and_loops_are_refused() {
 fn nothing_passes_between_systems_until_filters_say_so() {
     let mut configs = vec![config(0, 65001), config(1, 65002)];
     configs[0].peers.insert(address(1), Peer::external(65002));
-    configs[1].peers.insert(address(0), Peer { passive: true, ..Peer::external(65001) });
+    configs[1].peers.insert(
+        address(0),
+        Peer {
+            passive: true,
+            ..Peer::external(65001)
+        },
+    );
     let mut mesh = Mesh::new(configs.clone());
     assert_eq!(mesh.next_hops(1, 0), None);
     for (index, other) in [(0, 1), (1, 0)] {
@@ -240,12 +299,23 @@ fn nothing_passes_between_systems_until_filters_say_so() {
 fn a_peer_that_sends_too_much_is_ended_and_its_routes_with_it() {
     let mut configs = vec![config(0, 64512), config(1, 64512)];
     for index in 2..10 {
-        configs[1].originate.insert(range(index), crate::config::Origination::default());
+        configs[1]
+            .originate
+            .insert(range(index), crate::config::Origination::default());
     }
-    let limited = Peer { max_prefixes: Some(5), ..Peer::internal(64512) };
+    let limited = Peer {
+        max_prefixes: Some(5),
+        ..Peer::internal(64512)
+    };
     configs[0].peers.insert(address(1), limited);
     configs[0].restart_time = 0;
-    configs[1].peers.insert(address(0), Peer { passive: true, ..Peer::internal(64512) });
+    configs[1].peers.insert(
+        address(0),
+        Peer {
+            passive: true,
+            ..Peer::internal(64512)
+        },
+    );
     let mesh = Mesh::new(configs);
     assert_eq!(mesh.speakers[0].status()[0].state, State::Idle);
     assert_eq!(mesh.next_hops(0, 1), None);
