@@ -12,3 +12,6 @@ pub(crate) use wire::Writer;
 
 /// First bytes of every encoded object.
 pub const MAGIC: [u8; 4] = *b"k8s\0";
+
+#[cfg(test)]
+mod tests;

@@ -309,7 +309,10 @@ fn resource(group: &Text, version: &Text, words: &[&'static str]) -> Option<Reso
         short_names: list(short),
         categories: list(categories),
         storage_version_hash: Some(*hash).filter(|h| *h != "-").map(Cow::Borrowed),
-        storage: conversion::storage_version(group, version, kind),
+        storage: conversion::storage_version(group, kind).map_or_else(
+            || (group.clone(), version.clone()),
+            |(g, v)| (g.into(), v.into()),
+        ),
         subresources: Vec::new(),
         selectable_fields: selectable::fields(group, plural)
             .iter()

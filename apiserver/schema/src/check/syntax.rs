@@ -8,16 +8,12 @@ const MAX_DEPTH: usize = 10_000;
 pub(crate) fn error(text: &[u8]) -> Option<String> {
     let mut own = Scan { text, at: 0 };
     own.space();
-    match own.value(0).and_then(|()| {
+    let whole = own.value(0).and_then(|()| {
         own.space();
-        match own.peek() {
-            None => Ok(()),
-            Some(c) => Err(invalid(c, "after top-level value")),
-        }
-    }) {
-        Ok(()) => None,
-        Err(message) => Some(message),
-    }
+        own.peek()
+            .map_or(Ok(()), |c| Err(invalid(c, "after top-level value")))
+    });
+    whole.err()
 }
 
 fn invalid(c: u8, context: &str) -> String {

@@ -3,8 +3,6 @@
 mod autoscaling;
 mod events;
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
 use crate::types::Gvk;
@@ -22,16 +20,12 @@ pub enum ConversionError {
     },
 }
 
-/// Group and version that a resource is stored in.
-pub(super) fn storage_version(
-    group: &Cow<'static, str>,
-    version: &Cow<'static, str>,
-    kind: &str,
-) -> (Cow<'static, str>, Cow<'static, str>) {
-    match (group.as_ref(), kind) {
-        ("events.k8s.io", "Event") => (Cow::Borrowed(""), Cow::Borrowed("v1")),
-        ("autoscaling", "HorizontalPodAutoscaler") => (group.clone(), Cow::Borrowed("v2")),
-        _ => (group.clone(), version.clone()),
+/// Group and version that a resource is stored in, where they are not its own.
+pub(super) fn storage_version(group: &str, kind: &str) -> Option<(&'static str, &'static str)> {
+    match (group, kind) {
+        ("events.k8s.io", "Event") => Some(("", "v1")),
+        ("autoscaling", "HorizontalPodAutoscaler") => Some(("autoscaling", "v2")),
+        _ => None,
     }
 }
 
