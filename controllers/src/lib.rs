@@ -10,12 +10,14 @@
 
 mod certificates;
 pub mod config;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
 pub mod framework;
 mod garbage;
+mod job;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
@@ -23,6 +25,7 @@ mod podgc;
 mod registry;
 mod replicaset;
 mod serviceaccount;
+mod statefulset;
 mod tainteviction;
 
 use std::sync::Arc;

@@ -22,6 +22,10 @@ const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Ent
 
 #[rustfmt::skip]
 pub(crate) const CONTROLLERS: &[Entry] = &[
+    on("cronjob-controller", "cronjob", crate::cronjob::start),
+    on("statefulset-controller", "statefulset", crate::statefulset::start),
+    on("job-controller", "job", crate::job::start),
+    on("ttl-after-finished-controller", "ttl-after-finished", crate::job::ttl::start),
     on("daemonset-controller", "daemonset", crate::daemonset::start),
     on("node-lifecycle-controller", "nodelifecycle", crate::nodelifecycle::start),
     on("taint-eviction-controller", "taint-eviction", crate::tainteviction::start),
