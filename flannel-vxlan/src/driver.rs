@@ -20,9 +20,10 @@ use ::kernel::nftables::{self, Connection};
 use ::kernel::route::Protocol;
 use ::kernel::{Ifindex, MacAddress, netns};
 use ipnetwork::IpNetwork;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Patch, PatchParams};
-use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
+use k8s_openapi::api::core::v1::{Event as NodeEvent, EventSource, Node};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
@@ -45,6 +46,8 @@ const SETTLE: Duration = Duration::from_millis(10);
 /// How soon what failed is tried again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(10);
+/// Where events about nodes are kept.
+const EVENT_NAMESPACE: &str = "default";
 /// How often the rules' generation is looked at: one small message.
 const RULES_CHECK: Duration = Duration::from_millis(500);
 
@@ -138,13 +141,12 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
 struct Driver {
     config: Config,
     client: Client,
-    recorder: Recorder,
     nodes: WatchCache<Node>,
     kernel: Kernel,
     rules: Connection,
     generation: Option<u32>,
     /// The interfaces to other nodes.
-    underlay: BTreeSet<Ifindex>,
+    underlay: BTreeMap<Outer, Choice>,
     retry: Duration,
     /// What has been told already.
     told: BTreeSet<String>,
@@ -165,19 +167,14 @@ impl Driver {
         rules: Connection,
         nodes: WatchCache<Node>,
     ) -> Self {
-        let reporter = Reporter {
-            controller: "fairlead-vxlan".to_owned(),
-            instance: Some(config.node_name.clone()),
-        };
         Self {
-            recorder: Recorder::new(deps.client.clone(), reporter),
             client: deps.client.clone(),
             config,
             nodes,
             kernel,
             rules,
             generation: None,
-            underlay: BTreeSet::new(),
+            underlay: BTreeMap::new(),
             retry: RETRY_FIRST,
             told: BTreeSet::new(),
         }
@@ -267,8 +264,13 @@ impl Driver {
 
     fn local(&mut self, own: &OwnNode, actual: &Actual) -> Result<Local, Incomplete> {
         let interfaces = self.kernel.interfaces(&self.config.underlay)?;
-        let choices = underlay::choose(&self.config.underlay, &own.addresses, &interfaces)?;
-        self.underlay = choices.values().map(|choice| choice.interface).collect();
+        let choices = underlay::choose(&self.config.underlay, &own.addresses, &interfaces);
+        let choices = match choices {
+            Err(_) if !self.underlay.is_empty() => BTreeMap::new(),
+            other => other?,
+        };
+        let choices = underlay::keep_missing(choices, &self.underlay, &own.addresses, &interfaces);
+        self.underlay = choices.clone();
         let published = annotations::decode(own.node.annotations()).unwrap_or_default();
         let endpoint = |(outer, choice): (&Outer, &Choice)| {
             let mac = own_mac(*outer, &self.config.node_name, actual, &published);
@@ -385,6 +387,9 @@ impl Driver {
     /// Other interfaces' neighbours and routes come and go all the time.
     fn concerns_us(&self, event: &Event) -> bool {
         let device = |index: &Ifindex| self.kernel.indexes().values().any(|own| own == index);
+        let underlay = |index: Ifindex| {
+            self.underlay.is_empty() || self.underlay.values().any(|c| c.interface == index)
+        };
         let route = |route: &::kernel::route::Route| {
             route.protocol == Protocol::VXLAN
                 || route.destination.prefix() == 0
@@ -394,20 +399,20 @@ impl Driver {
                     .filter_map(|hop| hop.interface.as_ref())
                     .any(device)
         };
+        // What hindered the last round may be gone now.
+        let failing = self.retry != RETRY_FIRST;
         match event {
             Event::Lost => true,
+            Event::NewLink(_) | Event::DeletedLink(_) | Event::NewAddress(_) if failing => true,
             Event::NewLink(link) | Event::DeletedLink(link) => {
                 device(&link.index)
-                    || self.underlay.contains(&link.index)
-                    || self.underlay.is_empty()
+                    || underlay(link.index)
                     || Outer::ALL
                         .iter()
                         .any(|o| o.device_name(self.config.vni) == link.name)
             }
             Event::NewAddress(address) | Event::DeletedAddress(address) => {
-                device(&address.interface)
-                    || self.underlay.contains(&address.interface)
-                    || self.underlay.is_empty()
+                device(&address.interface) || underlay(address.interface)
             }
             Event::NewRoute(changed) | Event::DeletedRoute(changed) => route(changed),
             Event::NewNeighbour(n) | Event::DeletedNeighbour(n) => device(&n.interface),
@@ -424,17 +429,45 @@ impl Driver {
         for message in new {
             tracing::warn!(node = %self.config.node_name, "{message}");
             let Some(node) = &node else { continue };
-            let event = KubeEvent {
-                type_: EventType::Warning,
-                reason: "PodNetwork".to_owned(),
-                note: Some(message),
-                action: "Configure".to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = self.recorder.publish(&event, &node.object_ref(&())).await {
-                tracing::debug!(%error, "an event could not be written");
+            let event = warning(node, &message);
+            let api: Api<NodeEvent> = Api::namespaced(self.client.clone(), EVENT_NAMESPACE);
+            match api.create(&PostParams::default(), &event).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => tracing::debug!(%error, "an event could not be written"),
             }
         }
+    }
+}
+
+/// The event that says it. Its name comes from the text: the same is not told twice.
+fn warning(node: &Node, message: &str) -> NodeEvent {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(message);
+    let suffix: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let now = Time(Timestamp::now());
+    NodeEvent {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.vxlan-{suffix}", node.name_any())),
+            namespace: Some(EVENT_NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: node.object_ref(&()),
+        type_: Some("Warning".to_owned()),
+        reason: Some("PodNetwork".to_owned()),
+        message: Some(message.to_owned()),
+        source: Some(EventSource {
+            component: Some("fairlead-vxlan".to_owned()),
+            host: Some(node.name_any()),
+        }),
+        first_timestamp: Some(now.clone()),
+        last_timestamp: Some(now),
+        count: Some(1),
+        ..NodeEvent::default()
     }
 }
 

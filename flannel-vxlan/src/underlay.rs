@@ -82,6 +82,23 @@ pub fn choose(
     Ok(choices)
 }
 
+/// The choice, with what was chosen before and is missing for the moment: while a link flaps
+/// its IPv6 addresses are gone, and the other nodes should not change their routes for that.
+pub fn keep_missing(
+    mut choices: BTreeMap<Outer, Choice>,
+    before: &BTreeMap<Outer, Choice>,
+    node_addresses: &[IpAddr],
+    interfaces: &Interfaces,
+) -> BTreeMap<Outer, Choice> {
+    for (outer, choice) in before {
+        let there = interfaces.link(choice.interface).is_some();
+        if there && node_addresses.contains(&choice.address) {
+            choices.entry(*outer).or_insert_with(|| choice.clone());
+        }
+    }
+    choices
+}
+
 /// The networks on the links of the chosen interfaces.
 pub fn on_link(
     choices: &BTreeMap<Outer, Choice>,

@@ -43,6 +43,8 @@ impl TestNetns {
             .unwrap_or_else(|error| panic!("tests of the network need root: {error}"));
         let this = Self { name, netns };
         this.execute(&[link::set_by_name("lo", &Settings::up())]);
+        // Asking whether somebody else has an IPv6 address costs every interface a second.
+        this.sysctl("net/ipv6/conf/default/accept_dad", "0");
         this
     }
 

@@ -107,3 +107,26 @@ fn what_is_not_there_is_named() {
             .contains("^ens")
     );
 }
+
+#[test]
+fn an_address_that_is_missing_for_a_moment_stays_chosen() {
+    let node: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    let mut interfaces = interfaces();
+    let before = choose(&Underlay::KubernetesAddress, &node, &interfaces).unwrap();
+    interfaces
+        .addresses
+        .retain(|address| address.network.is_ipv4());
+    let now = choose(&Underlay::KubernetesAddress, &node, &interfaces).unwrap();
+    assert_eq!(now.len(), 1);
+    let kept = |node: &[IpAddr], interfaces: &Interfaces| {
+        keep_missing(now.clone(), &before, node, interfaces)
+    };
+    assert_eq!(kept(&node, &interfaces), before);
+    assert_eq!(
+        kept(&node[..1], &interfaces),
+        now,
+        "the node has it no more"
+    );
+    interfaces.links.retain(|link| link.name != "eth0");
+    assert_eq!(kept(&node, &interfaces), now, "the interface is gone");
+}
