@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kernel::iptables::{Error, Iptables, Watch};
+use kernel::iptables::{Error, Iptables, Variant, Watch};
 
 use super::plan::{self, Delta, Input, Observed};
 use super::rules::Settings;
@@ -14,6 +14,8 @@ use crate::picture::Changes;
 
 /// How many refused Services a batch is tried again without.
 const MOST_REFUSALS: usize = 50;
+/// How many chains the nft variant is given at once.
+const SECTION: usize = 300;
 /// From so many endpoints on, rules carry no comments.
 const COMMENTS_LIMIT: usize = 20_000;
 
@@ -53,7 +55,10 @@ impl IptablesBackend {
             tracing::info!(?family, variant = ?tables.variant(), "iptables is there");
             families.push(FamilyState {
                 watch: Watch::new(&tables)?,
-                settings: Settings::new(config, family),
+                settings: Settings {
+                    section: (tables.variant() == Variant::Nft).then_some(SECTION),
+                    ..Settings::new(config, family)
+                },
                 committed: BTreeMap::new(),
                 tables,
             });

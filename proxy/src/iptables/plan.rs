@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::base::{Jump, chains, jumps};
-use super::names::PER_SERVICE;
+use super::names::{EXTERNAL_SERVICES, NODEPORTS, PER_SERVICE, PROXY_FIREWALL, SERVICES};
 use super::rules::{Rules, Settings, Table, rules};
 use crate::config::Config;
 use crate::model::{ServiceKey, ServicePicture};
+
+/// Chains of our own that hold rules of the Services.
+const SHARED: [&str; 4] = [SERVICES, NODEPORTS, EXTERNAL_SERVICES, PROXY_FIREWALL];
 
 /// Which Service the lines of an input belong to, to name the one whose line is refused.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -66,12 +69,17 @@ pub(crate) fn incremental(deltas: &[Delta<'_>], settings: &Settings) -> Input {
         .collect();
     let mut input = Input::default();
     for table in Table::ALL {
-        incremental_table(&mut input, table, &pairs);
+        incremental_table(&mut input, table, &pairs, settings);
     }
     input
 }
 
-fn incremental_table(input: &mut Input, table: Table, pairs: &[(&ServiceKey, Rules, Rules)]) {
+fn incremental_table(
+    input: &mut Input,
+    table: Table,
+    pairs: &[(&ServiceKey, Rules, Rules)],
+    settings: &Settings,
+) {
     let mut body = Body::default();
     for (key, old, new) in pairs {
         let mut names: BTreeSet<&'static str> = BTreeSet::new();
@@ -92,66 +100,134 @@ fn incremental_table(input: &mut Input, table: Table, pairs: &[(&ServiceKey, Rul
             let before = old.shared.get(&(table, chain)).unwrap_or(&empty);
             let after = new.shared.get(&(table, chain)).unwrap_or(&empty);
             let gone = before.iter().filter(|rule| !after.contains(rule));
-            body.deleted
-                .extend(gone.map(|rule| (*key, format!("-D {chain} {rule}"))));
+            body.rules
+                .extend(gone.map(|rule| (Some(*key), format!("-D {chain} {rule}"))));
             let come = after.iter().filter(|rule| !before.contains(rule));
             // In front, since the last rule of some chains must stay the last.
-            body.inserted
-                .extend(come.map(|rule| (*key, format!("-I {chain} {rule}"))));
+            body.rules
+                .extend(come.map(|rule| (Some(*key), format!("-I {chain} {rule}"))));
         }
         if table == Table::Nat {
-            for (name, rules) in &new.chains {
-                if old.chains.get(name) != Some(rules) {
-                    body.chains.push((key, name, rules));
-                }
-            }
+            let changed = new
+                .chains
+                .iter()
+                .filter(|(name, rules)| old.chains.get(*name) != Some(rules));
+            body.chains
+                .extend(changed.map(|(name, rules)| (Some(*key), name.as_str(), rules.as_slice())));
             let gone = old
                 .chains
                 .keys()
                 .filter(|name| !new.chains.contains_key(*name));
-            body.removed.extend(gone.map(|name| (*key, name.as_str())));
+            body.removed
+                .extend(gone.map(|name| (Some(*key), name.as_str())));
         }
     }
-    body.write(input, table);
+    body.write(input, table, settings);
 }
 
+type Owner<'a> = Option<&'a ServiceKey>;
+
+/// What is to happen in a table, in this order.
 #[derive(Default)]
 struct Body<'a> {
-    chains: Vec<(&'a ServiceKey, &'a String, &'a Vec<String>)>,
-    inserted: Vec<(&'a ServiceKey, String)>,
-    deleted: Vec<(&'a ServiceKey, String)>,
-    removed: Vec<(&'a ServiceKey, &'a str)>,
+    /// Chains to be made, or emptied, and filled.
+    chains: Vec<(Owner<'a>, &'a str, &'a [String])>,
+    /// Chains that Services share, to be emptied before the rules come.
+    shared: Vec<&'a str>,
+    /// Single rules, with their command.
+    rules: Vec<(Owner<'a>, String)>,
+    /// Chains to be deleted.
+    removed: Vec<(Owner<'a>, &'a str)>,
+}
+
+/// Chains that others jump to come first.
+fn rank(chain: &str) -> usize {
+    let order = [
+        "KUBE-MARK-",
+        "KUBE-SEP-",
+        "KUBE-SVC-",
+        "KUBE-SVL-",
+        "KUBE-EXT-",
+        "KUBE-FW-",
+    ];
+    order
+        .iter()
+        .position(|prefix| chain.starts_with(prefix))
+        .unwrap_or(order.len())
 }
 
 impl Body<'_> {
-    fn write(&self, input: &mut Input, table: Table) {
-        let nothing = self.chains.is_empty()
-            && self.inserted.is_empty()
-            && self.deleted.is_empty()
-            && self.removed.is_empty();
-        if nothing {
+    /// Writes the table's lines, in one section or in several that each take effect as a
+    /// whole: nothing refers to a chain of a later section.
+    fn write(mut self, input: &mut Input, table: Table, settings: &Settings) {
+        let limit = settings.section.unwrap_or(usize::MAX);
+        let all = self.chains.len() + self.removed.len();
+        if all + self.rules.len() == 0 {
             return;
         }
-        input.line(None, format_args!("*{}", table.name()));
-        // A chain that is declared is emptied, and made where it is missing.
-        for (key, name, _) in &self.chains {
-            input.line(Some(key), format_args!(":{name} - [0:0]"));
+        if all <= limit {
+            input.line(None, format_args!("*{}", table.name()));
+            declare(
+                input,
+                self.chains.iter().map(|(owner, name, _)| (*owner, *name)),
+            );
+            declare(input, self.shared.iter().map(|name| (None, *name)));
+            declare(input, self.removed.iter().copied());
+            self.fill(input, &self.chains);
+            self.finish(input, &self.removed);
+            input.line(None, format_args!("COMMIT"));
+            return;
         }
-        for (key, name) in &self.removed {
-            input.line(Some(key), format_args!(":{name} - [0:0]"));
+        self.chains.sort_by_key(|(_, name, _)| rank(name));
+        let section = |input: &mut Input, body: &mut dyn FnMut(&mut Input)| {
+            input.line(None, format_args!("*{}", table.name()));
+            body(input);
+            input.line(None, format_args!("COMMIT"));
+        };
+        for part in self.chains.chunks(limit) {
+            section(input, &mut |input| {
+                declare(input, part.iter().map(|(owner, name, _)| (*owner, *name)));
+                self.fill(input, part);
+            });
         }
-        for (key, name, rules) in &self.chains {
+        section(input, &mut |input| {
+            declare(input, self.shared.iter().map(|name| (None, *name)));
+            self.finish(input, &[]);
+        });
+        for part in self.removed.chunks(limit) {
+            section(input, &mut |input| declare(input, part.iter().copied()));
+        }
+        for part in self.removed.chunks(limit) {
+            section(input, &mut |input| remove(input, part));
+        }
+    }
+
+    fn fill(&self, input: &mut Input, chains: &[(Owner<'_>, &str, &[String])]) {
+        for (owner, name, rules) in chains {
             for rule in *rules {
-                input.line(Some(key), format_args!("-A {name} {rule}"));
+                input.line(*owner, format_args!("-A {name} {rule}"));
             }
         }
-        for (key, line) in self.deleted.iter().chain(&self.inserted) {
-            input.line(Some(key), format_args!("{line}"));
+    }
+
+    fn finish(&self, input: &mut Input, removed: &[(Owner<'_>, &str)]) {
+        for (owner, line) in &self.rules {
+            input.line(*owner, format_args!("{line}"));
         }
-        for (key, name) in &self.removed {
-            input.line(Some(key), format_args!("-X {name}"));
-        }
-        input.line(None, format_args!("COMMIT"));
+        remove(input, removed);
+    }
+}
+
+/// A chain that is declared is emptied, and made where it is missing.
+fn declare<'a>(input: &mut Input, chains: impl Iterator<Item = (Owner<'a>, &'a str)>) {
+    for (owner, name) in chains {
+        input.line(owner, format_args!(":{name} - [0:0]"));
+    }
+}
+
+fn remove(input: &mut Input, chains: &[(Owner<'_>, &str)]) {
+    for (owner, name) in chains {
+        input.line(*owner, format_args!("-X {name}"));
     }
 }
 
@@ -233,65 +309,43 @@ pub(crate) fn full(
     let base = chains(config, settings.family);
     let jumps = jumps(config, settings.family);
     for table in Table::ALL {
-        input.line(None, format_args!("*{}", table.name()));
-        let own = |chain: &&(Table, &'static str, Vec<String>)| chain.0 == table;
-        for (_, name, _) in base.iter().filter(own) {
-            input.line(None, format_args!(":{name} - [0:0]"));
-        }
+        let mut body = Body::default();
         if table == Table::Nat {
             for (key, rules) in &all {
-                for name in rules.chains.keys() {
-                    input.line(Some(key), format_args!(":{name} - [0:0]"));
-                }
+                let own = rules.chains.iter();
+                body.chains
+                    .extend(own.map(|(name, r)| (Some(*key), name.as_str(), r.as_slice())));
             }
         }
-        let stale = stale(table, &all, observed);
-        for name in &stale {
-            input.line(None, format_args!(":{name} - [0:0]"));
-        }
-        for (_, name, fixed) in base.iter().filter(own) {
-            shared_chain(&mut input, table, name, fixed, &all);
-        }
-        if table == Table::Nat {
+        for (_, name, fixed) in base.iter().filter(|(of, ..)| *of == table) {
+            if !SHARED.contains(name) {
+                body.chains.push((None, *name, fixed));
+                continue;
+            }
+            body.shared.push(*name);
             for (key, rules) in &all {
-                for (name, rules) in &rules.chains {
-                    for rule in rules {
-                        input.line(Some(key), format_args!("-A {name} {rule}"));
-                    }
-                }
+                let shared = rules.shared.get(&(table, *name)).into_iter().flatten();
+                body.rules
+                    .extend(shared.map(|rule| (Some(*key), format!("-A {name} {rule}"))));
             }
+            body.rules
+                .extend(fixed.iter().map(|rule| (None, format!("-A {name} {rule}"))));
         }
         // Inserted in reverse, so that they stand in their order in front of other rules.
-        for jump in jumps
+        let missing = jumps
             .iter()
             .rev()
-            .filter(|jump| jump.table == table && !observed.has(jump))
-        {
-            input.line(None, format_args!("-I {} {}", jump.from, jump.rule));
-        }
-        for name in &stale {
-            input.line(None, format_args!("-X {name}"));
-        }
-        input.line(None, format_args!("COMMIT"));
+            .filter(|j| j.table == table && !observed.has(j));
+        body.rules
+            .extend(missing.map(|jump| (None, format!("-I {} {}", jump.from, jump.rule))));
+        body.removed.extend(
+            stale(table, &all, observed)
+                .into_iter()
+                .map(|name| (None, name)),
+        );
+        body.write(&mut input, table, settings);
     }
     input
-}
-
-fn shared_chain(
-    input: &mut Input,
-    table: Table,
-    name: &'static str,
-    fixed: &[String],
-    all: &[(&ServiceKey, Rules)],
-) {
-    for (key, rules) in all {
-        for rule in rules.shared.get(&(table, name)).into_iter().flatten() {
-            input.line(Some(key), format_args!("-A {name} {rule}"));
-        }
-    }
-    for rule in fixed {
-        input.line(None, format_args!("-A {name} {rule}"));
-    }
 }
 
 /// Chains of Services that nobody wants any more.

@@ -44,6 +44,9 @@ pub(crate) struct Settings {
     pub(crate) masquerade_all: bool,
     /// With very many endpoints, comments cost more than they tell.
     pub(crate) comments: bool,
+    /// How many chains are written at once; all where it is `None`. The nft variant needs
+    /// time that grows with the square of the number of chains.
+    pub(crate) section: Option<usize>,
 }
 
 impl Settings {
@@ -56,6 +59,7 @@ impl Settings {
             cluster_cidrs: cidrs.collect(),
             masquerade_all: config.masquerade_all,
             comments: true,
+            section: None,
         }
     }
 
