@@ -158,11 +158,12 @@ impl Parsed {
                 self.mended
                     .push("an attribute for internal peers is discarded");
             }
-            ATOMIC_AGGREGATE | AGGREGATOR | AS4_AGGREGATOR | AS4_PATH => {
-                if self.discardable(code, from, context).is_none() {
-                    self.mended.push("a malformed attribute is discarded");
-                }
+            ATOMIC_AGGREGATE | AGGREGATOR | AS4_AGGREGATOR | AS4_PATH
+                if self.discardable(code, from, context).is_none() =>
+            {
+                self.mended.push("a malformed attribute is discarded");
             }
+            ATOMIC_AGGREGATE | AGGREGATOR | AS4_AGGREGATOR | AS4_PATH => {}
             _ if self.decisive(flags, code, from, context).is_none() => {
                 self.withdraw("a malformed attribute withdraws its routes");
             }
