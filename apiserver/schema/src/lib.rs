@@ -28,3 +28,4 @@ pub mod quantity;
 pub mod resources;
 pub mod table;
 pub mod types;
+pub mod warnings;

@@ -66,6 +66,11 @@ pub fn compare(a: &str, b: &str) -> Result<std::cmp::Ordering, QuantityError> {
     Ok(a.scaled_to(exponent).cmp(&b.scaled_to(exponent)))
 }
 
+/// Whether it is a quantity that is not a whole number.
+pub fn is_fractional(text: &str) -> bool {
+    parse(text.trim()).is_ok_and(|q| q.exponent < 0)
+}
+
 /// The amount as an integer, rounded up; `None` if it is no quantity.
 pub fn to_integer(text: &str) -> Option<i64> {
     let own = parse(text.trim()).ok()?;
