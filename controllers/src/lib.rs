@@ -8,11 +8,15 @@
 //! worker at a time; nothing polls, timers exist only where semantics need them; controllers
 //! know each other only through objects.
 
+mod admissionpolicy;
+mod bootstraptokens;
 mod certificates;
+mod clusterrole;
 pub mod config;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 pub mod framework;
@@ -21,12 +25,16 @@ mod job;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
+mod nodettl;
 mod podgc;
+mod quota;
 mod registry;
 mod replicaset;
 mod serviceaccount;
+mod servicecidr;
 mod statefulset;
 mod tainteviction;
+mod volumes;
 
 use std::sync::Arc;
 

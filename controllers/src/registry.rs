@@ -22,6 +22,17 @@ const fn on(name: &'static str, alias: &'static str, start: fn(&Context)) -> Ent
 
 #[rustfmt::skip]
 pub(crate) const CONTROLLERS: &[Entry] = &[
+    on("disruption-controller", "disruption", crate::disruption::start),
+    on("resourcequota-controller", "resourcequota", crate::quota::start),
+    on("clusterrole-aggregation-controller", "clusterrole-aggregation", crate::clusterrole::start),
+    on("token-cleaner-controller", "tokencleaner", crate::bootstraptokens::start),
+    on("ttl-controller", "ttl", crate::nodettl::start),
+    on("service-cidr-controller", "service-cidr", crate::servicecidr::start),
+    on("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status", crate::admissionpolicy::start),
+    on("persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::binder::start),
+    on("persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::start_claims),
+    on("persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::start_volumes),
+    on("ephemeral-volume-controller", "ephemeral-volume", crate::volumes::ephemeral::start),
     on("cronjob-controller", "cronjob", crate::cronjob::start),
     on("statefulset-controller", "statefulset", crate::statefulset::start),
     on("job-controller", "job", crate::job::start),
