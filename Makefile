@@ -27,7 +27,8 @@ down: ## removes what `make up` made
 	@if [ -x $(TARGET)/release/fairlead ]; then $(TARGET)/release/fairlead lab down demo; fi
 
 build: ## the release build
-	$(CARGO) build --release --locked -p fairlead -p cni-plugin
+	$(CARGO) build --release --locked -p fairlead
+	$(CARGO) rustc -q --release --locked -p cni-plugin --bin fairlead-cni -- $(STATIC)
 
 programs: ## the static programs of the images
 	@for program in pause testserver; do \
