@@ -1,5 +1,6 @@
 //! The speaker against others' daemons, in network namespaces: sessions, routes of both families
 //! in both kernels, restarts. Needs root and Debian's `bird2` and `gobgpd`.
+#![expect(clippy::unwrap_used, reason = "a test can do nothing else")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

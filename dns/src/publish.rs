@@ -164,6 +164,5 @@ fn slice(config: &Config, node: &Node, address: IpAddr) -> EndpointSlice {
             }),
             ..Default::default()
         }]),
-        ..Default::default()
     }
 }

@@ -1,5 +1,6 @@
 //! Planned rules in the kernel, judged by real connections between network namespaces: a node
 //! that forwards and its pods. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test can do nothing else")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

@@ -128,7 +128,7 @@ impl Channels {
             .map(|(channel, _)| *channel)
     }
 
-    fn from_runtime(&mut self, frame: Frame) -> Reaction {
+    fn hear_runtime(&mut self, frame: Frame) -> Reaction {
         match frame {
             Frame::Data { stream, data, fin } => {
                 let Some(channel) = self.channel(stream) else {
@@ -162,7 +162,7 @@ impl Channels {
     }
 
     /// A client's binary message as a frame; `None` for channels that it has not.
-    fn from_client(&self, mut message: Bytes) -> Option<Frame> {
+    fn hear_client(&self, mut message: Bytes) -> Option<Frame> {
         if message.is_empty() {
             return None;
         }
@@ -235,7 +235,7 @@ async fn carry(
         tokio::select! {
             frame = from_runtime.next() => {
                 let reaction = match frame {
-                    Some(frame) => channels.from_runtime(frame?),
+                    Some(frame) => channels.hear_runtime(frame?),
                     None => Reaction::End(None),
                 };
                 match reaction {
@@ -255,7 +255,7 @@ async fn carry(
             }
             message = from_client.next() => match message.transpose().map_err(lost)? {
                 Some(Message::Binary(bytes)) => {
-                    if let Some(frame) = channels.from_client(bytes) {
+                    if let Some(frame) = channels.hear_client(bytes) {
                         to_runtime.send(frame).await?;
                     }
                 }
@@ -307,13 +307,13 @@ mod tests {
             fin,
         };
         assert_eq!(
-            channels.from_runtime(data(5, "out", false)),
+            channels.hear_runtime(data(5, "out", false)),
             Reaction::Tell(message(1, b"out"))
         );
-        assert_eq!(channels.from_runtime(data(5, "", true)), Reaction::Nothing);
-        assert_eq!(channels.from_runtime(data(7, "", true)), Reaction::Nothing);
+        assert_eq!(channels.hear_runtime(data(5, "", true)), Reaction::Nothing);
+        assert_eq!(channels.hear_runtime(data(7, "", true)), Reaction::Nothing);
         assert_eq!(
-            channels.from_runtime(data(1, "ok", true)),
+            channels.hear_runtime(data(1, "ok", true)),
             Reaction::End(Some(message(3, b"ok")))
         );
     }
@@ -325,7 +325,7 @@ mod tests {
             stdout: true,
             ..Streams::default()
         });
-        let frame = |bytes: &'static [u8]| channels.from_client(Bytes::from_static(bytes));
+        let frame = |bytes: &'static [u8]| channels.hear_client(Bytes::from_static(bytes));
         let data = |text: &'static [u8], fin| Frame::Data {
             stream: 3,
             data: Bytes::from_static(text),
@@ -343,7 +343,7 @@ mod tests {
             b"\x63x",
         ] {
             assert_eq!(
-                channels.from_client(Bytes::copy_from_slice(refused)),
+                channels.hear_client(Bytes::copy_from_slice(refused)),
                 None,
                 "{refused:?}"
             );

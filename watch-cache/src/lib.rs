@@ -24,11 +24,14 @@ pub use cache::{Cacheable, Change, WatchCache};
 pub use index::{ControllerIndex, Index};
 pub use key::ObjectKey;
 
+/// The caches that were asked for, by kind and field selector.
+type Started = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
+
 /// The caches of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct WatchCaches {
     client: Client,
-    caches: Arc<Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>>,
+    caches: Arc<Mutex<Started>>,
 }
 
 impl WatchCaches {
