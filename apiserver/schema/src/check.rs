@@ -9,6 +9,7 @@
 
 mod complete;
 mod decode;
+mod go;
 mod request;
 mod scalars;
 mod syntax;

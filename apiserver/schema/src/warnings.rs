@@ -64,21 +64,20 @@ fn collect(kind: &Gvk, object: &Value) -> Vec<String> {
             "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
             &mut out,
         ),
-        ("", "Node") => {
+        ("", "Node")
             if object["spec"]["externalID"]
                 .as_str()
-                .is_some_and(|t| !t.is_empty())
-            {
-                out.push(
-                    "spec.externalID: this field is deprecated, and is unused by Kubernetes".into(),
-                );
-            }
+                .is_some_and(|t| !t.is_empty()) =>
+        {
+            out.push(
+                "spec.externalID: this field is deprecated, and is unused by Kubernetes".into(),
+            );
         }
-        ("networking.k8s.io", "Ingress") => {
-            if !object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() {
-                let text = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
-                out.push(text.into());
-            }
+        ("networking.k8s.io", "Ingress")
+            if !object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() =>
+        {
+            let text = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
+            out.push(text.into());
         }
         _ => {}
     }

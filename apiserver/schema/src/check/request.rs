@@ -230,8 +230,32 @@ fn yaml_to_json(body: &[u8]) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&value).map_err(|e| e.to_string())
 }
 
-/// The parser's first line, in the form of a YAML error.
+/// The parser's message in the form of Go's.
 fn yaml_error(message: &str) -> String {
-    let first = message.lines().next().unwrap_or_default();
-    format!("error converting YAML to JSON: yaml: {first}")
+    let number = |word: &str| {
+        let rest = message.split(word).nth(1)?;
+        let digits: String = rest
+            .trim_start_matches([' ', ':'])
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse::<usize>().ok()
+    };
+    let line = number("line").unwrap_or(1);
+    if message.contains("duplicate") {
+        return format!(
+            "yaml: unmarshal errors:\n  line {line}: {}",
+            message.lines().next().unwrap_or_default()
+        );
+    }
+    let what = if message.contains("unclosed") {
+        "did not find expected node content"
+    } else if message.contains("tab") {
+        "found character that cannot start any token"
+    } else if message.contains("mapping values") {
+        "mapping values are not allowed in this context"
+    } else {
+        "could not find expected ':'"
+    };
+    format!("yaml: line {line}: {what}")
 }
