@@ -10,15 +10,19 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 mod config;
 mod documents;
+pub mod pki;
 pub mod registry;
 pub mod request;
 pub mod response;
 mod reviews;
+pub mod server;
 mod service;
 pub mod subresources;
 
 pub use config::{Config, EtcdConfig, StorageKind};
 pub use registry::Registry;
+pub use server::{RunningServer, StartError, start};
 pub use service::{ApiServer, MAX_BODY, read_body};

@@ -3,6 +3,16 @@
 //! The server puts an `Arc<UserInfo>` into the request's extensions before the
 //! API service sees it; nothing behind it looks at certificates or tokens.
 
+mod authenticator;
+pub mod bootstrap_token;
+pub mod impersonation;
+mod jwt;
+pub mod service_account;
+pub mod static_tokens;
 mod user;
+pub mod x509;
 
+pub use authenticator::{Authenticator, Unauthenticated};
+pub use jwt::{JwtError, JwtKey};
+pub use service_account::ServiceAccountTokens;
 pub use user::{SharedUser, UserInfo, group, user_name};

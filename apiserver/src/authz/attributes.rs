@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use super::rbac::{RoleReference, Rule};
 use crate::authn::UserInfo;
 
 /// What a request wants to do. Empty strings stand for "none".
@@ -84,4 +85,14 @@ impl Decision {
 #[async_trait]
 pub trait Authorizer: Send + Sync + 'static {
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+
+    /// The rules that a user has in a namespace, as far as rules say what he may.
+    fn rules_of(&self, _user: &UserInfo, _namespace: &str) -> Vec<Rule> {
+        Vec::new()
+    }
+
+    /// The rules of a role that a binding in a namespace refers to.
+    fn role(&self, _reference: &RoleReference, _namespace: &str) -> Option<Vec<Rule>> {
+        None
+    }
 }

@@ -5,5 +5,12 @@
 //! in memory and never lists anything per request.
 
 mod attributes;
+mod chain;
+mod forbidden;
+pub mod grants;
+mod node;
+pub mod rbac;
 
 pub use attributes::{Attributes, Authorizer, Decision, SelectorRequirement};
+pub use chain::Authorization;
+pub use forbidden::forbidden;
