@@ -18,6 +18,7 @@ pub(crate) async fn answer(call: &Call, body: RequestBody) -> Result<ApiResponse
         "bindings" => binding::bind(call, body).await,
         "selfsubjectreviews" => self_review(call, &body),
         "tokenreviews" => token_review(call, &body).await,
+        "selfsubjectrulesreviews" => rules_review(call, &body),
         "subjectaccessreviews" | "localsubjectaccessreviews" | "selfsubjectaccessreviews" => {
             access_review(call, &body).await
         }
@@ -109,6 +110,25 @@ async fn access_review(call: &Call, body: &Bytes) -> Result<ApiResponse, ApiErro
             .await
     };
     review["status"] = status(&decision);
+    created(call, review)
+}
+
+/// What may I do in a namespace?
+fn rules_review(call: &Call, body: &Bytes) -> Result<ApiResponse, ApiError> {
+    let mut review = decode(call, body)?;
+    let namespace = review["spec"]["namespace"].as_str().unwrap_or_default();
+    if namespace.is_empty() {
+        return Err(ApiError::bad_request("no namespace on request"));
+    }
+    let rules = call.registry.authorizer.rules_of(&call.user, namespace);
+    let (paths, resources): (Vec<_>, Vec<_>) = rules
+        .into_iter()
+        .partition(|rule| !rule.non_resource_urls.is_empty());
+    review["status"] = json!({
+        "incomplete": false,
+        "nonResourceRules": paths,
+        "resourceRules": resources,
+    });
     created(call, review)
 }
 

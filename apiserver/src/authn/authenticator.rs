@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
@@ -11,6 +12,8 @@ use super::static_tokens::StaticTokens;
 use super::x509::Peer;
 use super::{SharedUser, UserInfo, group};
 use crate::registry::Cacher;
+use crate::response::ApiError;
+use crate::subresources::token::{IssuedToken, TokenAuthority, TokenSpec};
 
 /// The paths that anybody may read.
 const ANONYMOUS_PATHS: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
@@ -72,9 +75,31 @@ impl Authenticator {
         let wanted = if audiences.is_empty() { own } else { audiences };
         let matching: Vec<String> = wanted.iter().filter(|a| own.contains(a)).cloned().collect();
         if matching.is_empty() {
-            return Err(Unauthenticated("the token is for other audiences".to_owned()));
+            return Err(Unauthenticated(
+                "the token is for other audiences".to_owned(),
+            ));
         }
         Ok((found, matching))
+    }
+}
+
+#[async_trait]
+impl TokenAuthority for Authenticator {
+    fn issue(&self, spec: &TokenSpec) -> Result<IssuedToken, ApiError> {
+        let now = jiff::Timestamp::now().as_second();
+        self.tokens.make(spec, now).map_err(ApiError::internal)
+    }
+
+    async fn review(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), String> {
+        let (mut user, audiences) = self
+            .token_user(token, audiences)
+            .map_err(|error| error.to_string())?;
+        authenticated(&mut user);
+        Ok((user, audiences))
     }
 }
 
@@ -103,13 +128,21 @@ fn remote_user(headers: &HeaderMap) -> Result<UserInfo, Unauthenticated> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let name = text("x-remote-user").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| Unauthenticated("the proxy names no user".to_owned()))?;
-    let groups = headers.get_all("x-remote-group").iter().filter_map(|group| group.to_str().ok());
+    let groups = headers
+        .get_all("x-remote-group")
+        .iter()
+        .filter_map(|group| group.to_str().ok());
     let mut user = UserInfo::new(name, groups);
-    text("x-remote-uid").unwrap_or_default().clone_into(&mut user.uid);
+    text("x-remote-uid")
+        .unwrap_or_default()
+        .clone_into(&mut user.uid);
     for (header, value) in headers {
         let key = header.as_str().strip_prefix("x-remote-extra-");
         if let (Some(key), Ok(value)) = (key, value.to_str()) {
-            user.extra.entry(key.to_owned()).or_default().push(value.to_owned());
+            user.extra
+                .entry(key.to_owned())
+                .or_default()
+                .push(value.to_owned());
         }
     }
     Ok(user)

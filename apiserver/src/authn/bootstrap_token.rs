@@ -31,7 +31,10 @@ struct Metadata {
 /// Splits `abcdef.0123456789abcdef` into its public and secret part.
 pub fn split(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
-    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let plain = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
     (id.len() == 6 && secret.len() == 16 && plain(id) && plain(secret)).then_some((id, secret))
 }
 
@@ -79,7 +82,10 @@ fn user_of(object: &Secret, id: &str, secret: &str, now: jiff::Timestamp) -> Opt
         }
         groups.push(name.to_owned());
     }
-    Some(UserInfo::new(format!("{}{id}", user_name::BOOTSTRAP_PREFIX), groups))
+    Some(UserInfo::new(
+        format!("{}{id}", user_name::BOOTSTRAP_PREFIX),
+        groups,
+    ))
 }
 
 /// Compares without telling by its time where the difference is.
@@ -103,15 +109,22 @@ mod tests {
         .map(|(key, value)| ((*key).to_owned(), STANDARD.encode(value)))
         .collect();
         data.retain(|_, value| !value.is_empty());
-        Secret { kind: SECRET_TYPE.to_owned(), data, metadata: Metadata { deleted: None } }
+        Secret {
+            kind: SECRET_TYPE.to_owned(),
+            data,
+            metadata: Metadata { deleted: None },
+        }
     }
 
     fn check(changes: &[(&str, &str)], expected: Option<&[&str]>) {
         let now = "2029-01-01T00:00:00Z".parse().unwrap();
         let user = user_of(&secret(changes), "abcdef", "0123456789abcdef", now);
-        assert_eq!(user, expected.map(|groups| {
-            UserInfo::new("system:bootstrap:abcdef", groups.iter().copied())
-        }), "{changes:?}");
+        assert_eq!(
+            user,
+            expected
+                .map(|groups| { UserInfo::new("system:bootstrap:abcdef", groups.iter().copied()) }),
+            "{changes:?}"
+        );
     }
 
     #[test]

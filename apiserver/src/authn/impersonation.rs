@@ -20,7 +20,12 @@ pub struct Impersonation {
 
 /// `None` without such headers; an error's text is for a BadRequest.
 pub fn requested(headers: &HeaderMap) -> Result<Option<Impersonation>, String> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    };
     let mut user = UserInfo {
         name: text(USER).to_owned(),
         uid: text(UID).to_owned(),
@@ -34,14 +39,20 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<Impersonation>, String> {
     };
     for (name, value) in headers {
         if let (Some(key), Ok(value)) = (name.as_str().strip_prefix(EXTRA), value.to_str()) {
-            user.extra.entry(unescape(key)).or_default().push(value.to_owned());
+            user.extra
+                .entry(unescape(key))
+                .or_default()
+                .push(value.to_owned());
         }
     }
     if user == UserInfo::default() {
         return Ok(None);
     }
     if user.name.is_empty() {
-        return Err(format!("requested {} without impersonating a user name", describe(&user)));
+        return Err(format!(
+            "requested {} without impersonating a user name",
+            describe(&user)
+        ));
     }
     let needs = needs(&user);
     complete(&mut user);
@@ -50,8 +61,11 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<Impersonation>, String> {
 
 /// Takes the headers away, so that nothing behind acts on them again.
 pub fn strip(headers: &mut HeaderMap) {
-    let names: Vec<_> =
-        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    let names: Vec<_> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -123,12 +137,19 @@ fn describe(user: &UserInfo) -> String {
         let quoted: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
         format!("[]string{{{}}}", quoted.join(", "))
     };
-    let groups = if user.groups.is_empty() { "[]string(nil)".to_owned() } else { list(&user.groups) };
+    let groups = if user.groups.is_empty() {
+        "[]string(nil)".to_owned()
+    } else {
+        list(&user.groups)
+    };
     let extra = if user.extra.is_empty() {
         "map[string][]string(nil)".to_owned()
     } else {
-        let pairs: Vec<String> =
-            user.extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
+        let pairs: Vec<String> = user
+            .extra
+            .iter()
+            .map(|(key, values)| format!("{key:?}:{}", list(values)))
+            .collect();
         format!("map[string][]string{{{}}}", pairs.join(", "))
     };
     format!(
@@ -159,14 +180,25 @@ mod tests {
     fn users_have_the_groups_that_belong_to_them() {
         check_groups(&[("Impersonate-User", "eve")], &["system:authenticated"]);
         check_groups(
-            &[("Impersonate-User", "eve"), ("Impersonate-Group", "a"), ("Impersonate-Group", "b")],
+            &[
+                ("Impersonate-User", "eve"),
+                ("Impersonate-Group", "a"),
+                ("Impersonate-Group", "b"),
+            ],
             &["a", "b", "system:authenticated"],
         );
         check_groups(
             &[("Impersonate-User", "system:serviceaccount:n:s")],
-            &["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"],
+            &[
+                "system:serviceaccounts",
+                "system:serviceaccounts:n",
+                "system:authenticated",
+            ],
         );
-        check_groups(&[("Impersonate-User", "system:anonymous")], &["system:unauthenticated"]);
+        check_groups(
+            &[("Impersonate-User", "system:anonymous")],
+            &["system:unauthenticated"],
+        );
     }
 
     #[test]
@@ -181,14 +213,22 @@ mod tests {
         let asked: Vec<String> = found
             .needs
             .iter()
-            .map(|need| format!("{}/{}/{} {}", need.api_group, need.resource, need.subresource, need.name))
+            .map(|need| {
+                format!(
+                    "{}/{}/{} {}",
+                    need.api_group, need.resource, need.subresource, need.name
+                )
+            })
             .collect();
-        assert_eq!(asked, [
-            "/users/ eve",
-            "/groups/ system:masters",
-            "authentication.k8s.io/userextras/acme.com/scope s",
-            "authentication.k8s.io/uids/ u",
-        ]);
+        assert_eq!(
+            asked,
+            [
+                "/users/ eve",
+                "/groups/ system:masters",
+                "authentication.k8s.io/userextras/acme.com/scope s",
+                "authentication.k8s.io/uids/ u",
+            ]
+        );
     }
 
     #[test]

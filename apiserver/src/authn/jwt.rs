@@ -64,8 +64,10 @@ impl JwtKey {
         let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
         token.push('.');
         token.push_str(&URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature =
-            self.pair.sign(&self.random, token.as_bytes()).map_err(|_| JwtError::Sign)?;
+        let signature = self
+            .pair
+            .sign(&self.random, token.as_bytes())
+            .map_err(|_| JwtError::Sign)?;
         token.push('.');
         token.push_str(&URL_SAFE_NO_PAD.encode(signature));
         Ok(token)
@@ -75,7 +77,11 @@ impl JwtKey {
     pub fn verify(&self, token: &str) -> Result<Value, JwtError> {
         let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
         let (header, claims) = signed.split_once('.').ok_or(JwtError::Malformed)?;
-        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Malformed);
+        let decode = |text: &str| {
+            URL_SAFE_NO_PAD
+                .decode(text)
+                .map_err(|_| JwtError::Malformed)
+        };
         let header: Header =
             serde_json::from_slice(&decode(header)?).map_err(|_| JwtError::Malformed)?;
         if header.alg != "ES256" || !(header.kid.is_empty() || header.kid == self.id) {
@@ -129,12 +135,35 @@ pub(super) mod tests {
         let parts: Vec<&str> = token.split('.').collect();
         let encode = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let check = |header: &str, claims: &str, signature: &str, error: JwtError| {
-            assert_eq!(key.verify(&format!("{header}.{claims}.{signature}")), Err(error));
+            assert_eq!(
+                key.verify(&format!("{header}.{claims}.{signature}")),
+                Err(error)
+            );
         };
-        check(parts[0], &encode(json!({"sub": "admin"})), parts[2], JwtError::Signature);
-        check(&encode(json!({"alg": "none"})), parts[1], "", JwtError::ForeignKey);
-        check(&encode(json!({"alg": "HS256"})), parts[1], parts[2], JwtError::ForeignKey);
-        check(&encode(json!({"alg": "ES256"})), parts[1], "", JwtError::Signature);
+        check(
+            parts[0],
+            &encode(json!({"sub": "admin"})),
+            parts[2],
+            JwtError::Signature,
+        );
+        check(
+            &encode(json!({"alg": "none"})),
+            parts[1],
+            "",
+            JwtError::ForeignKey,
+        );
+        check(
+            &encode(json!({"alg": "HS256"})),
+            parts[1],
+            parts[2],
+            JwtError::ForeignKey,
+        );
+        check(
+            &encode(json!({"alg": "ES256"})),
+            parts[1],
+            "",
+            JwtError::Signature,
+        );
         check("", "", "", JwtError::Malformed);
         assert_eq!(key.verify("nothing"), Err(JwtError::Malformed));
     }

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::jwt::{JwtError, JwtKey};
 use super::x509::CREDENTIAL_ID;
 use super::{UserInfo, group, user_name};
-use crate::registry::Cacher;
 use crate::registry::cache::object_key;
+use crate::registry::{Cacher, meta};
+use crate::subresources::token::{IssuedToken, TokenSpec};
 
 /// Verified tokens that are remembered, so that each costs one signature check.
 const REMEMBERED: usize = 8192;
@@ -88,33 +89,6 @@ struct Claims {
     legacy_secret: Option<String>,
 }
 
-/// The object that a requested token shall be bound to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BoundObject {
-    Pod { name: String, uid: String, node: Option<(String, String)> },
-    Secret { name: String, uid: String },
-    Node { name: String, uid: String },
-}
-
-/// What a new token shall say.
-#[derive(Debug, Clone)]
-pub struct TokenSpec {
-    pub namespace: String,
-    pub account: String,
-    pub account_uid: String,
-    pub audiences: Vec<String>,
-    pub seconds: i64,
-    pub bound: Option<BoundObject>,
-}
-
-/// A token that was made.
-#[derive(Debug, Clone)]
-pub struct NewToken {
-    pub token: String,
-    /// What the client is told, which may be earlier than what the token says.
-    pub expires: i64,
-}
-
 /// Makes and checks tokens.
 pub struct ServiceAccountTokens {
     key: JwtKey,
@@ -162,43 +136,49 @@ impl ServiceAccountTokens {
     }
 
     /// Makes a token that is valid from now on.
-    pub fn make(&self, spec: &TokenSpec, now: i64) -> Result<NewToken, JwtError> {
+    pub fn make(&self, spec: &TokenSpec, now: i64) -> Result<IssuedToken, JwtError> {
         let mut bound = json!({
             "namespace": spec.namespace,
             "serviceaccount": {"name": spec.account, "uid": spec.account_uid},
         });
-        match &spec.bound {
-            Some(BoundObject::Pod { name, uid, node }) => {
-                bound["pod"] = json!({"name": name, "uid": uid});
-                if let Some((name, uid)) = node {
-                    bound["node"] = json!({"name": name, "uid": uid});
-                }
-            }
-            Some(BoundObject::Secret { name, uid }) => {
-                bound["secret"] = json!({"name": name, "uid": uid});
-            }
-            Some(BoundObject::Node { name, uid }) => {
-                bound["node"] = json!({"name": name, "uid": uid});
-            }
-            None => {}
+        let mut for_pod = false;
+        if let Some((kind, name, uid)) = &spec.bound_to {
+            for_pod = kind == "Pod";
+            bound[kind.to_ascii_lowercase()] = json!({"name": name, "uid": uid});
         }
-        let mut seconds = spec.seconds;
-        let for_pod = matches!(spec.bound, Some(BoundObject::Pod { .. }));
-        if for_pod && seconds == KUBELET_SECONDS && spec.audiences == self.audiences {
+        if let Some((name, uid)) = &spec.node {
+            bound["node"] = json!({"name": name, "uid": uid});
+        }
+        let own = spec.audiences.is_empty() || spec.audiences == self.audiences;
+        let audiences = if own {
+            &self.audiences
+        } else {
+            &spec.audiences
+        };
+        let mut seconds = spec.expiration_seconds;
+        if for_pod && own && seconds == KUBELET_SECONDS {
             bound["warnafter"] = json!(now + seconds);
             seconds = YEAR;
         }
+        let account = format!("{}:{}", spec.namespace, spec.account);
         let claims = json!({
-            "aud": spec.audiences,
+            "aud": audiences,
             "exp": now + seconds,
             "iat": now,
             "iss": self.issuer,
             "jti": Uuid::new_v4().to_string(),
             "kubernetes.io": bound,
             "nbf": now,
-            "sub": format!("{}{}:{}", user_name::SERVICE_ACCOUNT_PREFIX, spec.namespace, spec.account),
+            "sub": format!("{}{account}", user_name::SERVICE_ACCOUNT_PREFIX),
         });
-        Ok(NewToken { token: self.key.sign(&claims)?, expires: now + spec.seconds })
+        let expires = jiff::Timestamp::from_second(now + spec.expiration_seconds)
+            .map(meta::time)
+            .unwrap_or_default();
+        Ok(IssuedToken {
+            token: self.key.sign(&claims)?,
+            expires,
+            audiences: audiences.clone(),
+        })
     }
 
     /// The token for a Secret of type `kubernetes.io/service-account-token`.
@@ -236,7 +216,9 @@ impl ServiceAccountTokens {
         let now = jiff::Timestamp::now().as_second();
         // Clocks of one cluster's machines differ a little.
         const LEEWAY: i64 = 5;
-        if claims.exp.is_some_and(|exp| now > exp) || claims.nbf.is_some_and(|nbf| now + LEEWAY < nbf) {
+        if claims.exp.is_some_and(|exp| now > exp)
+            || claims.nbf.is_some_and(|nbf| now + LEEWAY < nbf)
+        {
             return Err(TokenError::Time);
         }
         if claims.iss == LEGACY_ISSUER {
@@ -245,7 +227,11 @@ impl ServiceAccountTokens {
         if claims.iss != self.issuer {
             return Err(TokenError::Issuer);
         }
-        let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
+        let wanted = if audiences.is_empty() {
+            &self.audiences
+        } else {
+            audiences
+        };
         let matching = claims.matching_audiences(wanted);
         if matching.is_empty() {
             return Err(TokenError::Audience);
@@ -261,8 +247,8 @@ impl ServiceAccountTokens {
         if let Some(claims) = self.remembered.lock().get(&hash) {
             return Ok(claims.clone());
         }
-        let claims: Claims = serde_json::from_value(self.key.verify(token)?)
-            .map_err(|_| TokenError::Claims)?;
+        let claims: Claims =
+            serde_json::from_value(self.key.verify(token)?).map_err(|_| TokenError::Claims)?;
         let claims = Arc::new(claims);
         let mut remembered = self.remembered.lock();
         if remembered.len() >= REMEMBERED {
@@ -278,9 +264,16 @@ impl ServiceAccountTokens {
         audiences: &[String],
         cacher: &Cacher,
     ) -> Result<(UserInfo, Vec<String>), TokenError> {
-        let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
-        let matching: Vec<String> =
-            wanted.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        let wanted = if audiences.is_empty() {
+            &self.audiences
+        } else {
+            audiences
+        };
+        let matching: Vec<String> = wanted
+            .iter()
+            .filter(|a| self.audiences.contains(a))
+            .cloned()
+            .collect();
         if matching.is_empty() {
             return Err(TokenError::Audience);
         }
@@ -292,9 +285,21 @@ impl ServiceAccountTokens {
         ) else {
             return Err(TokenError::Claims);
         };
-        let account = Reference { name: name.clone(), uid: uid.clone() };
-        check_alive(cacher, "ServiceAccount", "serviceaccounts", namespace, &account)?;
-        let secret = Reference { name: secret.clone(), uid: String::new() };
+        let account = Reference {
+            name: name.clone(),
+            uid: uid.clone(),
+        };
+        check_alive(
+            cacher,
+            "ServiceAccount",
+            "serviceaccounts",
+            namespace,
+            &account,
+        )?;
+        let secret = Reference {
+            name: secret.clone(),
+            uid: String::new(),
+        };
         check_alive(cacher, "Secret", "secrets", namespace, &secret)?;
         Ok((account_user(namespace, name, uid), matching))
     }
@@ -307,21 +312,38 @@ impl Claims {
             Some(Audiences::Many(many)) => many.as_slice(),
             None => &[],
         };
-        wanted.iter().filter(|audience| have.contains(audience)).cloned().collect()
+        wanted
+            .iter()
+            .filter(|audience| have.contains(audience))
+            .cloned()
+            .collect()
     }
 }
 
 impl Bound {
     fn user(&self, claims: &Claims, cacher: &Cacher) -> Result<UserInfo, TokenError> {
         let (namespace, account) = (&self.namespace, &self.serviceaccount);
-        let expected = format!("{}{namespace}:{}", user_name::SERVICE_ACCOUNT_PREFIX, account.name);
+        let expected = format!(
+            "{}{namespace}:{}",
+            user_name::SERVICE_ACCOUNT_PREFIX,
+            account.name
+        );
         if claims.sub != expected || account.uid.is_empty() {
             return Err(TokenError::Claims);
         }
-        check_alive(cacher, "ServiceAccount", "serviceaccounts", namespace, account)?;
+        check_alive(
+            cacher,
+            "ServiceAccount",
+            "serviceaccounts",
+            namespace,
+            account,
+        )?;
         let mut user = account_user(namespace, &account.name, &account.uid);
         let mut tell = |key: &str, value: &str| {
-            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+            user.extra.insert(
+                format!("authentication.kubernetes.io/{key}"),
+                vec![value.to_owned()],
+            );
         };
         if let Some(pod) = &self.pod {
             check_alive(cacher, "Pod", "pods", namespace, pod)?;
@@ -340,7 +362,10 @@ impl Bound {
             tell("node-uid", &node.uid);
         }
         if !claims.jti.is_empty() {
-            user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("JTI={}", claims.jti)]);
+            user.extra.insert(
+                CREDENTIAL_ID.to_owned(),
+                vec![format!("JTI={}", claims.jti)],
+            );
         }
         Ok(user)
     }
@@ -371,7 +396,10 @@ fn check_alive(
     reference: &Reference,
 ) -> Result<(), TokenError> {
     const GRACE: i64 = 60;
-    let gone = || TokenError::Gone { kind, name: format!("{namespace}/{}", reference.name) };
+    let gone = || TokenError::Gone {
+        kind,
+        name: format!("{namespace}/{}", reference.name),
+    };
     let cache = cacher.resource("", resource);
     let object = cache
         .get(&object_key("", resource, namespace, &reference.name))
@@ -379,7 +407,13 @@ fn check_alive(
     let living: Living = object.read().ok_or_else(gone)?;
     let same = reference.uid.is_empty() || living.metadata.uid == reference.uid;
     let now = jiff::Timestamp::now().as_second();
-    let deleted =
-        living.metadata.deletion_timestamp.is_some_and(|at| at.as_second() + GRACE < now);
-    if same && !deleted { Ok(()) } else { Err(gone()) }
+    let deleted = living
+        .metadata
+        .deletion_timestamp
+        .is_some_and(|at| at.as_second() + GRACE < now);
+    if same && !deleted {
+        Ok(())
+    } else {
+        Err(gone())
+    }
 }

@@ -8,7 +8,10 @@ use super::bootstrap_token::same;
 #[derive(Debug, thiserror::Error)]
 pub enum StaticTokensError {
     #[error("token file {path}: {source}")]
-    Read { path: String, source: std::io::Error },
+    Read {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("token file {path}, line {line}: it needs a token, a user and a uid")]
     Line { path: String, line: usize },
 }
@@ -20,10 +23,14 @@ pub struct StaticTokens(Vec<(String, UserInfo)>);
 impl StaticTokens {
     pub fn read(path: &Path) -> Result<Self, StaticTokensError> {
         let path_text = || path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| StaticTokensError::Read { path: path_text(), source })?;
-        StaticTokens::parse(&text)
-            .map_err(|line| StaticTokensError::Line { path: path_text(), line })
+        let text = std::fs::read_to_string(path).map_err(|source| StaticTokensError::Read {
+            path: path_text(),
+            source,
+        })?;
+        StaticTokens::parse(&text).map_err(|line| StaticTokensError::Line {
+            path: path_text(),
+            line,
+        })
     }
 
     /// Or the number of the line that is wrong.
@@ -42,7 +49,10 @@ impl StaticTokens {
                 return Err(index + 1);
             }
             let groups = groups.first().map_or("", String::as_str);
-            let groups = groups.split(',').map(str::trim).filter(|group| !group.is_empty());
+            let groups = groups
+                .split(',')
+                .map(str::trim)
+                .filter(|group| !group.is_empty());
             let mut user = UserInfo::new(name.as_str(), groups);
             user.uid.clone_from(uid);
             tokens.push((token.clone(), user));
@@ -51,7 +61,10 @@ impl StaticTokens {
     }
 
     pub(super) fn authenticate(&self, token: &str) -> Option<UserInfo> {
-        let (_, user) = self.0.iter().find(|(t, _)| same(t.as_bytes(), token.as_bytes()))?;
+        let (_, user) = self
+            .0
+            .iter()
+            .find(|(t, _)| same(t.as_bytes(), token.as_bytes()))?;
         Some(user.clone())
     }
 }
@@ -71,7 +84,10 @@ fn fields(line: &str) -> Vec<String> {
             }
         }
     }
-    fields.into_iter().map(|field| field.trim().to_owned()).collect()
+    fields
+        .into_iter()
+        .map(|field| field.trim().to_owned())
+        .collect()
 }
 
 #[cfg(test)]

@@ -65,7 +65,10 @@ impl CertificateAuthenticator {
                 None => Peer::Invalid("the client certificate has no common name".to_owned()),
             },
             Err(error) => {
-                let proxy = self.front_proxy.verify_client_cert(leaf, intermediates, now).is_ok();
+                let proxy = self
+                    .front_proxy
+                    .verify_client_cert(leaf, intermediates, now)
+                    .is_ok();
                 let name = user_of(leaf).map(|user| user.name).unwrap_or_default();
                 if proxy && FRONT_PROXY_NAMES.contains(&name.as_str()) {
                     return Peer::FrontProxy;
@@ -80,15 +83,24 @@ fn verifier(ca_der: &[u8]) -> Option<Arc<dyn ClientCertVerifier>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca_der.to_vec())).ok()?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .ok()
 }
 
 fn user_of(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?;
-    let groups: Vec<&str> =
-        subject.iter_organization().filter_map(|organization| organization.as_str().ok()).collect();
+    let name = subject
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()
+        .filter(|name| !name.is_empty())?;
+    let groups: Vec<&str> = subject
+        .iter_organization()
+        .filter_map(|organization| organization.as_str().ok())
+        .collect();
     let mut user = UserInfo::new(name, groups);
     let id = format!("X509SHA256={}", hex::encode(Sha256::digest(certificate)));
     user.extra.insert(CREDENTIAL_ID.to_owned(), vec![id]);
@@ -124,11 +136,20 @@ mod tests {
         };
         assert_eq!(user.name, "alice");
         assert_eq!(user.groups, ["devs", "ops", "system:authenticated"]);
-        assert!(matches!(judge.judge(Some(&chain(&other.authority, &alice))), Peer::Invalid(_)));
+        assert!(matches!(
+            judge.judge(Some(&chain(&other.authority, &alice))),
+            Peer::Invalid(_)
+        ));
         let server = Leaf::server("alice", &names);
-        assert!(matches!(judge.judge(Some(&chain(&ours.authority, &server))), Peer::Invalid(_)));
+        assert!(matches!(
+            judge.judge(Some(&chain(&ours.authority, &server))),
+            Peer::Invalid(_)
+        ));
         let nameless = Leaf::client("", &["system:masters"]);
-        assert!(matches!(judge.judge(Some(&chain(&ours.authority, &nameless))), Peer::Invalid(_)));
+        assert!(matches!(
+            judge.judge(Some(&chain(&ours.authority, &nameless))),
+            Peer::Invalid(_)
+        ));
         let proxy = Leaf::client("front-proxy-client", &[]);
         let proxied = judge.judge(Some(&chain(&ours.front_proxy_authority, &proxy)));
         assert!(matches!(proxied, Peer::FrontProxy));

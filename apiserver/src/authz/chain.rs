@@ -31,7 +31,9 @@ impl Authorization {
 impl Authorizer for Authorization {
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
         if user.is_in(group::MASTERS) {
-            return Decision::Allow { reason: String::new() };
+            return Decision::Allow {
+                reason: String::new(),
+            };
         }
         let mut reasons = Vec::new();
         if let Some(node) = self.node.get() {
@@ -45,15 +47,22 @@ impl Authorizer for Authorization {
             decided => return decided,
         }
         reasons.retain(|reason| !reason.is_empty());
-        Decision::NoOpinion { reason: reasons.join(", ") }
+        Decision::NoOpinion {
+            reason: reasons.join(", "),
+        }
     }
 
     fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         let granted = self.rbac.rules_of(user, namespace);
-        granted.iter().flat_map(|rules| rules.iter().cloned()).collect()
+        granted
+            .iter()
+            .flat_map(|rules| rules.iter().cloned())
+            .collect()
     }
 
     fn role(&self, reference: &RoleReference, namespace: &str) -> Option<Vec<Rule>> {
-        self.rbac.role(reference, namespace).map(|rules| rules.to_vec())
+        self.rbac
+            .role(reference, namespace)
+            .map(|rules| rules.to_vec())
     }
 }

@@ -26,14 +26,22 @@ pub fn forbidden(user: &UserInfo, attributes: &Attributes, decision: &Decision) 
     let place = if attributes.namespace.is_empty() {
         "at the cluster scope".to_owned()
     } else {
-        format!("in the namespace {}", Value::from(attributes.namespace.as_str()))
+        format!(
+            "in the namespace {}",
+            Value::from(attributes.namespace.as_str())
+        )
     };
     let why = format!(
         "User {name} cannot {verb} resource {} in API group {} {place}{reason}",
         Value::from(resource),
         Value::from(attributes.api_group.as_str()),
     );
-    let Attributes { api_group, resource, name, .. } = attributes;
+    let Attributes {
+        api_group,
+        resource,
+        name,
+        ..
+    } = attributes;
     let error = ApiError::forbidden(api_group, resource, name, &why);
     if name.is_empty() {
         let message = format!("{} is forbidden: {why}", qualified(api_group, resource));

@@ -52,7 +52,11 @@ impl Check<'_> {
         // Nobody knows what an aggregating role will have one day.
         let aggregates = !new["aggregationRule"].is_null()
             && old.is_none_or(|old| old["aggregationRule"] != new["aggregationRule"]);
-        let wanted = if aggregates { everything() } else { rules(&new["rules"]) };
+        let wanted = if aggregates {
+            everything()
+        } else {
+            rules(&new["rules"])
+        };
         self.has(&wanted)
     }
 
@@ -61,8 +65,14 @@ impl Check<'_> {
             old["roleRef"] == new["roleRef"] && old["subjects"] == new["subjects"]
         });
         let reference = serde_json::from_value::<RoleReference>(new["roleRef"].clone());
-        let Ok(reference) = reference else { return Ok(()) };
-        let resource = if reference.kind == "ClusterRole" { "clusterroles" } else { "roles" };
+        let Ok(reference) = reference else {
+            return Ok(());
+        };
+        let resource = if reference.kind == "ClusterRole" {
+            "clusterroles"
+        } else {
+            "roles"
+        };
         if same || self.may("bind", resource, &reference.name).await {
             return Ok(());
         }
@@ -74,7 +84,10 @@ impl Check<'_> {
 
     async fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
         let asked = Attributes::resource(verb, GROUP, resource, self.namespace, name);
-        self.authorizer.authorize(self.user, &asked).await.is_allowed()
+        self.authorizer
+            .authorize(self.user, &asked)
+            .await
+            .is_allowed()
     }
 
     fn has(&self, wanted: &[Rule]) -> Result<(), ApiError> {
@@ -94,7 +107,16 @@ fn rules(value: &Value) -> Vec<Rule> {
 
 fn everything() -> Vec<Rule> {
     let all = || vec!["*".to_owned()];
-    let resources = Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() };
-    let paths = Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() };
+    let resources = Rule {
+        verbs: all(),
+        api_groups: all(),
+        resources: all(),
+        ..Rule::default()
+    };
+    let paths = Rule {
+        verbs: all(),
+        non_resource_urls: all(),
+        ..Rule::default()
+    };
     vec![resources, paths]
 }

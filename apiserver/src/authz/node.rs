@@ -22,25 +22,36 @@ pub(super) struct NodeAuthorizer {
 }
 
 fn allow() -> Decision {
-    Decision::Allow { reason: String::new() }
+    Decision::Allow {
+        reason: String::new(),
+    }
 }
 
 fn no_opinion(reason: &str) -> Decision {
-    Decision::NoOpinion { reason: reason.to_owned() }
+    Decision::NoOpinion {
+        reason: reason.to_owned(),
+    }
 }
 
 impl NodeAuthorizer {
     pub(super) fn new(cacher: Arc<Cacher>) -> Self {
-        NodeAuthorizer { cacher, rules: policy::cluster_role(ROLE) }
+        NodeAuthorizer {
+            cacher,
+            rules: policy::cluster_role(ROLE),
+        }
     }
 
     pub(super) fn authorize(&self, user: &UserInfo, asked: &Attributes) -> Decision {
-        let Some(node) = user.node_name() else { return no_opinion("") };
+        let Some(node) = user.node_name() else {
+            return no_opinion("");
+        };
         if !asked.is_resource_request() {
             return self.by_rules(asked);
         }
         match (asked.api_group.as_str(), asked.resource.as_str()) {
-            ("", "secrets") => self.read_related(node, asked, &["get", "list", "watch"], secret_names),
+            ("", "secrets") => {
+                self.read_related(node, asked, &["get", "list", "watch"], secret_names)
+            }
             ("", "configmaps") => {
                 self.read_related(node, asked, &["get", "list", "watch"], config_map_names)
             }
@@ -67,7 +78,11 @@ impl NodeAuthorizer {
     }
 
     fn by_rules(&self, asked: &Attributes) -> Decision {
-        if self.rules.iter().any(|rule| rule.allows(asked)) { allow() } else { no_opinion("") }
+        if self.rules.iter().any(|rule| rule.allows(asked)) {
+            allow()
+        } else {
+            no_opinion("")
+        }
     }
 
     /// The pods bound to the node; of one namespace, or of all when it is empty.
@@ -106,7 +121,10 @@ impl NodeAuthorizer {
         names: fn(&Value) -> Vec<String>,
     ) -> Decision {
         if !verbs.contains(&asked.verb.as_str()) {
-            return no_opinion(&format!("can only {} resources of this type", verbs.join("/")));
+            return no_opinion(&format!(
+                "can only {} resources of this type",
+                verbs.join("/")
+            ));
         }
         if asked.namespace.is_empty() || asked.name.is_empty() {
             return no_opinion("can only read namespaced object of this type");
@@ -131,7 +149,11 @@ impl NodeAuthorizer {
                 })
             })
         };
-        if self.pods(node, "").iter().any(uses) { allow() } else { unrelated(node) }
+        if self.pods(node, "").iter().any(uses) {
+            allow()
+        } else {
+            unrelated(node)
+        }
     }
 
     fn attachment(&self, node: &str, asked: &Attributes) -> Decision {
@@ -139,16 +161,26 @@ impl NodeAuthorizer {
             return no_opinion("can only get individual resources of this type");
         }
         let key = object_key("storage.k8s.io", "volumeattachments", "", &asked.name);
-        let found = self.cacher.resource("storage.k8s.io", "volumeattachments").get(&key);
+        let found = self
+            .cacher
+            .resource("storage.k8s.io", "volumeattachments")
+            .get(&key);
         let ours = |object: Arc<Object>| object.value()["spec"]["nodeName"] == Value::from(node);
-        if found.is_some_and(ours) { allow() } else { unrelated(node) }
+        if found.is_some_and(ours) {
+            allow()
+        } else {
+            unrelated(node)
+        }
     }
 
     fn node(&self, node: &str, asked: &Attributes) -> Decision {
         // Reading the others, where a node needs it, is granted by roles.
         let reads = matches!(asked.verb.as_str(), "get" | "list" | "watch");
         if reads && asked.name != node {
-            return no_opinion(&format!("node '{node}' cannot read '{}', only its own Node object", asked.name));
+            return no_opinion(&format!(
+                "node '{node}' cannot read '{}', only its own Node object",
+                asked.name
+            ));
         }
         self.by_rules(asked)
     }
@@ -164,9 +196,12 @@ impl NodeAuthorizer {
             ("get" | "watch", "") if !asked.name.is_empty() => {
                 let key = object_key("", "pods", &asked.namespace, &asked.name);
                 let found = self.cacher.resource("", "pods").get(&key);
-                let ours =
-                    |pod: Arc<Object>| pod.value()["spec"]["nodeName"] == Value::from(node);
-                if found.is_some_and(ours) { allow() } else { unrelated(node) }
+                let ours = |pod: Arc<Object>| pod.value()["spec"]["nodeName"] == Value::from(node);
+                if found.is_some_and(ours) {
+                    allow()
+                } else {
+                    unrelated(node)
+                }
             }
             ("get" | "list" | "watch", "") => {
                 no_opinion("can only list/watch pods with spec.nodeName field selector")
@@ -186,18 +221,29 @@ impl NodeAuthorizer {
             "list" | "watch" | "deletecollection" if selects_own => allow(),
             "get" | "update" | "patch" | "delete" => {
                 let key = object_key("resource.k8s.io", "resourceslices", "", &asked.name);
-                let found = self.cacher.resource("resource.k8s.io", "resourceslices").get(&key);
+                let found = self
+                    .cacher
+                    .resource("resource.k8s.io", "resourceslices")
+                    .get(&key);
                 let ours =
                     |slice: Arc<Object>| slice.value()["spec"]["nodeName"] == Value::from(node);
-                if found.is_some_and(ours) { allow() } else { unrelated(node) }
+                if found.is_some_and(ours) {
+                    allow()
+                } else {
+                    unrelated(node)
+                }
             }
-            _ => no_opinion("only the following verbs are allowed with a spec.nodeName selector: list/watch/deletecollection"),
+            _ => no_opinion(
+                "only the following verbs are allowed with a spec.nodeName selector: list/watch/deletecollection",
+            ),
         }
     }
 }
 
 fn unrelated(node: &str) -> Decision {
-    no_opinion(&format!("no relationship found between node '{node}' and this object"))
+    no_opinion(&format!(
+        "no relationship found between node '{node}' and this object"
+    ))
 }
 
 /// Objects that carry the node's own name, in one namespace.
@@ -206,10 +252,14 @@ fn own(node: &str, asked: &Attributes, namespace: &str) -> Decision {
     if !matches!(verb, "get" | "create" | "update" | "patch" | "delete")
         || !asked.subresource.is_empty()
     {
-        return no_opinion("can only get, create, update, patch, or delete its own object of this type");
+        return no_opinion(
+            "can only get, create, update, patch, or delete its own object of this type",
+        );
     }
     if asked.namespace != namespace {
-        return no_opinion(&format!("can only access objects in the {namespace:?} namespace"));
+        return no_opinion(&format!(
+            "can only access objects in the {namespace:?} namespace"
+        ));
     }
     // The name of an object to be created stands in its body; admission compares it.
     if asked.name == node || (verb == "create" && asked.name.is_empty()) {
@@ -249,10 +299,22 @@ fn references(pod: &Value, keys: &[&str], plain: &[&str]) -> Vec<String> {
 }
 
 fn secret_names(pod: &Value) -> Vec<String> {
-    let keys = ["secretRef", "secretKeyRef", "nodePublishSecretRef", "secret"];
+    let keys = [
+        "secretRef",
+        "secretKeyRef",
+        "nodePublishSecretRef",
+        "secret",
+    ];
     let mut names = references(pod, &keys, &["secretName"]);
-    let pulls = pod["spec"]["imagePullSecrets"].as_array().into_iter().flatten();
-    names.extend(pulls.filter_map(|pull| pull["name"].as_str()).map(str::to_owned));
+    let pulls = pod["spec"]["imagePullSecrets"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    names.extend(
+        pulls
+            .filter_map(|pull| pull["name"].as_str())
+            .map(str::to_owned),
+    );
     names
 }
 
@@ -279,8 +341,15 @@ fn account_names(pod: &Value) -> Vec<String> {
 
 fn resource_claim_names(pod: &Value) -> Vec<String> {
     let mut names = references(pod, &[], &["resourceClaimName"]);
-    let statuses = pod["status"]["resourceClaimStatuses"].as_array().into_iter().flatten();
-    names.extend(statuses.filter_map(|s| s["resourceClaimName"].as_str()).map(str::to_owned));
+    let statuses = pod["status"]["resourceClaimStatuses"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    names.extend(
+        statuses
+            .filter_map(|s| s["resourceClaimName"].as_str())
+            .map(str::to_owned),
+    );
     names
 }
 
@@ -323,7 +392,11 @@ mod tests {
         let check = |verb: &str, namespace: &str, name: &str, expected: bool| {
             let asked =
                 Attributes::resource(verb, "coordination.k8s.io", "leases", namespace, name);
-            assert_eq!(own("n1", &asked, "kube-node-lease").is_allowed(), expected, "{verb} {name}");
+            assert_eq!(
+                own("n1", &asked, "kube-node-lease").is_allowed(),
+                expected,
+                "{verb} {name}"
+            );
         };
         check("get", "kube-node-lease", "n1", true);
         check("create", "kube-node-lease", "", true);

@@ -11,8 +11,8 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 pub use objects::{JOIN_TOKEN_HOURS, nth_address};
-use writer::Writer;
 pub use writer::BootstrapError;
+use writer::Writer;
 
 use crate::ApiServer;
 use crate::authn::bootstrap_token;
@@ -38,13 +38,17 @@ pub async fn run(api: &ApiServer, facts: &Facts<'_>) -> Result<(), BootstrapErro
         writer.clone().ensure("", "v1", "namespaces", object)
     };
     try_join_all(namespaces.iter().map(ensure)).await?;
-    try_join_all(policy::objects().into_iter().map(|(plural, object)| {
-        reconcile_role(writer.clone(), plural, object)
-    }))
+    try_join_all(
+        policy::objects()
+            .into_iter()
+            .map(|(plural, object)| reconcile_role(writer.clone(), plural, object)),
+    )
     .await?;
-    try_join_all(objects::fixed(facts).into_iter().map(|(group, plural, object)| {
-        writer.clone().ensure(group, "v1", plural, object)
-    }))
+    try_join_all(
+        objects::fixed(facts)
+            .into_iter()
+            .map(|(group, plural, object)| writer.clone().ensure(group, "v1", plural, object)),
+    )
     .await?;
     for (group, plural, object) in objects::current(facts) {
         writer.clone().set(group, "v1", plural, object).await?;
@@ -83,10 +87,14 @@ async fn reconcile_role(
 async fn set_statuses(writer: &Writer) -> Result<(), BootstrapError> {
     let patches = objects::statuses(|group, plural, name| {
         let object = json!({"metadata": {"name": name}});
-        writer.find(group, plural, &object).is_some_and(|o| o["status"]["conditions"].is_array())
+        writer
+            .find(group, plural, &object)
+            .is_some_and(|o| o["status"]["conditions"].is_array())
     });
     try_join_all(patches.into_iter().map(|(group, plural, name, patch)| {
-        writer.clone().patch_status(group, "v1", plural, name, patch)
+        writer
+            .clone()
+            .patch_status(group, "v1", plural, name, patch)
     }))
     .await
     .map(drop)

@@ -42,12 +42,18 @@ pub(super) fn fixed(facts: &Facts<'_>) -> Vec<Placed> {
 
 /// What follows this server's address and keys.
 pub(super) fn current(facts: &Facts<'_>) -> Vec<Placed> {
-    vec![authentication_config(facts), cluster_info(facts), endpoint_slice(facts), endpoints(facts)]
+    vec![
+        authentication_config(facts),
+        cluster_info(facts),
+        endpoint_slice(facts),
+        endpoints(facts),
+    ]
 }
 
 fn config_map(namespace: &str, name: &str, data: Value) -> Placed {
     let metadata = json!({"name": name, "namespace": namespace});
-    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data});
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data});
     ("", "configmaps", object)
 }
 
@@ -64,33 +70,45 @@ fn priority_class(name: &str, value: i64, description: &str) -> Placed {
 }
 
 fn comma_list<T: ToString>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// What every node's process reads.
 fn settings(facts: &Facts<'_>) -> Placed {
     let config = facts.config;
-    config_map("kube-system", "fairlead", json!({
-        "network": config.network,
-        "proxy": config.proxy,
-        "clusterCIDRs": comma_list(&config.cluster_cidrs),
-        "serviceCIDRs": comma_list(&config.service_cidrs),
-        "clusterDNS": comma_list(&config.cluster_dns),
-        "clusterDomain": config.cluster_domain,
-    }))
+    config_map(
+        "kube-system",
+        "fairlead",
+        json!({
+            "network": config.network,
+            "proxy": config.proxy,
+            "clusterCIDRs": comma_list(&config.cluster_cidrs),
+            "serviceCIDRs": comma_list(&config.service_cidrs),
+            "clusterDNS": comma_list(&config.cluster_dns),
+            "clusterDomain": config.cluster_domain,
+        }),
+    )
 }
 
 /// What servers that extend the API need to recognise this one and its users.
 fn authentication_config(facts: &Facts<'_>) -> Placed {
-    config_map("kube-system", "extension-apiserver-authentication", json!({
-        "client-ca-file": facts.pki.authority.certificate_pem(),
-        "requestheader-allowed-names": "[\"front-proxy-client\"]",
-        "requestheader-client-ca-file": facts.pki.front_proxy_authority.certificate_pem(),
-        "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-        "requestheader-group-headers": "[\"X-Remote-Group\"]",
-        "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
-        "requestheader-username-headers": "[\"X-Remote-User\"]",
-    }))
+    config_map(
+        "kube-system",
+        "extension-apiserver-authentication",
+        json!({
+            "client-ca-file": facts.pki.authority.certificate_pem(),
+            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-client-ca-file": facts.pki.front_proxy_authority.certificate_pem(),
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+        }),
+    )
 }
 
 fn cluster_info(facts: &Facts<'_>) -> Placed {
@@ -103,11 +121,20 @@ fn cluster_info(facts: &Facts<'_>) -> Placed {
          current-context: \"\"\nusers: null\n",
         facts.url
     );
-    config_map("kube-public", "cluster-info", json!({"kubeconfig": kubeconfig}))
+    config_map(
+        "kube-public",
+        "cluster-info",
+        json!({"kubeconfig": kubeconfig}),
+    )
 }
 
 fn service_cidr(facts: &Facts<'_>) -> Placed {
-    let cidrs: Vec<String> = facts.config.service_cidrs.iter().map(ToString::to_string).collect();
+    let cidrs: Vec<String> = facts
+        .config
+        .service_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let object = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
@@ -161,7 +188,11 @@ fn dns_service(facts: &Facts<'_>) -> Option<Placed> {
     let addresses = &facts.config.cluster_dns;
     let first = addresses.first()?;
     let families: Vec<&str> = addresses.iter().map(|address| family(*address)).collect();
-    let policy = if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+    let policy = if addresses.len() > 1 {
+        "RequireDualStack"
+    } else {
+        "SingleStack"
+    };
     let object = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -253,7 +284,8 @@ fn priority_levels() -> Vec<Placed> {
         let object = flow_object("PriorityLevelConfiguration", name, spec);
         (FLOW, "prioritylevelconfigurations", object)
     };
-    let exempt = json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
+    let exempt =
+        json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
     let mut all = vec![place("exempt", exempt)];
     all.extend(LEVELS.iter().map(|(name, shares, lendable, queuing)| {
         let response = match queuing {
@@ -263,20 +295,30 @@ fn priority_levels() -> Vec<Placed> {
                 "queuing": {"handSize": hand, "queues": queues, "queueLengthLimit": 50},
             }),
         };
-        place(name, json!({
-            "type": "Limited",
-            "limited": {
-                "nominalConcurrencyShares": shares,
-                "lendablePercent": lendable,
-                "limitResponse": response,
-            },
-        }))
+        place(
+            name,
+            json!({
+                "type": "Limited",
+                "limited": {
+                    "nominalConcurrencyShares": shares,
+                    "lendablePercent": lendable,
+                    "limitResponse": response,
+                },
+            }),
+        )
     }));
     all
 }
 
 /// Name, precedence, level, distinguisher (or empty), subjects and what it is about.
-type Schema = (&'static str, u32, &'static str, &'static str, &'static [&'static str], About);
+type Schema = (
+    &'static str,
+    u32,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    About,
+);
 
 #[derive(Clone, Copy)]
 enum About {
@@ -289,18 +331,43 @@ enum About {
 const EVERYBODY: &[&str] = &["group:system:unauthenticated", "group:system:authenticated"];
 
 const SCHEMAS: &[Schema] = &[
-    ("exempt", 1, "exempt", "", &["group:system:masters"], About::Everything),
+    (
+        "exempt",
+        1,
+        "exempt",
+        "",
+        &["group:system:masters"],
+        About::Everything,
+    ),
     ("probes", 2, "exempt", "", EVERYBODY, About::Probes),
     (
         "system-leader-election",
         100,
         "leader-election",
         "ByUser",
-        &["user:system:kube-controller-manager", "user:system:kube-scheduler", "account:kube-system/*"],
+        &[
+            "user:system:kube-controller-manager",
+            "user:system:kube-scheduler",
+            "account:kube-system/*",
+        ],
         About::Leases,
     ),
-    ("system-node-high", 400, "node-high", "ByUser", &["group:system:nodes"], About::NodeObjects),
-    ("system-nodes", 500, "system", "ByUser", &["group:system:nodes"], About::Everything),
+    (
+        "system-node-high",
+        400,
+        "node-high",
+        "ByUser",
+        &["group:system:nodes"],
+        About::NodeObjects,
+    ),
+    (
+        "system-nodes",
+        500,
+        "system",
+        "ByUser",
+        &["group:system:nodes"],
+        About::Everything,
+    ),
     (
         "kube-controller-manager",
         800,
@@ -333,14 +400,31 @@ const SCHEMAS: &[Schema] = &[
         &["group:system:serviceaccounts"],
         About::Everything,
     ),
-    ("global-default", 9900, "global-default", "ByUser", EVERYBODY, About::Everything),
-    ("catch-all", 10_000, "catch-all", "ByUser", EVERYBODY, About::Everything),
+    (
+        "global-default",
+        9900,
+        "global-default",
+        "ByUser",
+        EVERYBODY,
+        About::Everything,
+    ),
+    (
+        "catch-all",
+        10_000,
+        "catch-all",
+        "ByUser",
+        EVERYBODY,
+        About::Everything,
+    ),
 ];
 
 fn flow_schemas() -> Vec<Placed> {
     let place = |&(name, precedence, level, distinguisher, subjects, about): &Schema| {
         let mut rule = about.rule();
-        rule["subjects"] = subjects.iter().map(|subject| flow_subject(subject)).collect();
+        rule["subjects"] = subjects
+            .iter()
+            .map(|subject| flow_subject(subject))
+            .collect();
         let mut spec = json!({
             "matchingPrecedence": precedence,
             "priorityLevelConfiguration": {"name": level},
@@ -416,7 +500,12 @@ pub(super) fn statuses(
     }
     let message = "Kubernetes Service CIDR is ready".to_owned();
     let patch = condition("Ready", "True", "", message);
-    patches.push(("networking.k8s.io", "servicecidrs", "kubernetes".to_owned(), patch));
+    patches.push((
+        "networking.k8s.io",
+        "servicecidrs",
+        "kubernetes".to_owned(),
+        patch,
+    ));
     patches.retain(|(group, plural, name, _)| !has(group, plural, name));
     patches
 }

@@ -42,20 +42,28 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| parse(TEXT));
 
 /// The rules of a default cluster role; none when there is no such role.
 pub fn cluster_role(name: &str) -> Vec<Rule> {
-    let found = POLICY.roles.iter().find(|role| role.namespace.is_empty() && role.name == name);
+    let found = POLICY
+        .roles
+        .iter()
+        .find(|role| role.namespace.is_empty() && role.name == name);
     found.map(|role| role.rules.clone()).unwrap_or_default()
 }
 
 /// Every default object with its plural, roles before bindings.
 pub fn objects() -> Vec<(&'static str, Value)> {
     let roles = POLICY.roles.iter().map(role_object);
-    roles.chain(POLICY.bindings.iter().map(binding_object)).collect()
+    roles
+        .chain(POLICY.bindings.iter().map(binding_object))
+        .collect()
 }
 
 fn parse(text: &str) -> Policy {
     let mut policy = Policy::default();
     let joined = text.replace("\\\n", " ");
-    for line in joined.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in joined
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         match line.strip_prefix("  ") {
             Some(rule) => {
                 if let Some(role) = policy.roles.last_mut() {
@@ -72,19 +80,34 @@ fn parse(text: &str) -> Policy {
 
 fn parse_head(line: &str, policy: &mut Policy) {
     let mut words = line.split_whitespace();
-    let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (kind, name) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     match kind {
         "clusterrole" => policy.roles.push(cluster_role_head(name, words)),
         "role" => {
             let (namespace, name) = split_name(name);
-            policy.roles.push(Role { namespace, name, ..Role::default() });
+            policy.roles.push(Role {
+                namespace,
+                name,
+                ..Role::default()
+            });
         }
         "controller" => {
             let role = format!("{CONTROLLER}{name}");
-            policy.roles.push(Role { name: role.clone(), ..Role::default() });
+            policy.roles.push(Role {
+                name: role.clone(),
+                ..Role::default()
+            });
             let subjects = vec![subject(&format!("account:kube-system/{name}"))];
             let namespace = String::new();
-            policy.bindings.push(Binding { namespace, name: role.clone(), role, subjects });
+            policy.bindings.push(Binding {
+                namespace,
+                name: role.clone(),
+                role,
+                subjects,
+            });
         }
         _ => {
             let (namespace, name) = split_name(name);
@@ -94,13 +117,21 @@ fn parse_head(line: &str, policy: &mut Policy) {
                 rest.next().unwrap_or_default().clone_into(&mut role);
             }
             let subjects = rest.map(subject).collect();
-            policy.bindings.push(Binding { namespace, name, role, subjects });
+            policy.bindings.push(Binding {
+                namespace,
+                name,
+                role,
+                subjects,
+            });
         }
     }
 }
 
 fn cluster_role_head<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Role {
-    let mut role = Role { name: name.to_owned(), ..Role::default() };
+    let mut role = Role {
+        name: name.to_owned(),
+        ..Role::default()
+    };
     let mut gives = true;
     for word in words {
         match word {
@@ -135,10 +166,22 @@ fn parse_rule(text: &str) -> Rule {
     if text == "events" {
         return parse_rule("core|events.k8s.io: events: create,patch,update");
     }
-    let list = |words: &str| words.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    if let Some((paths, names)) = text.strip_prefix("paths ").and_then(|rest| rest.split_once(": ")) {
+    let list = |words: &str| {
+        words
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    if let Some((paths, names)) = text
+        .strip_prefix("paths ")
+        .and_then(|rest| rest.split_once(": "))
+    {
         let non_resource_urls = list(paths);
-        return Rule { verbs: verbs(names), non_resource_urls, ..Rule::default() };
+        return Rule {
+            verbs: verbs(names),
+            non_resource_urls,
+            ..Rule::default()
+        };
     }
     let mut parts = text.splitn(3, ": ");
     let mut part = || parts.next().unwrap_or_default();
@@ -146,7 +189,13 @@ fn parse_rule(text: &str) -> Rule {
     let (names, resource_names) = rest.split_once(" @ ").unwrap_or((rest, ""));
     let api_groups = groups
         .split('|')
-        .map(|group| if group == "core" { String::new() } else { group.to_owned() })
+        .map(|group| {
+            if group == "core" {
+                String::new()
+            } else {
+                group.to_owned()
+            }
+        })
         .collect();
     Rule {
         verbs: verbs(names),
@@ -174,14 +223,22 @@ fn verbs(text: &str) -> Vec<String> {
 
 fn join_controllers(policy: &mut Policy) {
     let mut rules: Vec<Rule> = Vec::new();
-    for role in policy.roles.iter().filter(|role| role.name.starts_with(CONTROLLER)) {
+    for role in policy
+        .roles
+        .iter()
+        .filter(|role| role.name.starts_with(CONTROLLER))
+    {
         for rule in &role.rules {
             if !rules.contains(rule) {
                 rules.push(rule.clone());
             }
         }
     }
-    policy.roles.push(Role { name: CONTROLLERS.to_owned(), rules, ..Role::default() });
+    policy.roles.push(Role {
+        name: CONTROLLERS.to_owned(),
+        rules,
+        ..Role::default()
+    });
 }
 
 /// Fills the aggregating roles as the aggregation controller would.
@@ -192,7 +249,12 @@ fn aggregate(roles: &mut [Role]) {
         for role in roles.iter_mut().filter(|role| !role.aggregates.is_empty()) {
             let mut sources: Vec<&Role> = by_target
                 .iter()
-                .filter(|source| source.aggregated_to.iter().any(|to| role.aggregates.contains(to)))
+                .filter(|source| {
+                    source
+                        .aggregated_to
+                        .iter()
+                        .any(|to| role.aggregates.contains(to))
+                })
                 .filter(|source| source.name != role.name)
                 .collect();
             sources.sort_by(|a, b| a.name.cmp(&b.name));
@@ -229,7 +291,11 @@ fn aggregation_label(role: &str) -> String {
 fn role_object(role: &Role) -> (&'static str, Value) {
     let cluster = role.namespace.is_empty();
     let mut labels = default_labels();
-    labels.extend(role.aggregated_to.iter().map(|to| (aggregation_label(to), "true")));
+    labels.extend(
+        role.aggregated_to
+            .iter()
+            .map(|to| (aggregation_label(to), "true")),
+    );
     let mut object = json!({
         "apiVersion": format!("{GROUP}/v1"),
         "kind": if cluster { "ClusterRole" } else { "Role" },
@@ -262,7 +328,14 @@ fn binding_object(binding: &Binding) -> (&'static str, Value) {
     if !binding.subjects.is_empty() {
         object["subjects"] = binding.subjects.clone().into();
     }
-    (if cluster { "clusterrolebindings" } else { "rolebindings" }, object)
+    (
+        if cluster {
+            "clusterrolebindings"
+        } else {
+            "rolebindings"
+        },
+        object,
+    )
 }
 
 #[cfg(test)]
@@ -283,17 +356,34 @@ mod tests {
                 let paths = !rule.non_resource_urls.is_empty();
                 let whole = paths || (!rule.api_groups.is_empty() && !rule.resources.is_empty());
                 assert!(whole && !rule.verbs.is_empty(), "{}: {rule:?}", role.name);
-                assert!(rule.verbs.iter().all(|verb| !verb.contains(' ')), "{rule:?}");
+                assert!(
+                    rule.verbs.iter().all(|verb| !verb.contains(' ')),
+                    "{rule:?}"
+                );
             }
         }
         for binding in &POLICY.bindings {
-            let role = |role: &&Role| {
-                role.name == binding.role && role.namespace == binding.namespace
-            };
-            assert!(POLICY.roles.iter().any(|r| role(&r)), "{} binds nothing", binding.name);
-            assert!(binding.subjects.iter().all(Value::is_object), "{}", binding.name);
+            let role =
+                |role: &&Role| role.name == binding.role && role.namespace == binding.namespace;
+            assert!(
+                POLICY.roles.iter().any(|r| role(&r)),
+                "{} binds nothing",
+                binding.name
+            );
+            assert!(
+                binding.subjects.iter().all(Value::is_object),
+                "{}",
+                binding.name
+            );
         }
-        assert_eq!(POLICY.roles.iter().filter(|role| role.name.starts_with(CONTROLLER)).count(), 42);
+        assert_eq!(
+            POLICY
+                .roles
+                .iter()
+                .filter(|role| role.name.starts_with(CONTROLLER))
+                .count(),
+            42
+        );
     }
 
     #[test]
@@ -301,7 +391,17 @@ mod tests {
         let rule = parse_rule("core|events.k8s.io: a b/c: get,write @ n1 n2");
         assert_eq!(rule.api_groups, ["", "events.k8s.io"]);
         assert_eq!(rule.resources, ["a", "b/c"]);
-        assert_eq!(rule.verbs, ["get", "create", "delete", "deletecollection", "patch", "update"]);
+        assert_eq!(
+            rule.verbs,
+            [
+                "get",
+                "create",
+                "delete",
+                "deletecollection",
+                "patch",
+                "update"
+            ]
+        );
         assert_eq!(rule.resource_names, ["n1", "n2"]);
         let rule = parse_rule("paths /a /b/*: get");
         assert_eq!((rule.non_resource_urls.len(), rule.verbs.len()), (2, 1));

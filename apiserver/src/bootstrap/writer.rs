@@ -31,7 +31,11 @@ fn text<'a>(object: &'a Value, key: &str) -> &'a str {
 }
 
 fn collection(group: &str, version: &str, plural: &str, namespace: &str) -> String {
-    let root = if group.is_empty() { "/api".to_owned() } else { format!("/apis/{group}") };
+    let root = if group.is_empty() {
+        "/api".to_owned()
+    } else {
+        format!("/apis/{group}")
+    };
     if namespace.is_empty() {
         format!("{root}/{version}/{plural}")
     } else {
@@ -41,7 +45,10 @@ fn collection(group: &str, version: &str, plural: &str, namespace: &str) -> Stri
 
 impl Writer {
     pub(super) fn new(api: &ApiServer) -> Self {
-        Writer { api: api.clone(), user: Arc::new(UserInfo::api_server()) }
+        Writer {
+            api: api.clone(),
+            user: Arc::new(UserInfo::api_server()),
+        }
     }
 
     /// The object as it is stored, by the name and namespace of `like`.
@@ -81,10 +88,14 @@ impl Writer {
         let Some(mut found) = self.find(group, plural, &object) else {
             return self.ensure(group, version, plural, object).await;
         };
-        let Value::Object(members) = object else { return Ok(()) };
+        let Value::Object(members) = object else {
+            return Ok(());
+        };
         let mut changed = false;
         for (key, value) in members {
-            if matches!(key.as_str(), "metadata" | "kind" | "apiVersion") || covers(&found[&key], &value) {
+            if matches!(key.as_str(), "metadata" | "kind" | "apiVersion")
+                || covers(&found[&key], &value)
+            {
                 continue;
             }
             found[&key] = value;
@@ -147,12 +158,19 @@ impl Writer {
         if response.status().is_success() {
             return Ok(());
         }
-        let bytes = response.into_body().collect().await.map(|body| body.to_bytes());
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes());
         let status: Value = bytes
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        Err(failure(code, status["message"].as_str().unwrap_or_default().to_owned()))
+        Err(failure(
+            code,
+            status["message"].as_str().unwrap_or_default().to_owned(),
+        ))
     }
 }
 

@@ -67,16 +67,20 @@ impl Leaf {
     /// Whether the certificate has every name.
     fn is_covered_by(&self, certificate: &X509Certificate<'_>) -> bool {
         let extension = certificate.subject_alternative_name().ok().flatten();
-        let have = extension.map(|e| e.value.general_names.as_slice()).unwrap_or_default();
+        let have = extension
+            .map(|e| e.value.general_names.as_slice())
+            .unwrap_or_default();
         let has_dns = |wanted: &String| {
-            have.iter().any(|name| matches!(name, GeneralName::DNSName(dns) if dns == wanted))
+            have.iter()
+                .any(|name| matches!(name, GeneralName::DNSName(dns) if dns == wanted))
         };
         let has_address = |wanted: &IpAddr| {
             let octets = match wanted {
                 IpAddr::V4(v4) => v4.octets().to_vec(),
                 IpAddr::V6(v6) => v6.octets().to_vec(),
             };
-            have.iter().any(|name| matches!(name, GeneralName::IPAddress(a) if *a == octets))
+            have.iter()
+                .any(|name| matches!(name, GeneralName::IPAddress(a) if *a == octets))
         };
         self.names.dns.iter().all(has_dns) && self.names.addresses.iter().all(has_address)
     }
@@ -89,17 +93,23 @@ impl Leaf {
         }
         name.push(DnType::CommonName, self.common_name.as_str());
         parameters.distinguished_name = name;
-        parameters.key_usages =
-            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        parameters.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
         parameters.extended_key_usages = vec![match self.purpose {
             Purpose::Client => ExtendedKeyUsagePurpose::ClientAuth,
             Purpose::Server => ExtendedKeyUsagePurpose::ServerAuth,
         }];
         for dns in &self.names.dns {
-            parameters.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into()?));
+            parameters
+                .subject_alt_names
+                .push(SanType::DnsName(dns.as_str().try_into()?));
         }
         for address in &self.names.addresses {
-            parameters.subject_alt_names.push(SanType::IpAddress(*address));
+            parameters
+                .subject_alt_names
+                .push(SanType::IpAddress(*address));
         }
         parameters.use_authority_key_identifier_extension = true;
         Ok(parameters)
@@ -134,7 +144,9 @@ impl Authority {
         let pair = new_key()?;
         let mut parameters = CertificateParams::default();
         parameters.distinguished_name = DistinguishedName::new();
-        parameters.distinguished_name.push(DnType::CommonName, common_name);
+        parameters
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
@@ -142,8 +154,9 @@ impl Authority {
             KeyUsagePurpose::KeyCertSign,
         ];
         set_validity(&mut parameters, AUTHORITY_DAYS);
-        let signed =
-            parameters.self_signed(&pair).map_err(|error| sign_fault(common_name, &error))?;
+        let signed = parameters
+            .self_signed(&pair)
+            .map_err(|error| sign_fault(common_name, &error))?;
         // The key goes first: a certificate without its key would hinder the next start.
         write_private(&key, pair.serialize_pem().as_bytes())?;
         write_public(&certificate, signed.pem().as_bytes())?;
@@ -151,19 +164,30 @@ impl Authority {
     }
 
     fn load(path: &Path, certificate_pem: String, key_pem: String) -> Result<Authority, PkiError> {
-        let unreadable = |reason: String| PkiError::Unreadable { path: path.to_path_buf(), reason };
+        let unreadable = |reason: String| PkiError::Unreadable {
+            path: path.to_path_buf(),
+            reason,
+        };
         let key = KeyPair::from_pem(&key_pem).map_err(|error| unreadable(error.to_string()))?;
         let der = first_der(&certificate_pem).ok_or_else(|| unreadable("no certificate".into()))?;
         let (_, parsed) =
             X509Certificate::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
-            return Err(PkiError::KeyMismatch { certificate: path.to_path_buf() });
+            return Err(PkiError::KeyMismatch {
+                certificate: path.to_path_buf(),
+            });
         }
         check_clock(path, &parsed)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
             .map_err(|error| unreadable(error.to_string()))?;
         let path = path.to_path_buf();
-        Ok(Authority { certificate_der: der, certificate_pem, key_pem, issuer, path })
+        Ok(Authority {
+            certificate_der: der,
+            certificate_pem,
+            key_pem,
+            issuer,
+            path,
+        })
     }
 
     pub fn certificate_pem(&self) -> &str {
@@ -194,8 +218,13 @@ impl Authority {
         let key = new_key()?;
         let mut parameters = leaf.parameters().map_err(|error| fault(&error))?;
         set_validity(&mut parameters, LEAF_DAYS);
-        let signed = parameters.signed_by(&key, &self.issuer).map_err(|error| fault(&error))?;
-        Ok(Issued { certificate_pem: signed.pem(), key_pem: key.serialize_pem() })
+        let signed = parameters
+            .signed_by(&key, &self.issuer)
+            .map_err(|error| fault(&error))?;
+        Ok(Issued {
+            certificate_pem: signed.pem(),
+            key_pem: key.serialize_pem(),
+        })
     }
 
     /// Reads `NAME.crt` and `NAME.key`; issues them when they are missing, about to expire,
@@ -209,7 +238,10 @@ impl Authority {
         let certificate = directory.join(format!("{name}.crt"));
         let key = directory.join(format!("{name}.key"));
         if let (Some(certificate_pem), Some(key_pem)) = (read(&certificate)?, read(&key)?) {
-            let issued = Issued { certificate_pem, key_pem };
+            let issued = Issued {
+                certificate_pem,
+                key_pem,
+            };
             if self.is_current(leaf, &issued) {
                 return Ok(issued);
             }
@@ -222,19 +254,26 @@ impl Authority {
     }
 
     fn is_current(&self, leaf: &Leaf, issued: &Issued) -> bool {
-        let Some(der) = first_der(&issued.certificate_pem) else { return false };
-        let (Ok((_, parsed)), Ok((_, authority))) =
-            (X509Certificate::from_der(&der), X509Certificate::from_der(&self.certificate_der))
-        else {
+        let Some(der) = first_der(&issued.certificate_pem) else {
             return false;
         };
-        let Ok(key) = KeyPair::from_pem(&issued.key_pem) else { return false };
+        let (Ok((_, parsed)), Ok((_, authority))) = (
+            X509Certificate::from_der(&der),
+            X509Certificate::from_der(&self.certificate_der),
+        ) else {
+            return false;
+        };
+        let Ok(key) = KeyPair::from_pem(&issued.key_pem) else {
+            return false;
+        };
         let now = Timestamp::now();
         let soon = now + DAY * RENEW_DAYS;
         parsed.validity().not_after.timestamp() > soon.as_second()
             && parsed.validity().not_before.timestamp() <= now.as_second()
             && parsed.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
-            && parsed.verify_signature(Some(authority.public_key())).is_ok()
+            && parsed
+                .verify_signature(Some(authority.public_key()))
+                .is_ok()
             && leaf.is_covered_by(&parsed)
     }
 
@@ -248,7 +287,10 @@ pub(super) fn new_key() -> Result<KeyPair, PkiError> {
 }
 
 fn sign_fault(what: &str, error: &rcgen::Error) -> PkiError {
-    PkiError::Sign { what: what.to_owned(), reason: error.to_string() }
+    PkiError::Sign {
+        what: what.to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 fn first_der(pem: &str) -> Option<Vec<u8>> {
@@ -262,13 +304,24 @@ fn check_clock(path: &Path, certificate: &X509Certificate<'_>) -> Result<(), Pki
         Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.to_string())
     };
     let validity = certificate.validity();
-    let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let (from, until) = (
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    );
     let certificate = path.to_path_buf();
     if now < from {
-        return Err(PkiError::NotYetValid { certificate, from: text(from), now: text(now) });
+        return Err(PkiError::NotYetValid {
+            certificate,
+            from: text(from),
+            now: text(now),
+        });
     }
     if now > until {
-        return Err(PkiError::Expired { certificate, at: text(until), now: text(now) });
+        return Err(PkiError::Expired {
+            certificate,
+            at: text(until),
+            now: text(now),
+        });
     }
     Ok(())
 }

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     #[error("pki: {action} {path}: {source}", path = .path.display())]
-    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("pki: {path} is not usable ({reason}): restore it from a backup", path = .path.display())]
     Unreadable { path: PathBuf, reason: String },
     #[error(
@@ -23,12 +27,20 @@ pub enum PkiError {
         "pki: {certificate} is valid from {from} only, and this machine's clock says {now}: \
          set the clock", certificate = .certificate.display()
     )]
-    NotYetValid { certificate: PathBuf, from: String, now: String },
+    NotYetValid {
+        certificate: PathBuf,
+        from: String,
+        now: String,
+    },
     #[error(
         "pki: {certificate} expired at {at} (the clock says {now}): set the clock if it is \
          wrong; a new authority needs a new cluster", certificate = .certificate.display()
     )]
-    Expired { certificate: PathBuf, at: String, now: String },
+    Expired {
+        certificate: PathBuf,
+        at: String,
+        now: String,
+    },
     #[error("pki: signing {what}: {reason}")]
     Sign { what: String, reason: String },
 }

@@ -8,7 +8,11 @@ use std::path::Path;
 use super::PkiError;
 
 fn fault(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {
-    move |source| PkiError::File { action, path: path.to_path_buf(), source }
+    move |source| PkiError::File {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 pub(super) fn make_directory(path: &Path) -> Result<(), PkiError> {

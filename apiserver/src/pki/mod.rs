@@ -51,7 +51,9 @@ impl Pki {
     /// `fresh`: the store is empty, so that a missing authority may be made.
     pub fn open(directory: &Path, names: &ServingNames, fresh: bool) -> Result<Pki, PkiError> {
         if !fresh && !directory.join("ca.crt").exists() {
-            return Err(PkiError::AuthorityMissing { directory: directory.to_path_buf() });
+            return Err(PkiError::AuthorityMissing {
+                directory: directory.to_path_buf(),
+            });
         }
         files::make_directory(directory)?;
         let authority = Arc::new(Authority::open(directory, "ca", "kubernetes-ca")?);
@@ -64,7 +66,11 @@ impl Pki {
         let admin = Leaf::client("kubernetes-admin", &[group::MASTERS]);
         let front_proxy = Leaf::client("front-proxy-client", &[]);
         Ok(Pki {
-            serving: leaf("apiserver", &authority, Leaf::server("kube-apiserver", names))?,
+            serving: leaf(
+                "apiserver",
+                &authority,
+                Leaf::server("kube-apiserver", names),
+            )?,
             kubelet_client: leaf("apiserver-kubelet-client", &authority, kubelet)?,
             front_proxy_client: leaf("front-proxy-client", &front_proxy_authority, front_proxy)?,
             admin: leaf("admin", &authority, admin)?,

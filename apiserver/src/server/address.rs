@@ -14,11 +14,19 @@ pub(super) fn advertise(config: &Config) -> IpAddr {
     }
     // Addresses for documentation: they are routed as any other, and nothing is sent.
     let outside: [(IpAddr, IpAddr); 2] = [
-        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
-        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+        (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+        ),
+        (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ),
     ];
     let routed = outside.into_iter().find_map(|(from, to)| route(from, to));
-    routed.or_else(first_interface).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    routed
+        .or_else(first_interface)
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 fn route(from: IpAddr, to: IpAddr) -> Option<IpAddr> {
@@ -34,7 +42,9 @@ fn first_interface() -> Option<IpAddr> {
 
 /// The addresses of this machine's interfaces, without loopback and link-local ones.
 pub(super) fn local_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;
         if let Some(v4) = address.as_sockaddr_in() {

@@ -16,20 +16,30 @@ pub enum StartError {
     )]
     PortInUse { address: SocketAddr },
     #[error("listening on {address}: {source}")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error(
         "{path} cannot be written: run this as root, or choose another place with --data-dir",
         path = .path.display()
     )]
     NotPermitted { path: PathBuf },
     #[error("{path}: {source}", path = .path.display())]
-    DataDirectory { path: PathBuf, source: std::io::Error },
+    DataDirectory {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(
         "{path} holds the keys of one cluster ({keys}) and the store another ({store}): restore \
          both from one backup, or use an empty --data-dir for a new cluster",
         path = .path.display()
     )]
-    OtherCluster { path: PathBuf, keys: String, store: String },
+    OtherCluster {
+        path: PathBuf,
+        keys: String,
+        store: String,
+    },
     #[error(transparent)]
     Store(#[from] storage::StoreError),
     #[error(transparent)]

@@ -39,7 +39,13 @@ impl Handler {
         let accepted = negotiate::accepted(&parts.headers, negotiate::BUILT_IN).unwrap_or_default();
         let mut response = match self.answer(peer, parts, body).await {
             Ok(response) => response,
-            Err(error) => response::error(&error, Accepted { pretty: false, ..accepted }),
+            Err(error) => response::error(
+                &error,
+                Accepted {
+                    pretty: false,
+                    ..accepted
+                },
+            ),
         };
         let headers = response.headers_mut();
         let mut text = Uuid::encode_buffer();
@@ -72,7 +78,9 @@ impl Handler {
         }
         let patience = (!may_last(&parts)).then_some(PATIENCE);
         parts.extensions.insert(user);
-        let body: RequestBody = body.map_err(|error| -> BoxError { error.into() }).boxed_unsync();
+        let body: RequestBody = body
+            .map_err(|error| -> BoxError { error.into() })
+            .boxed_unsync();
         let answer = self.api.handle(Request::from_parts(parts, body));
         match patience {
             None => Ok(answer.await),
@@ -89,9 +97,10 @@ impl Handler {
         real: SharedUser,
         parts: &mut Parts,
     ) -> Result<SharedUser, ApiError> {
-        let requested =
-            impersonation::requested(&parts.headers).map_err(ApiError::bad_request)?;
-        let Some(requested) = requested else { return Ok(real) };
+        let requested = impersonation::requested(&parts.headers).map_err(ApiError::bad_request)?;
+        let Some(requested) = requested else {
+            return Ok(real);
+        };
         for need in &requested.needs {
             self.allow(&real, need).await?;
         }
@@ -131,7 +140,11 @@ impl Handler {
         Some(Ok(match path {
             DISCOVERY => self.issuer_document(),
             KEYS => keys_document(&self.authenticator),
-            _ => self.health.answer(path, &Query::parse(parts.uri.query())).await,
+            _ => {
+                self.health
+                    .answer(path, &Query::parse(parts.uri.query()))
+                    .await
+            }
         }))
     }
 
@@ -151,7 +164,9 @@ impl Handler {
 fn keys_document(authenticator: &Authenticator) -> ApiResponse {
     let mut response = response::json(200, authenticator.tokens.key_set().to_string());
     let media = HeaderValue::from_static("application/jwk-set+json");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, media);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, media);
     cacheable(response)
 }
 
@@ -166,6 +181,13 @@ fn may_last(parts: &Parts) -> bool {
     let query = parts.uri.query().unwrap_or_default();
     let watches = query.contains("watch=") || query.contains("follow=");
     let path = parts.uri.path();
-    let streams = ["/exec", "/attach", "/portforward", "/log", "/proxy", "/watch/"];
+    let streams = [
+        "/exec",
+        "/attach",
+        "/portforward",
+        "/log",
+        "/proxy",
+        "/watch/",
+    ];
     watches || streams.iter().any(|part| path.contains(part))
 }

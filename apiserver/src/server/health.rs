@@ -31,8 +31,13 @@ enum Check {
     Shutdown,
 }
 
-const LIVE: &[Check] =
-    &[Check::Ping, Check::Log, Check::Etcd, Check::BootstrapRoles, Check::PriorityClasses];
+const LIVE: &[Check] = &[
+    Check::Ping,
+    Check::Log,
+    Check::Etcd,
+    Check::BootstrapRoles,
+    Check::PriorityClasses,
+];
 const READY: &[Check] = &[
     Check::Ping,
     Check::Log,
@@ -51,9 +56,7 @@ impl Check {
             Check::Etcd => "etcd",
             Check::InformerSync => "informer-sync",
             Check::BootstrapRoles => "poststarthook/rbac/bootstrap-roles",
-            Check::PriorityClasses => {
-                "poststarthook/scheduling/bootstrap-system-priority-classes"
-            }
+            Check::PriorityClasses => "poststarthook/scheduling/bootstrap-system-priority-classes",
             Check::Shutdown => "shutdown",
         }
     }
@@ -90,7 +93,8 @@ impl Health {
             };
         }
         let excluded: Vec<&str> = query.all("exclude").collect();
-        self.report(endpoint, checks, &excluded, query.get("verbose").is_some()).await
+        self.report(endpoint, checks, &excluded, query.get("verbose").is_some())
+            .await
     }
 
     async fn report(
@@ -147,7 +151,10 @@ mod tests {
         assert_eq!(parse("/readyz/"), Some(("readyz", "")));
         assert_eq!(parse("/livez/etcd"), Some(("livez", "etcd")));
         let hook = "poststarthook/rbac/bootstrap-roles";
-        assert_eq!(parse("/healthz/poststarthook/rbac/bootstrap-roles"), Some(("healthz", hook)));
+        assert_eq!(
+            parse("/healthz/poststarthook/rbac/bootstrap-roles"),
+            Some(("healthz", hook))
+        );
         assert_eq!(parse("/metrics"), None);
         assert_eq!(parse("/healthzz"), None);
     }

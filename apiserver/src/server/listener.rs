@@ -50,7 +50,10 @@ impl Listener {
             }
         }
         drop(self.socket);
-        if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        if tokio::time::timeout(DRAIN, graceful.shutdown())
+            .await
+            .is_err()
+        {
             tracing::warn!("connections were cut off: they did not end in time");
         }
     }
@@ -70,8 +73,7 @@ impl Listener {
                 async move { Ok::<_, Infallible>(handler.handle(&peer, request).await) }
             });
             let builder = builder();
-            let connection =
-                builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "a connection broke");
             }
@@ -81,7 +83,11 @@ impl Listener {
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(false);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .half_close(false);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -9,6 +9,7 @@ mod errors;
 mod handler;
 mod health;
 mod listener;
+mod nodes;
 mod start;
 mod tls;
 

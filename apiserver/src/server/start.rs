@@ -20,6 +20,7 @@ use super::address::{advertise, local_addresses};
 use super::handler::Handler;
 use super::health::Health;
 use super::listener::Listener;
+use super::nodes::Connector;
 use super::{StartError, tls};
 use crate::authn::static_tokens::StaticTokens;
 use crate::authn::x509::CertificateAuthenticator;
@@ -78,7 +79,10 @@ impl RunningServer {
 }
 
 /// Starts the API server; it runs until `shutdown`.
-pub async fn start(mut config: Config, shutdown: CancellationToken) -> Result<RunningServer, StartError> {
+pub async fn start(
+    mut config: Config,
+    shutdown: CancellationToken,
+) -> Result<RunningServer, StartError> {
     let (socket, address) = listen(&config).await?;
     config.secure_port = address.port();
     let advertised = advertise(&config);
@@ -98,11 +102,22 @@ pub async fn start(mut config: Config, shutdown: CancellationToken) -> Result<Ru
     .await?;
     authorization.attach(&registry.cacher, &shutdown);
     let authenticator = Arc::new(authenticator(&config, &pki, &registry)?);
-    registry.set_identity(authenticator.clone());
+    registry.set_tokens(authenticator.clone());
+    registry.set_nodes(Arc::new(Connector::new(&pki)?));
     let api = ApiServer::new(registry);
 
-    let health = Health { store, bootstrapped: AtomicBool::new(false), shutdown: shutdown.clone() };
-    let facts = Facts { config: &config, pki: &pki, advertise: advertised, port: address.port(), url: &url };
+    let health = Health {
+        store,
+        bootstrapped: AtomicBool::new(false),
+        shutdown: shutdown.clone(),
+    };
+    let facts = Facts {
+        config: &config,
+        pki: &pki,
+        advertise: advertised,
+        port: address.port(),
+        url: &url,
+    };
     bootstrap::run(&api, &facts).await?;
     health.bootstrapped.store(true, Ordering::Release);
     let admin_kubeconfig = config.data_dir.join("admin.kubeconfig");
@@ -112,7 +127,12 @@ pub async fn start(mut config: Config, shutdown: CancellationToken) -> Result<Ru
     let certificates = certificates(&pki)?;
     let tls = tls::config(&pki, certificates.handshake_verifier())?;
     let tokens = authenticator.tokens.clone();
-    let handler = Handler { api: api.clone(), authenticator, health, url: url.clone() };
+    let handler = Handler {
+        api: api.clone(),
+        authenticator,
+        health,
+        url: url.clone(),
+    };
     let listener = Listener {
         socket,
         tls: TlsAcceptor::from(tls),
@@ -122,7 +142,16 @@ pub async fn start(mut config: Config, shutdown: CancellationToken) -> Result<Ru
     };
     let listener = tokio::spawn(listener.run());
     tracing::info!(%address, %url, "the API server answers");
-    Ok(RunningServer { address, url, admin_kubeconfig, join, pki, tokens, api, listener })
+    Ok(RunningServer {
+        address,
+        url,
+        admin_kubeconfig,
+        join,
+        pki,
+        tokens,
+        api,
+        listener,
+    })
 }
 
 async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -138,8 +167,13 @@ async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), StartError
 
 fn make_data_directory(path: &Path) -> Result<(), StartError> {
     std::fs::create_dir_all(path).map_err(|source| match source.kind() {
-        ErrorKind::PermissionDenied => StartError::NotPermitted { path: path.to_path_buf() },
-        _ => StartError::DataDirectory { path: path.to_path_buf(), source },
+        ErrorKind::PermissionDenied => StartError::NotPermitted {
+            path: path.to_path_buf(),
+        },
+        _ => StartError::DataDirectory {
+            path: path.to_path_buf(),
+            source,
+        },
     })
 }
 
@@ -158,8 +192,10 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
 
 fn etcd_options(etcd: &EtcdConfig) -> Result<EtcdOptions, StartError> {
     let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|source| StartError::DataDirectory { path: path.to_path_buf(), source })
+        std::fs::read_to_string(path).map_err(|source| StartError::DataDirectory {
+            path: path.to_path_buf(),
+            source,
+        })
     };
     let identity = match (&etcd.cert_file, &etcd.key_file) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
@@ -174,9 +210,17 @@ fn etcd_options(etcd: &EtcdConfig) -> Result<EtcdOptions, StartError> {
 }
 
 /// Opens the keys and sees that they and the store are of one cluster.
-async fn open_pki(config: &Config, advertised: IpAddr, store: &dyn Store) -> Result<Pki, StartError> {
+async fn open_pki(
+    config: &Config,
+    advertised: IpAddr,
+    store: &dyn Store,
+) -> Result<Pki, StartError> {
     let recorded = store.get(CLUSTER_KEY).await?;
-    let probe = Range { prefix: PREFIX.to_owned(), limit: 1, ..Range::default() };
+    let probe = Range {
+        prefix: PREFIX.to_owned(),
+        limit: 1,
+        ..Range::default()
+    };
     let fresh = recorded.is_none() && store.list(probe).await?.entries.is_empty();
     let directory = config.data_dir.join("pki");
     let pki = Pki::open(&directory, &serving_names(config, advertised), fresh)?;
@@ -189,7 +233,11 @@ async fn open_pki(config: &Config, advertised: IpAddr, store: &dyn Store) -> Res
     if recorded == keys {
         return Ok(pki);
     }
-    Err(StartError::OtherCluster { path: directory, keys, store: recorded })
+    Err(StartError::OtherCluster {
+        path: directory,
+        keys,
+        store: recorded,
+    })
 }
 
 async fn record_cluster(store: &dyn Store, keys: &str) -> Result<(), StoreError> {
@@ -205,10 +253,19 @@ async fn record_cluster(store: &dyn Store, keys: &str) -> Result<(), StoreError>
 fn serving_names(config: &Config, advertised: IpAddr) -> ServingNames {
     let domain = &config.cluster_domain;
     let mut names = ServingNames {
-        dns: ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
-            .map(str::to_owned)
-            .to_vec(),
-        addresses: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), advertised],
+        dns: [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "localhost",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        addresses: vec![
+            Ipv4Addr::LOCALHOST.into(),
+            Ipv6Addr::LOCALHOST.into(),
+            advertised,
+        ],
     };
     names.dns.push(format!("kubernetes.default.svc.{domain}"));
     if let Ok(host) = nix::unistd::gethostname().unwrap_or_default().into_string()
@@ -239,14 +296,22 @@ fn authenticator(
     registry: &Registry,
 ) -> Result<Authenticator, StartError> {
     let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
-    let tokens = ServiceAccountTokens::new(&pki.service_account_key, &issuer).map_err(|source| {
-        StartError::ServiceAccountKey { path: pki.directory().join("sa.key"), source }
-    })?;
+    let tokens =
+        ServiceAccountTokens::new(&pki.service_account_key, &issuer).map_err(|source| {
+            StartError::ServiceAccountKey {
+                path: pki.directory().join("sa.key"),
+                source,
+            }
+        })?;
     let static_tokens = match &config.token_auth_file {
         Some(path) => StaticTokens::read(path)?,
         None => StaticTokens::default(),
     };
-    Ok(Authenticator { tokens: Arc::new(tokens), static_tokens, cacher: registry.cacher.clone() })
+    Ok(Authenticator {
+        tokens: Arc::new(tokens),
+        static_tokens,
+        cacher: registry.cacher.clone(),
+    })
 }
 
 fn certificates(pki: &Pki) -> Result<Arc<CertificateAuthenticator>, StartError> {
@@ -272,5 +337,9 @@ async fn join_info(
     if kept.as_deref() != Some(&token) {
         crate::pki::write_private(&path, token.as_bytes())?;
     }
-    Ok(JoinInfo { url: url.to_owned(), token, ca_hash: pki.authority.public_key_hash() })
+    Ok(JoinInfo {
+        url: url.to_owned(),
+        token,
+        ca_hash: pki.authority.public_key_hash(),
+    })
 }

@@ -1,12 +1,16 @@
-//! The server's side of TLS.
+//! TLS: the server's side, and that of its connections to nodes.
 
 use std::sync::Arc;
 
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, RootCertStore,
+    ServerConfig, SignatureScheme, WantsVerifier,
+};
 
 use super::StartError;
 use crate::pki::Pki;
@@ -78,4 +82,85 @@ pub(super) fn config(
         .map_err(|error| fault(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// For connections to kubelets: verified by the cluster's authority, with the server's
+/// client certificate.
+pub(super) fn kubelet_client(pki: &Pki) -> Result<Arc<ClientConfig>, StartError> {
+    let fault = |reason: String| StartError::Tls { reason };
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from(
+            pki.authority.certificate_der().to_vec(),
+        ))
+        .map_err(|error| fault(error.to_string()))?;
+    let certificate = CertificateDer::from_pem_slice(pki.kubelet_client.certificate_pem.as_bytes())
+        .map_err(|error| fault(format!("the kubelet client's certificate: {error}")))?;
+    let key = PrivateKeyDer::from_pem_slice(pki.kubelet_client.key_pem.as_bytes())
+        .map_err(|error| fault(format!("the kubelet client's key: {error}")))?;
+    let config = client_builder()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate], key)
+        .map_err(|error| fault(error.to_string()))?;
+    Ok(Arc::new(config))
+}
+
+/// For pods and services behind `proxy`: whoever they are.
+pub(super) fn unverified_client() -> Result<Arc<ClientConfig>, StartError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = client_builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, StartError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StartError::Tls {
+            reason: error.to_string(),
+        })
+}
+
+/// Takes every server for what it says it is.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }

@@ -48,10 +48,6 @@ pub trait TokenAuthority: Send + Sync + 'static {
 const MIN_SECONDS: i64 = 600;
 const DEFAULT_SECONDS: i64 = 3600;
 const MAX_SECONDS: i64 = 1 << 32;
-/// Injected tokens ask for this much and get a year, so that old clients that never read the file
-/// again go on working.
-const INJECTED_SECONDS: i64 = 3607;
-const YEAR_SECONDS: i64 = 365 * 24 * 3600;
 
 /// POST of `serviceaccounts/NAME/token`.
 pub(super) async fn request(call: &Call, body: Bytes) -> Result<ApiResponse, ApiError> {
@@ -75,11 +71,7 @@ pub(super) async fn request(call: &Call, body: Bytes) -> Result<ApiResponse, Api
         audiences: audiences
             .filter_map(|a| a.as_str().map(str::to_owned))
             .collect(),
-        expiration_seconds: if seconds == INJECTED_SECONDS {
-            YEAR_SECONDS
-        } else {
-            seconds
-        },
+        expiration_seconds: seconds,
         node: bound.as_ref().and_then(|(_, object)| node_of(call, object)),
         bound_to: bound.map(|(kind, object)| {
             (

@@ -14,10 +14,21 @@ async fn anonymous_requests_reach_health_and_version_alone() {
     for path in ["/healthz", "/livez", "/readyz", "/version"] {
         assert_eq!(nobody.get(path).await.code, 200, "{path}");
     }
-    for path in ["/", "/api", "/api/v1/namespaces", "/metrics", "/healthzz", "/readyz/etcd", "/openapi/v2"] {
+    for path in [
+        "/",
+        "/api",
+        "/api/v1/namespaces",
+        "/metrics",
+        "/healthzz",
+        "/readyz/etcd",
+        "/openapi/v2",
+    ] {
         let answer = nobody.get(path).await;
         assert_eq!(answer.code, 401, "{path}");
-        assert_eq!((answer.message(), answer.body["reason"].as_str()), ("Unauthorized", Some("Unauthorized")));
+        assert_eq!(
+            (answer.message(), answer.body["reason"].as_str()),
+            ("Unauthorized", Some("Unauthorized"))
+        );
     }
 }
 
@@ -26,7 +37,10 @@ async fn certificates_of_others_are_refused() {
     let server = Server::start().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let other = Pki::open(elsewhere.path(), &ServingNames::default(), true).unwrap();
-    let forged = other.authority.issue(&Leaf::client("admin", &["system:masters"])).unwrap();
+    let forged = other
+        .authority
+        .issue(&Leaf::client("admin", &["system:masters"]))
+        .unwrap();
     let mallory = server.caller(Some((&forged.certificate_pem, &forged.key_pem)));
     assert_eq!(mallory.get("/api/v1/namespaces").await.code, 401);
     assert_eq!(mallory.get("/version").await.code, 401);
@@ -50,7 +64,9 @@ async fn roles_decide_and_changes_take_effect() {
         "metadata": {"name": "reader"},
         "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}],
     });
-    let made = admin.post(&format!("{RBAC}/namespaces/default/roles"), role).await;
+    let made = admin
+        .post(&format!("{RBAC}/namespaces/default/roles"), role)
+        .await;
     assert_eq!(made.code, 201, "{made:?}");
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
@@ -61,7 +77,13 @@ async fn roles_decide_and_changes_take_effect() {
     let bindings = format!("{RBAC}/namespaces/default/rolebindings");
     assert_eq!(admin.post(&bindings, binding).await.code, 201);
     alice.until(pods, 200).await;
-    assert_eq!(alice.get("/api/v1/namespaces/kube-system/configmaps").await.code, 403);
+    assert_eq!(
+        alice
+            .get("/api/v1/namespaces/kube-system/configmaps")
+            .await
+            .code,
+        403
+    );
     assert_eq!(admin.delete(&format!("{bindings}/readers")).await.code, 200);
     alice.until(pods, 403).await;
 }
@@ -83,7 +105,10 @@ async fn nobody_grants_what_he_does_not_have() {
     }]);
     let roles = format!("{RBAC}/namespaces/default/roles");
     let bindings = format!("{RBAC}/namespaces/default/rolebindings");
-    assert_eq!(admin.post(&roles, role("maker", own.clone())).await.code, 201);
+    assert_eq!(
+        admin.post(&roles, role("maker", own.clone())).await.code,
+        201
+    );
     let bind = |name: &str, kind: &str, role: &str| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
@@ -92,7 +117,13 @@ async fn nobody_grants_what_he_does_not_have() {
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "carol"}],
         })
     };
-    assert_eq!(admin.post(&bindings, bind("makers", "Role", "maker")).await.code, 201);
+    assert_eq!(
+        admin
+            .post(&bindings, bind("makers", "Role", "maker"))
+            .await
+            .code,
+        201
+    );
     carol.until(&format!("{roles}/maker"), 200).await;
 
     assert_eq!(carol.post(&roles, role("same", own)).await.code, 201);
@@ -105,9 +136,17 @@ async fn nobody_grants_what_he_does_not_have() {
          (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not \
          currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"
     );
-    let refused = carol.post(&bindings, bind("all", "ClusterRole", "cluster-admin")).await;
+    let refused = carol
+        .post(&bindings, bind("all", "ClusterRole", "cluster-admin"))
+        .await;
     assert_eq!(refused.code, 403, "{refused:?}");
-    assert_eq!(carol.post(&bindings, bind("none", "Role", "nothing")).await.code, 404);
+    assert_eq!(
+        carol
+            .post(&bindings, bind("none", "Role", "nothing"))
+            .await
+            .code,
+        404
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +154,10 @@ async fn impersonation_needs_the_right_to_it() {
     let server = Server::start().await;
     let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
-    let eve = server.admin().with("Impersonate-User", "eve").with("Impersonate-Group", "devs");
+    let eve = server
+        .admin()
+        .with("Impersonate-User", "eve")
+        .with("Impersonate-Group", "devs");
     let answer = eve.post(reviews, review.clone()).await;
     assert_eq!(answer.code, 201, "{answer:?}");
     let info = &answer.body["status"]["userInfo"];
@@ -125,7 +167,9 @@ async fn impersonation_needs_the_right_to_it() {
     assert_eq!(eve.get("/api/v1/secrets").await.code, 403);
 
     let alice = server.user("alice", &[]);
-    let root = alice.with("Impersonate-User", "root").with("Impersonate-Group", "system:masters");
+    let root = alice
+        .with("Impersonate-User", "root")
+        .with("Impersonate-Group", "system:masters");
     let refused = root.get("/api/v1/secrets").await;
     assert_eq!(refused.code, 403);
     assert_eq!(
@@ -133,7 +177,11 @@ async fn impersonation_needs_the_right_to_it() {
         "users \"root\" is forbidden: User \"alice\" cannot impersonate resource \"users\" in API \
          group \"\" at the cluster scope"
     );
-    let bad = server.admin().with("Impersonate-Group", "x").get("/api/v1/secrets").await;
+    let bad = server
+        .admin()
+        .with("Impersonate-Group", "x")
+        .get("/api/v1/secrets")
+        .await;
     assert_eq!(bad.code, 400);
 }
 
@@ -142,7 +190,8 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
     let server = Server::start().await;
     let admin = server.admin();
     let node = server.user("system:node:n1", &["system:nodes"]);
-    let secret = |name: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+    let secret =
+        |name: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
     let secrets = "/api/v1/namespaces/default/secrets";
     for name in ["used", "other"] {
         assert_eq!(admin.post(secrets, secret(name)).await.code, 201);
@@ -162,7 +211,12 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
     assert_eq!(node.until(&format!("{secrets}/used"), 200).await.code, 200);
     let refused = node.get(&format!("{secrets}/other")).await;
     assert_eq!(refused.code, 403);
-    assert!(refused.message().contains("no relationship found between node 'n1'"), "{refused:?}");
+    assert!(
+        refused
+            .message()
+            .contains("no relationship found between node 'n1'"),
+        "{refused:?}"
+    );
     assert_eq!(node.get(secrets).await.code, 403);
     let other = server.user("system:node:n2", &["system:nodes"]);
     assert_eq!(other.get(&format!("{secrets}/used")).await.code, 403);
@@ -177,22 +231,58 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn access_reviews_tell_what_a_user_may() {
     let server = Server::start().await;
-    let ask = async |caller: &super::fixture::Caller, kind: &str, plural: &str, spec: serde_json::Value| {
+    let ask = async |caller: &super::fixture::Caller,
+                     kind: &str,
+                     plural: &str,
+                     spec: serde_json::Value| {
         let body = json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec});
-        caller.post(&format!("/apis/authorization.k8s.io/v1/{plural}"), body).await
+        caller
+            .post(&format!("/apis/authorization.k8s.io/v1/{plural}"), body)
+            .await
     };
     let attributes = json!({"resourceAttributes": {"verb": "get", "resource": "secrets"}});
-    let own = ask(&server.user("alice", &[]), "SelfSubjectAccessReview", "selfsubjectaccessreviews", attributes.clone()).await;
-    assert_eq!((own.code, &own.body["status"]), (201, &json!({"allowed": false})));
+    let own = ask(
+        &server.user("alice", &[]),
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        attributes.clone(),
+    )
+    .await;
+    assert_eq!(
+        (own.code, &own.body["status"]),
+        (201, &json!({"allowed": false}))
+    );
     let mut spec = attributes;
     spec["user"] = "x".into();
     spec["groups"] = json!(["system:masters"]);
-    let masters = ask(&server.admin(), "SubjectAccessReview", "subjectaccessreviews", spec).await;
+    let masters = ask(
+        &server.admin(),
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        spec,
+    )
+    .await;
     assert_eq!(masters.body["status"]["allowed"], true, "{masters:?}");
-    let rules = ask(&server.user("alice", &[]), "SelfSubjectRulesReview", "selfsubjectrulesreviews", json!({"namespace": "default"})).await;
+    let rules = ask(
+        &server.user("alice", &[]),
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        json!({"namespace": "default"}),
+    )
+    .await;
     assert_eq!(rules.code, 201, "{rules:?}");
     let listed = rules.body["status"]["resourceRules"].as_array().unwrap();
-    assert!(listed.iter().any(|rule| rule["resources"].to_string().contains("selfsubjectaccessreviews")));
-    let empty = ask(&server.admin(), "SubjectAccessReview", "subjectaccessreviews", json!({"user": "x"})).await;
+    assert!(listed.iter().any(|rule| {
+        rule["resources"]
+            .to_string()
+            .contains("selfsubjectaccessreviews")
+    }));
+    let empty = ask(
+        &server.admin(),
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        json!({"user": "x"}),
+    )
+    .await;
     assert_eq!(empty.code, 422, "{empty:?}");
 }

@@ -36,15 +36,16 @@ impl Server {
         Server::start_with(directory, |_| {}).await
     }
 
-    pub(crate) async fn start_with(
-        directory: TempDir,
-        change: impl FnOnce(&mut Config),
-    ) -> Server {
+    pub(crate) async fn start_with(directory: TempDir, change: impl FnOnce(&mut Config)) -> Server {
         let shutdown = CancellationToken::new();
         let mut config = config(directory.path());
         change(&mut config);
         let running = start(config, shutdown.clone()).await.unwrap();
-        Server { running, shutdown, directory }
+        Server {
+            running,
+            shutdown,
+            directory,
+        }
     }
 
     /// Ends the server and waits for it; the directory stays.
@@ -74,7 +75,9 @@ impl Server {
 
     pub(crate) fn token(&self, token: &str) -> Caller {
         let mut caller = self.caller(None);
-        caller.headers.push(("authorization".to_owned(), format!("Bearer {token}")));
+        caller
+            .headers
+            .push(("authorization".to_owned(), format!("Bearer {token}")));
         caller
     }
 
@@ -102,12 +105,15 @@ impl Server {
             .enable_http2()
             .build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Caller { client, url: self.running.url.clone(), headers: Vec::new() }
+        Caller {
+            client,
+            url: self.running.url.clone(),
+            headers: Vec::new(),
+        }
     }
 }
 
-type Connector =
-    hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>;
+type Connector = hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>;
 
 /// Somebody with a connection.
 #[derive(Clone)]
@@ -152,7 +158,9 @@ impl Caller {
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }

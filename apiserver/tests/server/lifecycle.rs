@@ -14,7 +14,10 @@ async fn a_restart_keeps_keys_objects_and_tokens() {
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}, "data": {"a": "b"}});
     let path = "/api/v1/namespaces/default/configmaps";
     assert_eq!(server.admin().post(path, body).await.code, 201);
-    let (join, admin) = (server.running.join.clone(), server.running.pki.admin.clone());
+    let (join, admin) = (
+        server.running.join.clone(),
+        server.running.pki.admin.clone(),
+    );
     let directory = server.stop().await;
 
     let server = Server::start_with(directory, |_| {}).await;
@@ -29,14 +32,25 @@ async fn a_restart_keeps_keys_objects_and_tokens() {
 async fn a_fresh_cluster_has_its_default_objects() {
     let server = Server::start().await;
     let admin = server.admin();
-    let service = admin.get("/api/v1/namespaces/default/services/kubernetes").await;
-    assert_eq!(service.body["spec"]["clusterIP"], "10.96.0.1", "{service:?}");
+    let service = admin
+        .get("/api/v1/namespaces/default/services/kubernetes")
+        .await;
+    assert_eq!(
+        service.body["spec"]["clusterIP"], "10.96.0.1",
+        "{service:?}"
+    );
     let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     let slice = admin.get(slice).await.body;
     assert_eq!(slice["ports"][0]["port"], server.running.address.port());
-    let settings = admin.get("/api/v1/namespaces/kube-system/configmaps/fairlead").await.body;
+    let settings = admin
+        .get("/api/v1/namespaces/kube-system/configmaps/fairlead")
+        .await
+        .body;
     assert_eq!(settings["data"]["clusterCIDRs"], "10.244.0.0/16");
-    let dns = admin.get("/api/v1/namespaces/kube-system/services/kube-dns").await.body;
+    let dns = admin
+        .get("/api/v1/namespaces/kube-system/services/kube-dns")
+        .await
+        .body;
     assert_eq!(dns["spec"]["clusterIP"], "10.96.0.10");
     for (path, least) in [
         ("/api/v1/namespaces", 4),
@@ -44,10 +58,16 @@ async fn a_fresh_cluster_has_its_default_objects() {
         ("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", 50),
         ("/apis/scheduling.k8s.io/v1/priorityclasses", 2),
         ("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", 11),
-        ("/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations", 8),
+        (
+            "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
+            8,
+        ),
         ("/apis/networking.k8s.io/v1/servicecidrs", 1),
     ] {
-        let count = admin.get(path).await.body["items"].as_array().unwrap().len();
+        let count = admin.get(path).await.body["items"]
+            .as_array()
+            .unwrap()
+            .len();
         assert!(count >= least, "{path} has {count}");
     }
 }
@@ -58,7 +78,10 @@ async fn health_is_told_whole_verbosely_and_check_by_check() {
     let admin = server.admin();
     assert_eq!(admin.get("/readyz").await.text, "ok");
     let verbose = admin.get("/readyz?verbose&exclude=log").await.text;
-    assert!(verbose.starts_with("[+]ping ok\n[+]log excluded: ok\n[+]etcd ok\n"), "{verbose}");
+    assert!(
+        verbose.starts_with("[+]ping ok\n[+]log excluded: ok\n[+]etcd ok\n"),
+        "{verbose}"
+    );
     assert!(verbose.ends_with("readyz check passed\n"), "{verbose}");
     assert_eq!(admin.get("/livez/etcd").await.text, "ok");
     assert_eq!(admin.get("/livez/nothing").await.code, 404);
@@ -73,8 +96,15 @@ async fn a_taken_port_is_told_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     config.secure_port = server.running.address.port();
-    let error = start(config, CancellationToken::new()).await.err().unwrap().to_string();
-    assert!(error.contains("is in use") && error.contains("--secure-port"), "{error}");
+    let error = start(config, CancellationToken::new())
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("is in use") && error.contains("--secure-port"),
+        "{error}"
+    );
     assert!(!error.contains('\n'));
 }
 
@@ -114,7 +144,11 @@ async fn clients_that_say_nothing_do_not_hold_the_server_up() {
     let server = Server::start().await;
     let mut silent = Vec::new();
     for _ in 0..200 {
-        silent.push(tokio::net::TcpStream::connect(server.running.address).await.unwrap());
+        silent.push(
+            tokio::net::TcpStream::connect(server.running.address)
+                .await
+                .unwrap(),
+        );
     }
     let admin = server.admin();
     let begun = Instant::now();

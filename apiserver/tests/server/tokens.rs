@@ -19,7 +19,8 @@ async fn account(admin: &Caller, name: &str) {
 }
 
 async fn token(admin: &Caller, name: &str, spec: Value) -> String {
-    let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+    let body =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
     let made = admin.post(&format!("{ACCOUNTS}/{name}/token"), body).await;
     assert_eq!(made.code, 201, "{made:?}");
     made.body["status"]["token"].as_str().unwrap().to_owned()
@@ -36,7 +37,11 @@ async fn a_token_is_its_service_account_as_long_as_that_lives() {
     assert_eq!(answer.code, 201, "{answer:?}");
     let info = &answer.body["status"]["userInfo"];
     assert_eq!(info["username"], "system:serviceaccount:default:robot");
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"];
+    let groups = [
+        "system:serviceaccounts",
+        "system:serviceaccounts:default",
+        "system:authenticated",
+    ];
     assert_eq!(info["groups"], json!(groups));
     assert_eq!(robot.get("/api/v1/secrets").await.code, 403);
 
@@ -48,8 +53,13 @@ async fn a_token_is_its_service_account_as_long_as_that_lives() {
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
         "spec": {"token": other, "audiences": ["vault"]},
     });
-    let reviewed = admin.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
-    assert_eq!(reviewed.body["status"]["authenticated"], true, "{reviewed:?}");
+    let reviewed = admin
+        .post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+        .await;
+    assert_eq!(
+        reviewed.body["status"]["authenticated"], true,
+        "{reviewed:?}"
+    );
     assert_eq!(reviewed.body["status"]["audiences"], json!(["vault"]));
 
     assert_eq!(admin.delete(&format!("{ACCOUNTS}/robot")).await.code, 200);
@@ -73,11 +83,21 @@ async fn a_bound_token_dies_with_its_secret() {
     assert_eq!(admin.delete(&format!("{secrets}/s")).await.code, 200);
     robot.until("/version", 401).await;
 
-    let bound = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "gone"}}});
+    let bound =
+        json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "gone"}}});
     let refused = admin.post(&format!("{ACCOUNTS}/robot/token"), bound).await;
-    assert_eq!((refused.code, refused.message()), (404, "pods \"gone\" not found"));
+    assert_eq!(
+        (refused.code, refused.message()),
+        (404, "pods \"gone\" not found")
+    );
     let short = json!({"spec": {"expirationSeconds": 5}});
-    assert_eq!(admin.post(&format!("{ACCOUNTS}/robot/token"), short).await.code, 422);
+    assert_eq!(
+        admin
+            .post(&format!("{ACCOUNTS}/robot/token"), short)
+            .await
+            .code,
+        422
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,12 +107,22 @@ async fn a_join_token_may_ask_for_a_certificate_and_no_more() {
     let answer = who(&joiner).await;
     assert_eq!(answer.code, 201, "{answer:?}");
     let groups = &answer.body["status"]["userInfo"]["groups"];
-    assert_eq!(groups, &json!(["system:bootstrappers", "system:authenticated"]));
+    assert_eq!(
+        groups,
+        &json!(["system:bootstrappers", "system:authenticated"])
+    );
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     assert_eq!(joiner.get(requests).await.code, 200);
     assert_eq!(joiner.get("/api/v1/secrets").await.code, 403);
 
-    let id = server.running.join.token.split('.').next().unwrap().to_owned();
+    let id = server
+        .running
+        .join
+        .token
+        .split('.')
+        .next()
+        .unwrap()
+        .to_owned();
     let secret = format!("/api/v1/namespaces/kube-system/secrets/bootstrap-token-{id}");
     let admin = server.admin();
     let mut found = admin.get(&secret).await.body;
@@ -112,9 +142,19 @@ async fn static_tokens_and_the_issuer_s_documents_are_served() {
     let server = Server::start_with(directory, |config| config.token_auth_file = Some(file)).await;
     let dora = server.token("secret-token");
     assert_eq!(dora.get("/api/v1/secrets").await.code, 200);
-    assert_eq!(server.token("secret-toke").get("/api/v1/secrets").await.code, 401);
+    assert_eq!(
+        server
+            .token("secret-toke")
+            .get("/api/v1/secrets")
+            .await
+            .code,
+        401
+    );
     let document = dora.get("/.well-known/openid-configuration").await;
-    assert_eq!(document.body["issuer"], "https://kubernetes.default.svc.cluster.local");
+    assert_eq!(
+        document.body["issuer"],
+        "https://kubernetes.default.svc.cluster.local"
+    );
     let keys = dora.get("/openid/v1/jwks").await;
     assert_eq!(keys.headers["content-type"], "application/jwk-set+json");
     assert_eq!(keys.body["keys"][0]["alg"], "ES256");

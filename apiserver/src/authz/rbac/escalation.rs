@@ -17,7 +17,11 @@ pub struct EscalationError {
 
 impl EscalationError {
     pub fn new(user: &crate::authn::UserInfo, missing: &[Rule]) -> Self {
-        let quoted: Vec<String> = user.groups.iter().map(|group| format!("{group:?}")).collect();
+        let quoted: Vec<String> = user
+            .groups
+            .iter()
+            .map(|group| format!("{group:?}"))
+            .collect();
         let mut lines: Vec<String> = missing.iter().map(describe).collect();
         lines.sort();
         lines.dedup();
@@ -32,8 +36,10 @@ impl EscalationError {
 /// The parts of `wanted` that no rule of `held` covers, joined as far as they belong together.
 pub fn uncovered(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     let parts: Vec<Rule> = wanted.iter().flat_map(split).collect();
-    let missing: Vec<Rule> =
-        parts.into_iter().filter(|part| !held.iter().any(|rule| covers(rule, part))).collect();
+    let missing: Vec<Rule> = parts
+        .into_iter()
+        .filter(|part| !held.iter().any(|rule| covers(rule, part)))
+        .collect();
     join(missing)
 }
 
@@ -43,7 +49,11 @@ fn split(rule: &Rule) -> Vec<Rule> {
     let one = |item: &String| vec![item.clone()];
     for verb in &rule.verbs {
         for url in &rule.non_resource_urls {
-            let part = Rule { verbs: one(verb), non_resource_urls: one(url), ..Rule::default() };
+            let part = Rule {
+                verbs: one(verb),
+                non_resource_urls: one(url),
+                ..Rule::default()
+            };
             parts.push(part);
         }
     }
@@ -61,7 +71,10 @@ fn split(rule: &Rule) -> Vec<Rule> {
                     continue;
                 }
                 for name in &rule.resource_names {
-                    parts.push(Rule { resource_names: one(name), ..part.clone() });
+                    parts.push(Rule {
+                        resource_names: one(name),
+                        ..part.clone()
+                    });
                 }
             }
         }
@@ -76,15 +89,18 @@ fn covers(owner: &Rule, part: &Rule) -> bool {
     };
     let resource = |item: &String| {
         let sub = item.split_once('/').map(|(_, sub)| format!("*/{sub}"));
-        owner.resources.iter().any(|have| have == ALL || have == item)
+        owner
+            .resources
+            .iter()
+            .any(|have| have == ALL || have == item)
             || sub.is_some_and(|general| owner.resources.contains(&general))
     };
     let path = |item: &String| match item.strip_suffix('*') {
         // A prefix is covered by the same or a shorter one.
-        Some(prefix) => owner
-            .non_resource_urls
-            .iter()
-            .any(|have| have.strip_suffix('*').is_some_and(|shorter| prefix.starts_with(shorter))),
+        Some(prefix) => owner.non_resource_urls.iter().any(|have| {
+            have.strip_suffix('*')
+                .is_some_and(|shorter| prefix.starts_with(shorter))
+        }),
         None => owner.covers_path(item),
     };
     let names = owner.resource_names.is_empty()
@@ -153,7 +169,11 @@ mod tests {
         let pods = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]);
         let get = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]);
         check(pods.clone(), get.clone(), "");
-        check(get, pods, r#"{APIGroups:[""], Resources:["pods"], Verbs:["list"]}"#);
+        check(
+            get,
+            pods,
+            r#"{APIGroups:[""], Resources:["pods"], Verbs:["list"]}"#,
+        );
         let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
         let some = json!([{"apiGroups": ["a"], "resources": ["b/c"], "resourceNames": ["d"], "verbs": ["e"]}]);
         check(all, some, "");
@@ -163,13 +183,21 @@ mod tests {
     fn rights_on_names_do_not_cover_rights_on_all() {
         let named = json!([{"apiGroups": [""], "resources": ["x"], "resourceNames": ["a"], "verbs": ["get"]}]);
         let all = json!([{"apiGroups": [""], "resources": ["x"], "verbs": ["get"]}]);
-        check(named, all, r#"{APIGroups:[""], Resources:["x"], Verbs:["get"]}"#);
+        check(
+            named,
+            all,
+            r#"{APIGroups:[""], Resources:["x"], Verbs:["get"]}"#,
+        );
     }
 
     #[test]
     fn paths_are_covered_by_prefixes() {
         let held = json!([{"nonResourceURLs": ["/a/*"], "verbs": ["get"]}]);
-        check(held.clone(), json!([{"nonResourceURLs": ["/a/b", "/a/b/*"], "verbs": ["get"]}]), "");
+        check(
+            held.clone(),
+            json!([{"nonResourceURLs": ["/a/b", "/a/b/*"], "verbs": ["get"]}]),
+            "",
+        );
         check(
             held,
             json!([{"nonResourceURLs": ["/*"], "verbs": ["get"]}]),

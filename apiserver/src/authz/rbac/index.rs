@@ -42,7 +42,8 @@ impl Index {
     pub fn clear(&mut self, resource: &str) {
         let cluster = resource.starts_with("cluster");
         if resource.ends_with("roles") {
-            self.roles.retain(|(namespace, _), _| namespace.is_empty() != cluster);
+            self.roles
+                .retain(|(namespace, _), _| namespace.is_empty() != cluster);
             return;
         }
         let gone: Vec<Key> = self
@@ -58,7 +59,12 @@ impl Index {
 
     /// Takes in an object as it is now.
     pub fn put(&mut self, resource: &str, object: &Value) {
-        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let text = |key: &str| {
+            object["metadata"][key]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         let key = (text("namespace"), text("name"));
         if resource.ends_with("roles") {
             let rules = object.get("rules").cloned().unwrap_or_default();
@@ -68,7 +74,9 @@ impl Index {
         }
         self.unbind(&key);
         let role = object.get("roleRef").cloned().unwrap_or_default();
-        let Ok(role) = serde_json::from_value::<RoleReference>(role) else { return };
+        let Ok(role) = serde_json::from_value::<RoleReference>(role) else {
+            return;
+        };
         let list = object.get("subjects").and_then(Value::as_array);
         let subjects: Vec<Subject> = list
             .into_iter()
@@ -76,7 +84,10 @@ impl Index {
             .filter_map(|subject| Subject::parse(subject, &key.0))
             .collect();
         for subject in &subjects {
-            self.by_subject.entry(subject.clone()).or_default().insert(key.clone());
+            self.by_subject
+                .entry(subject.clone())
+                .or_default()
+                .insert(key.clone());
         }
         self.bindings.insert(key, Binding { role, subjects });
     }
@@ -91,7 +102,9 @@ impl Index {
     }
 
     fn unbind(&mut self, key: &Key) {
-        let Some(binding) = self.bindings.remove(key) else { return };
+        let Some(binding) = self.bindings.remove(key) else {
+            return;
+        };
         for subject in binding.subjects {
             if let Some(keys) = self.by_subject.get_mut(&subject) {
                 keys.remove(key);
@@ -104,8 +117,14 @@ impl Index {
 
     /// The rules of a role that a binding in `namespace` refers to.
     pub fn role(&self, reference: &RoleReference, namespace: &str) -> Option<Arc<[Rule]>> {
-        let namespace = if reference.kind == "ClusterRole" { "" } else { namespace };
-        self.roles.get(&(namespace.to_owned(), reference.name.clone())).cloned()
+        let namespace = if reference.kind == "ClusterRole" {
+            ""
+        } else {
+            namespace
+        };
+        self.roles
+            .get(&(namespace.to_owned(), reference.name.clone()))
+            .cloned()
     }
 
     /// Shows the rules that a user has, those of the whole cluster first, until the visitor
@@ -117,14 +136,24 @@ impl Index {
         mut visitor: impl FnMut(&Arc<[Rule]>, &dyn Fn() -> String) -> bool,
     ) {
         let subjects = Subject::all_of(user);
-        let scopes: &[&str] = if namespace.is_empty() { &[""] } else { &["", namespace] };
+        let scopes: &[&str] = if namespace.is_empty() {
+            &[""]
+        } else {
+            &["", namespace]
+        };
         for scope in scopes {
             for subject in &subjects {
-                let Some(keys) = self.by_subject.get(subject) else { continue };
+                let Some(keys) = self.by_subject.get(subject) else {
+                    continue;
+                };
                 let first = ((*scope).to_owned(), String::new());
                 for key in keys.range(first..).take_while(|key| key.0 == *scope) {
-                    let Some(binding) = self.bindings.get(key) else { continue };
-                    let Some(rules) = self.role(&binding.role, scope) else { continue };
+                    let Some(binding) = self.bindings.get(key) else {
+                        continue;
+                    };
+                    let Some(rules) = self.role(&binding.role, scope) else {
+                        continue;
+                    };
                     if visitor(&rules, &|| describe(key, binding, subject)) {
                         return;
                     }
@@ -173,8 +202,14 @@ mod tests {
         let devs = json!({"kind": "Group", "name": "devs"});
         let account = json!({"kind": "ServiceAccount", "name": "default"});
         index.put("rolebindings", &binding("n", "rb", "Role", "r", bob));
-        index.put("clusterrolebindings", &binding("", "cb", "ClusterRole", "c", devs));
-        index.put("rolebindings", &binding("n", "sb", "ClusterRole", "c", account));
+        index.put(
+            "clusterrolebindings",
+            &binding("", "cb", "ClusterRole", "c", devs),
+        );
+        index.put(
+            "rolebindings",
+            &binding("n", "sb", "ClusterRole", "c", account),
+        );
         index
     }
 

@@ -24,7 +24,12 @@ use crate::registry::cache::{Delivery, EventKind, Filter, ResourceCache};
 
 /// The API group of all four kinds.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
-const RESOURCES: [&str; 4] = ["roles", "clusterroles", "rolebindings", "clusterrolebindings"];
+const RESOURCES: [&str; 4] = [
+    "roles",
+    "clusterroles",
+    "rolebindings",
+    "clusterrolebindings",
+];
 
 /// Answers from the index.
 #[derive(Default)]
@@ -71,7 +76,11 @@ impl Rbac {
                 index.put(resource, &delivery.object.value());
             }
             EventKind::Deleted => {
-                index.remove(resource, delivery.object.namespace(), delivery.object.name());
+                index.remove(
+                    resource,
+                    delivery.object.namespace(),
+                    delivery.object.name(),
+                );
             }
         }
     }
@@ -111,7 +120,9 @@ impl Authorizer for Rbac {
         });
         match reason {
             Some(reason) => Decision::Allow { reason },
-            None => Decision::NoOpinion { reason: String::new() },
+            None => Decision::NoOpinion {
+                reason: String::new(),
+            },
         }
     }
 }
@@ -131,7 +142,11 @@ impl Follower {
             match next {
                 Some(delivery) => self.rbac.apply(self.resource, &delivery),
                 // Too slow for the queue, or the cache was loaded anew.
-                None => queue = self.rbac.load(self.resource, &self.cache, self.cacher.applied()),
+                None => {
+                    queue = self
+                        .rbac
+                        .load(self.resource, &self.cache, self.cacher.applied())
+                }
             }
         }
     }

@@ -36,8 +36,7 @@ impl Rule {
         }
         has(&self.api_groups, &attributes.api_group)
             && self.has_resource(&attributes.resource, &attributes.subresource)
-            && (self.resource_names.is_empty()
-                || self.resource_names.contains(&attributes.name))
+            && (self.resource_names.is_empty() || self.resource_names.contains(&attributes.name))
     }
 
     /// `pods/log`, `*` for everything and `*/scale` for one subresource of everything.
@@ -58,10 +57,12 @@ impl Rule {
     }
 
     pub(super) fn covers_path(&self, path: &str) -> bool {
-        self.non_resource_urls.iter().any(|url| match url.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => url == path,
-        })
+        self.non_resource_urls
+            .iter()
+            .any(|url| match url.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix),
+                None => url == path,
+            })
     }
 }
 
@@ -84,7 +85,11 @@ mod tests {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let mut attributes = Attributes::resource(verb, "apps", resource, "n", name);
         subresource.clone_into(&mut attributes.subresource);
-        assert_eq!(rule.allows(&attributes), expected, "{verb} {resource}/{subresource} {name}");
+        assert_eq!(
+            rule.allows(&attributes),
+            expected,
+            "{verb} {resource}/{subresource} {name}"
+        );
     }
 
     #[test]
@@ -97,7 +102,13 @@ mod tests {
         check(&one, "get", "replicasets", "a", false);
         let all = rule(&["*"], &["*"], &["*"], &[]);
         check(&all, "delete", "anything/at-all", "", true);
-        check(&rule(&[""], &["*"], &["*"], &[]), "get", "deployments", "a", false);
+        check(
+            &rule(&[""], &["*"], &["*"], &[]),
+            "get",
+            "deployments",
+            "a",
+            false,
+        );
     }
 
     #[test]
@@ -111,10 +122,17 @@ mod tests {
     #[test]
     fn paths_match_exactly_or_by_prefix() {
         let urls = ["/healthz", "/api/*"].map(str::to_owned).to_vec();
-        let rule = Rule { verbs: vec!["get".into()], non_resource_urls: urls, ..Rule::default() };
+        let rule = Rule {
+            verbs: vec!["get".into()],
+            non_resource_urls: urls,
+            ..Rule::default()
+        };
         let check = |verb: &str, path: &str, expected: bool| {
-            let attributes =
-                Attributes { verb: verb.into(), path: path.into(), ..Attributes::default() };
+            let attributes = Attributes {
+                verb: verb.into(),
+                path: path.into(),
+                ..Attributes::default()
+            };
             assert_eq!(rule.allows(&attributes), expected, "{verb} {path}");
         };
         check("get", "/healthz", true);

@@ -15,7 +15,13 @@ pub enum Subject {
 impl Subject {
     /// From a binding's list; a service account without a namespace is in the binding's.
     pub(super) fn parse(value: &Value, binding_namespace: &str) -> Option<Subject> {
-        let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         Some(match text("kind").as_str() {
             "User" => Subject::User(text("name")),
             "Group" => Subject::Group(text("name")),
@@ -24,7 +30,10 @@ impl Subject {
                 if namespace.is_empty() {
                     binding_namespace.clone_into(&mut namespace);
                 }
-                Subject::ServiceAccount { namespace, name: text("name") }
+                Subject::ServiceAccount {
+                    namespace,
+                    name: text("name"),
+                }
             }
             _ => return None,
         })
@@ -34,7 +43,10 @@ impl Subject {
     pub(super) fn all_of(user: &UserInfo) -> Vec<Subject> {
         let mut all = vec![Subject::User(user.name.clone())];
         if let Some((namespace, name)) = user.service_account() {
-            all.push(Subject::ServiceAccount { namespace: namespace.into(), name: name.into() });
+            all.push(Subject::ServiceAccount {
+                namespace: namespace.into(),
+                name: name.into(),
+            });
         }
         all.extend(user.groups.iter().cloned().map(Subject::Group));
         all

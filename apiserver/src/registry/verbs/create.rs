@@ -107,6 +107,7 @@ impl Call {
         admission
             .validate(&self.attributes(Operation::Create, Some(&mut value), None, options.dry_run))
             .await?;
+        crate::authz::grants::check(self, &value, None).await?;
         Ok(value)
     }
 

@@ -231,7 +231,8 @@ impl Call {
         validate_object(resource, new, Some(old), &self.context())?;
         admission
             .validate(&self.attributes(Operation::Update, Some(new), Some(old), options.dry_run))
-            .await
+            .await?;
+        crate::authz::grants::check(self, new, Some(old)).await
     }
 }
 
