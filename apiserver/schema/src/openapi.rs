@@ -8,13 +8,14 @@
 mod custom;
 mod describe;
 mod gnostic;
+mod json;
 mod operations;
 mod parameters;
 mod paths;
 mod render;
 mod schemas;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -22,9 +23,8 @@ use sha2::{Digest, Sha256};
 use crate::resources::{ResourceTable, builtin};
 
 pub use custom::CustomSchema;
-pub use gnostic::encode as encode_v2;
-
 use describe::Descriptions;
+pub use gnostic::encode as encode_v2;
 use operations::{PathItem, Reply};
 use schemas::Dialect;
 
@@ -104,47 +104,86 @@ impl Documents<'_> {
         hex::encode_upper(&digest.finalize()[..])
     }
 
-    /// The v3 document at a path below `/openapi/v3/`.
-    pub fn v3(&self, path: &str) -> Option<Value> {
+    /// The v3 document at a path below `/openapi/v3/`, as JSON.
+    pub fn v3_json(&self, path: &str) -> Option<Vec<u8>> {
         let items = self.items_of(path)?;
         let group_version = match path.strip_prefix("apis/").and_then(|p| p.split_once('/')) {
             Some((group, version)) => Some((group, version)),
             None if path == "api/v1" => Some(("", "v1")),
             None => None,
         };
-        let texts = Descriptions::of(&items.iter().flat_map(PathItem::definitions).collect());
-        let schemas = self.definitions(&items, Dialect::V3, group_version, &texts);
-        let mut components = json!({"securitySchemes": security()});
-        if !schemas.is_empty() {
-            components["schemas"] = schemas.into();
-        }
-        Some(json!({
-            "openapi": "3.0.0",
-            "info": info(),
-            "paths": items.iter().map(|i| (i.path.clone(), render::v3_item(i))).collect::<Map<_, _>>(),
-            "components": components,
-        }))
+        let mut out = json::Object::new();
+        out.field("openapi", &json!("3.0.0"));
+        out.field("info", &info());
+        out.object("paths", |w| {
+            items
+                .iter()
+                .for_each(|i| w.field(&i.path, &render::v3_item(i)))
+        });
+        out.object("components", |w| {
+            if items.iter().any(|i| !i.definitions().is_empty()) {
+                w.object("schemas", |w| {
+                    self.definitions(&items, Dialect::V3, group_version, |name, schema| {
+                        w.field(name, &schema)
+                    });
+                });
+            }
+            w.field("securitySchemes", &security());
+        });
+        Some(out.finish())
     }
 
-    /// `/openapi/v2`
+    /// `/openapi/v2`, as JSON.
+    pub fn v2_json(&self) -> Vec<u8> {
+        let items = self.all_items();
+        let mut out = json::Object::new();
+        out.field("swagger", &json!("2.0"));
+        out.field("info", &info());
+        out.object("paths", |w| {
+            items
+                .iter()
+                .for_each(|i| w.field(&i.path, &render::v2_item(i)))
+        });
+        out.object("definitions", |w| {
+            self.definitions(&items, Dialect::V2, None, |name, schema| {
+                w.field(name, &schema)
+            });
+        });
+        for (name, part) in v2_tail() {
+            out.field(name, &part);
+        }
+        out.finish()
+    }
+
+    /// `/openapi/v2`, as the protobuf message that [`V2_PROTOBUF`] names.
+    pub fn v2_protobuf(&self) -> Vec<u8> {
+        let items = self.all_items();
+        let mut out = gnostic::Document::new(&info());
+        items
+            .iter()
+            .for_each(|i| out.path(&i.path, &render::v2_item(i)));
+        self.definitions(&items, Dialect::V2, None, |name, schema| {
+            out.definition(name, &schema)
+        });
+        out.finish(&v2_tail())
+    }
+
+    /// [`Self::v3_json`] as a tree, which is much larger.
+    pub fn v3(&self, path: &str) -> Option<Value> {
+        serde_json::from_slice(&self.v3_json(path)?).ok()
+    }
+
+    /// [`Self::v2_json`] as a tree, which is much larger.
     pub fn v2(&self) -> Value {
-        let items: Vec<PathItem> = self
-            .v3_paths()
+        serde_json::from_slice(&self.v2_json()).unwrap_or_default()
+    }
+
+    fn all_items(&self) -> Vec<PathItem> {
+        self.v3_paths()
             .iter()
             .filter_map(|p| self.items_of(p))
             .flatten()
-            .collect();
-        let texts = Descriptions::of(&items.iter().flat_map(PathItem::definitions).collect());
-        let schemas = self.definitions(&items, Dialect::V2, None, &texts);
-        json!({
-            "swagger": "2.0",
-            "info": info(),
-            "paths": items.iter().map(|i| (i.path.clone(), render::v2_item(i))).collect::<Map<_, _>>(),
-            "definitions": schemas,
-            "parameters": parameters::shared(),
-            "security": [{"BearerToken": []}],
-            "securityDefinitions": security(),
-        })
+            .collect()
     }
 
     fn items_of(&self, path: &str) -> Option<Vec<PathItem>> {
@@ -195,34 +234,45 @@ impl Documents<'_> {
         })
     }
 
-    /// Everything that the paths refer to, and what that refers to.
+    /// Hands out everything that the paths refer to, and what that refers to, one by one
+    /// and sorted: a whole document as a tree would be twenty times the size of its text.
     fn definitions(
         &self,
         items: &[PathItem],
         dialect: Dialect,
         group_version: Option<(&str, &str)>,
-        texts: &Descriptions,
-    ) -> Map<String, Value> {
-        let mut todo: Vec<String> = items.iter().flat_map(PathItem::definitions).collect();
-        let mut done: BTreeMap<String, Value> = BTreeMap::new();
+        mut each: impl FnMut(&str, Value),
+    ) {
+        let roots: Vec<String> = items.iter().flat_map(PathItem::definitions).collect();
+        let texts = Descriptions::of(&roots);
+        let make = |name: &str| {
+            let custom = self.custom.iter().find_map(|c| c.definition(name, dialect));
+            custom.or_else(|| schemas::definition(name, dialect, group_version, &texts))
+        };
+        let (mut todo, mut names) = (roots, BTreeSet::new());
         while let Some(name) = todo.pop() {
-            if done.contains_key(&name) {
-                continue;
+            if !names.contains(&name)
+                && let Some(schema) = make(&name)
+            {
+                schemas::references(&schema, &mut todo);
+                names.insert(name);
             }
-            let custom = self
-                .custom
-                .iter()
-                .find_map(|c| c.definition(&name, dialect));
-            let Some(schema) =
-                custom.or_else(|| schemas::definition(&name, dialect, group_version, texts))
-            else {
-                continue;
-            };
-            schemas::references(&schema, &mut todo);
-            done.insert(name, schema);
         }
-        done.into_iter().collect()
+        for name in names {
+            if let Some(schema) = make(&name) {
+                each(&name, schema);
+            }
+        }
     }
+}
+
+/// What follows paths and definitions in v2.
+fn v2_tail() -> [(&'static str, Value); 3] {
+    [
+        ("parameters", parameters::shared().into()),
+        ("security", json!([{"BearerToken": []}])),
+        ("securityDefinitions", security()),
+    ]
 }
 
 fn v3_path(group: &str, version: &str) -> String {

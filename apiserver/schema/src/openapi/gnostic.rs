@@ -7,50 +7,97 @@ use crate::protobuf::Writer;
 
 type Object = Map<String, Value>;
 
-/// Encodes a v2 document.
+/// Encodes a v2 document that is there as a tree.
 pub fn encode(document: &Value) -> Vec<u8> {
-    let mut w = Writer::default();
-    let Some(map) = document.as_object() else {
-        return w.out;
-    };
-    text(&mut w, 1, map, "swagger");
-    if let Some(info) = object(map, "info") {
-        message(&mut w, 2, |w| {
-            text(w, 1, info, "title");
-            text(w, 2, info, "version");
-        });
-    }
-    message(&mut w, 8, |w| {
-        for (path, item) in entries(map, "paths") {
-            named(w, 2, path, |w| path_item(w, item));
-        }
-    });
-    message(&mut w, 9, |w| {
-        for (name, own) in entries(map, "definitions") {
-            named(w, 1, name, |w| schema(w, own));
-        }
-    });
-    message(&mut w, 10, |w| {
-        for (name, own) in entries(map, "parameters") {
-            named(w, 1, name, |w| parameter(w, own));
-        }
-    });
-    for own in objects(map, "security") {
-        message(&mut w, 12, |w| {
-            for (name, _) in own {
-                named(w, 1, name, |_| {});
-            }
-        });
-    }
-    message(&mut w, 13, |w| {
-        for (name, own) in entries(map, "securityDefinitions") {
-            // An API key.
-            named(w, 1, name, |w| {
-                message(w, 2, |w| security_definition(w, own))
+    let entries = |name: &str| document[name].as_object().into_iter().flatten();
+    let mut out = Document::new(&document["info"]);
+    entries("paths").for_each(|(path, item)| out.path(path, item));
+    entries("definitions").for_each(|(name, own)| out.definition(name, own));
+    let tail = ["parameters", "security", "securityDefinitions"]
+        .map(|name| (name, document[name].clone()));
+    out.finish(&tail)
+}
+
+/// A document being written.
+pub(super) struct Document {
+    head: Writer,
+    paths: Writer,
+    definitions: Writer,
+}
+
+impl Document {
+    pub(super) fn new(info: &Value) -> Self {
+        let mut head = Writer::default();
+        head.bytes(1, b"2.0");
+        if let Some(info) = info.as_object() {
+            message(&mut head, 2, |w| {
+                text(w, 1, info, "title");
+                text(w, 2, info, "version");
             });
         }
-    });
-    w.out
+        Self {
+            head,
+            paths: Writer::default(),
+            definitions: Writer::default(),
+        }
+    }
+
+    pub(super) fn path(&mut self, path: &str, item: &Value) {
+        if let Some(item) = item.as_object() {
+            named(&mut self.paths, 2, path, |w| path_item(w, item));
+        }
+    }
+
+    pub(super) fn definition(&mut self, name: &str, own: &Value) {
+        if let Some(own) = own.as_object() {
+            named(&mut self.definitions, 1, name, |w| schema(w, own));
+        }
+    }
+
+    /// The rest of the document by the names of v2.
+    pub(super) fn finish(self, tail: &[(&str, Value)]) -> Vec<u8> {
+        let mut w = self.head;
+        w.bytes(8, &self.paths.out);
+        w.bytes(9, &self.definitions.out);
+        let part = |name: &str| {
+            tail.iter()
+                .find(|(n, _)| *n == name)
+                .map_or(&Value::Null, |(_, v)| v)
+        };
+        message(&mut w, 10, |w| {
+            for (name, own) in part("parameters").as_object().into_iter().flatten() {
+                named(w, 1, name, |w| {
+                    own.as_object().into_iter().for_each(|o| parameter(w, o))
+                });
+            }
+        });
+        for own in part("security")
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object)
+        {
+            message(&mut w, 12, |w| {
+                own.keys().for_each(|name| named(w, 1, name, |_| {}))
+            });
+        }
+        message(&mut w, 13, |w| {
+            for (name, own) in part("securityDefinitions")
+                .as_object()
+                .into_iter()
+                .flatten()
+            {
+                // An API key.
+                let fill = |w: &mut Writer| {
+                    own.as_object()
+                        .into_iter()
+                        .for_each(|o| security_definition(w, o))
+                };
+                named(w, 1, name, |w| message(w, 2, fill));
+            }
+        });
+        w.out
+    }
 }
 
 fn security_definition(w: &mut Writer, own: &Object) {
