@@ -25,6 +25,34 @@ pub enum Underlay {
     Reaching(IpAddr),
 }
 
+/// Whether the tunnels may leave checksums to the underlay's hardware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChecksumOffload {
+    /// Where the kernel does it right.
+    #[default]
+    Detect,
+    Off,
+    /// As the kernel has it.
+    Keep,
+}
+
+impl ChecksumOffload {
+    /// Whether it has to be switched off under that kernel release ("5.4.0-42-generic").
+    /// Before 5.7 the kernel wrote a checksum into masqueraded tunnel packets that should have
+    /// none: the first packets of every connection were lost, for 63 seconds.
+    pub fn must_be_off(self, release: &str) -> bool {
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(str::parse::<u32>);
+        let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+        match self {
+            Self::Detect => (next(), next()) < (5, 7),
+            Self::Off => true,
+            Self::Keep => false,
+        }
+    }
+}
+
 /// The overlay's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -34,6 +62,7 @@ pub struct Config {
     /// The MTU of pods; from the underlay when there is none.
     pub mtu: Option<u32>,
     pub underlay: Underlay,
+    pub checksum_offload: ChecksumOffload,
     /// Nodes on the same link get plain routes.
     pub direct_routing: bool,
     /// The ranges that all pods of the cluster are in.
@@ -58,6 +87,7 @@ impl Default for Config {
             port: DEFAULT_PORT,
             mtu: None,
             underlay: Underlay::default(),
+            checksum_offload: ChecksumOffload::default(),
             direct_routing: false,
             cluster_networks: Vec::new(),
             masquerade: true,
@@ -104,6 +134,26 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn offload_is_switched_off_where_the_kernel_does_it_wrong() {
+        for (release, off) in [
+            ("4.19.0-27-amd64", true),
+            ("5.6.19", true),
+            ("5.7.0", false),
+            ("6.1.0-13-amd64", false),
+            ("10.0-rc1", false),
+            ("", true),
+        ] {
+            assert_eq!(
+                ChecksumOffload::Detect.must_be_off(release),
+                off,
+                "{release}"
+            );
+        }
+        assert!(ChecksumOffload::Off.must_be_off("6.1.0"));
+        assert!(!ChecksumOffload::Keep.must_be_off("4.19.0"));
+    }
 
     #[test]
     fn settings_that_cannot_work_are_refused() {

@@ -16,6 +16,7 @@ pub struct Settings {
     pub vni: u32,
     pub port: u16,
     pub direct_routing: bool,
+    pub no_tx_checksum: bool,
     pub mtu: Option<u32>,
 }
 
@@ -159,6 +160,7 @@ fn devices(settings: &Settings, local: &Local) -> BTreeMap<Outer, Device> {
                 group_policy: false,
             },
             mac: endpoint.mac,
+            no_tx_checksum: settings.no_tx_checksum,
             mtu: settings.mtu.unwrap_or(fits),
             addresses: BTreeSet::new(),
         });

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ::kernel::monitor::{self, Event, Group, Monitor};
 use ::kernel::nftables::{self, Connection};
 use ::kernel::route::Protocol;
-use ::kernel::{Ifindex, MacAddress, netns};
+use ::kernel::{Ifindex, MacAddress, netns, sysctl};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Event as NodeEvent, EventSource, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -147,6 +147,7 @@ struct Driver {
     generation: Option<u32>,
     /// The interfaces to other nodes.
     underlay: BTreeMap<Outer, Choice>,
+    no_tx_checksum: bool,
     retry: Duration,
     /// What has been told already.
     told: BTreeSet<String>,
@@ -167,8 +168,10 @@ impl Driver {
         rules: Connection,
         nodes: WatchCache<Node>,
     ) -> Self {
+        let release = sysctl::read("kernel/osrelease").unwrap_or_default();
         Self {
             client: deps.client.clone(),
+            no_tx_checksum: config.checksum_offload.must_be_off(&release),
             config,
             nodes,
             kernel,
@@ -240,6 +243,7 @@ impl Driver {
             vni: self.config.vni,
             port: self.config.port,
             direct_routing: self.config.direct_routing,
+            no_tx_checksum: self.no_tx_checksum,
             mtu: self.config.mtu,
         }
     }

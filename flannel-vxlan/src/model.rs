@@ -66,6 +66,8 @@ pub struct Device {
     pub vxlan: Vxlan,
     pub mac: MacAddress,
     pub mtu: u32,
+    /// Checksums are computed before a packet enters the tunnel.
+    pub no_tx_checksum: bool,
     /// One for each of the node's pod ranges that it carries.
     pub addresses: BTreeSet<IpAddr>,
 }

@@ -77,10 +77,12 @@ impl Planner<'_> {
             outer,
             device: device.clone(),
         });
-        self.ops.push(Op::DisableTxChecksum {
-            outer,
-            name: device.name.clone(),
-        });
+        if device.no_tx_checksum {
+            self.ops.push(Op::DisableTxChecksum {
+                outer,
+                name: device.name.clone(),
+            });
+        }
         let addresses = device.addresses.iter();
         self.ops.extend(addresses.map(|address| Op::AddAddress {
             outer,
@@ -101,7 +103,7 @@ impl Planner<'_> {
                 mtu: device.mtu,
             });
         }
-        if there.tx_checksum {
+        if there.tx_checksum && device.no_tx_checksum {
             self.ops.push(Op::DisableTxChecksum {
                 outer,
                 name: device.name.clone(),

@@ -17,6 +17,7 @@ fn settings() -> Settings {
         vni: 1,
         port: 8472,
         direct_routing: false,
+        no_tx_checksum: true,
         mtu: None,
     }
 }

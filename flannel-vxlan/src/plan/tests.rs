@@ -36,6 +36,7 @@ fn device(outer: Outer) -> Device {
         },
         mac: mac(1),
         mtu: 1450,
+        no_tx_checksum: true,
         addresses: [ip("10.244.1.0")].into(),
     }
 }
