@@ -21,6 +21,7 @@
 //!   labels, cgroups below `kubepods`, files below the kubelet's root.
 
 
+pub mod bootstrap;
 mod cgroups;
 mod config;
 mod context;

@@ -185,12 +185,14 @@ impl Manager {
         let listed = self.context.list().into_iter().find(|listed| {
             listed.observed.by_id(id).is_some() || listed.observed.sandboxes.iter().any(|s| s.id == id)
         });
-        let uid = listed.and_then(|listed| listed.pod.metadata.uid.clone()).or_else(|| owner(&self.seen));
-        match uid {
-            Some(uid) => self.tell(&uid, Message::Exited(id.to_owned())),
-            // Started so recently that nobody has it listed yet: everybody with something
-            // under way looks after its own operations anyway.
-            None => self.relist().await,
+        let mut uid = listed.and_then(|listed| listed.pod.metadata.uid.clone()).or_else(|| owner(&self.seen));
+        if uid.is_none() {
+            // Started so recently that nobody has it listed yet.
+            self.relist().await;
+            uid = owner(&self.seen);
+        }
+        if let Some(uid) = uid {
+            self.tell(&uid, Message::Exited(id.to_owned()));
         }
     }
 

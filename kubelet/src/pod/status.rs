@@ -263,7 +263,7 @@ fn ready(pod: &Pod, containers_ready: &Verdict) -> Verdict {
         .flatten()
         .filter_map(|gate| {
             let kind = &gate.condition_type;
-            let found = conditions?.iter().find(|condition| condition.type_ == *kind);
+            let found = conditions.and_then(|list| list.iter().find(|c| c.type_ == *kind));
             match found {
                 None => Some(format!(
                     "corresponding condition of pod readiness gate \"{kind}\" does not exist."

@@ -59,6 +59,7 @@ fn open(volume: &Path, subpath: &str) -> Result<OwnedFd, VolumeError> {
         .collect::<Option<_>>()
         .ok_or_else(|| VolumeError::Escape(subpath.to_owned()))?;
     let root = File::open(volume).map_err(|error| VolumeError::io("open", volume, error))?;
+    let permissions = root.metadata().map_err(|error| VolumeError::io("read", volume, error))?.permissions();
     let mut done = String::from(".");
     let mut current = beneath(root.as_fd(), &done).map_err(wrong)?;
     for part in parts {
@@ -66,7 +67,12 @@ fn open(volume: &Path, subpath: &str) -> Result<OwnedFd, VolumeError> {
         current = match beneath(root.as_fd(), &next) {
             Err(nix::errno::Errno::ENOENT) => {
                 mkdirat(&current, part, Mode::from_bits_truncate(0o750)).map_err(wrong)?;
-                beneath(root.as_fd(), &next).map_err(wrong)?
+                let made = beneath(root.as_fd(), &next).map_err(wrong)?;
+                // As open as the volume itself; through the open file, which cannot be swapped.
+                let opened = format!("/proc/self/fd/{}", made.as_raw_fd());
+                fs::set_permissions(&opened, permissions.clone())
+                    .map_err(|error| VolumeError::io("set the mode of", &volume.join(subpath), error))?;
+                made
             }
             opened => opened.map_err(wrong)?,
         };

@@ -165,6 +165,11 @@ impl Worker {
         self.memory.failed_starts.remove(&name);
         self.memory.pulls.forget(&name);
         self.memory.replace.remove(&name);
+        // A look at the runtime may have been quicker, and seen more.
+        let seen_exited = self.observed.by_id(&record.id).is_some_and(|seen| seen.exit().is_some());
+        if seen_exited {
+            return;
+        }
         self.adopt(&record, None);
         self.observed.containers.retain(|other| other.id != record.id);
         self.observed.containers.push(record);
