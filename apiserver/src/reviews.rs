@@ -163,7 +163,7 @@ fn check(call: &Call, spec: &Value, is_self: bool) -> Result<(), ApiError> {
     }
     Err(ApiError::invalid(
         &call.resource.group,
-        &call.resource.kind,
+        "",
         "",
         causes,
     ))

@@ -8,10 +8,9 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use serde_json::Value;
 
 use crate::authn::{SharedUser, UserInfo};
-use crate::authz::Decision;
+use crate::authz::forbidden;
 use crate::registry::{Call, Registry, Resource};
 use crate::request::{Query, RequestInfo};
 use crate::response::{
@@ -88,7 +87,7 @@ impl ApiServer {
         if decision.is_allowed() {
             return Ok(());
         }
-        Err(forbidden(user, info, &decision))
+        Err(forbidden(user, &attributes, &decision))
     }
 
     fn unknown_resource(&self, info: &RequestInfo) -> Result<ApiResponse, ApiError> {
@@ -203,35 +202,6 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&more);
     Ok(whole.freeze())
-}
-
-fn forbidden(user: &UserInfo, info: &RequestInfo, decision: &Decision) -> ApiError {
-    let name = Value::from(user.name.as_str());
-    let reason = match decision.reason() {
-        "" => String::new(),
-        reason => format!(": {reason}"),
-    };
-    if !info.is_resource {
-        let path = Value::from(info.path.as_str());
-        let why = format!("User {name} cannot {} path {path}{reason}", info.verb);
-        return ApiError::forbidden("", "", "", &why);
-    }
-    let mut resource = info.resource.clone();
-    if !info.subresource.is_empty() {
-        resource = format!("{resource}/{}", info.subresource);
-    }
-    let place = if info.namespace.is_empty() || info.resource == "namespaces" {
-        "at the cluster scope".to_owned()
-    } else {
-        format!("in the namespace {}", Value::from(info.namespace.as_str()))
-    };
-    let why = format!(
-        "User {name} cannot {} resource {} in API group {} {place}{reason}",
-        info.verb,
-        Value::from(resource),
-        Value::from(info.group.as_str()),
-    );
-    ApiError::forbidden(&info.group, &info.resource, &info.name, &why)
 }
 
 /// The service behind [`ApiServer::client`].

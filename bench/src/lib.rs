@@ -1,1 +1,3 @@
-//! bench
+//! Benchmarks: load generators and what turns their output into `RESULTS.md`.
+
+pub mod apiload;

@@ -130,12 +130,12 @@ mod tests {
         )
         .unwrap();
 
-        let alice = Leaf::client("alice", &["devs", "ops"]);
+        let alice = Leaf::client("alice", Some("devs"));
         let Peer::User(user) = judge.judge(Some(&chain(&ours.authority, &alice))) else {
             panic!("alice is a user");
         };
         assert_eq!(user.name, "alice");
-        assert_eq!(user.groups, ["devs", "ops", "system:authenticated"]);
+        assert_eq!(user.groups, ["devs", "system:authenticated"]);
         assert!(matches!(
             judge.judge(Some(&chain(&other.authority, &alice))),
             Peer::Invalid(_)
@@ -145,15 +145,15 @@ mod tests {
             judge.judge(Some(&chain(&ours.authority, &server))),
             Peer::Invalid(_)
         ));
-        let nameless = Leaf::client("", &["system:masters"]);
+        let nameless = Leaf::client("", Some("system:masters"));
         assert!(matches!(
             judge.judge(Some(&chain(&ours.authority, &nameless))),
             Peer::Invalid(_)
         ));
-        let proxy = Leaf::client("front-proxy-client", &[]);
+        let proxy = Leaf::client("front-proxy-client", None);
         let proxied = judge.judge(Some(&chain(&ours.front_proxy_authority, &proxy)));
         assert!(matches!(proxied, Peer::FrontProxy));
-        let posing = Leaf::client("alice", &["system:masters"]);
+        let posing = Leaf::client("alice", Some("system:masters"));
         let posing = judge.judge(Some(&chain(&ours.front_proxy_authority, &posing)));
         assert!(matches!(posing, Peer::Invalid(_)));
         assert!(matches!(judge.judge(None), Peer::NoCertificate));

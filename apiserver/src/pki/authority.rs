@@ -40,16 +40,17 @@ pub enum Purpose {
 #[derive(Debug, Clone)]
 pub struct Leaf {
     common_name: String,
-    organizations: Vec<String>,
+    organization: Option<String>,
     names: ServingNames,
     purpose: Purpose,
 }
 
 impl Leaf {
-    pub fn client(common_name: &str, organizations: &[&str]) -> Leaf {
+    /// A client: the common name is its user, the organization its group.
+    pub fn client(common_name: &str, organization: Option<&str>) -> Leaf {
         Leaf {
             common_name: common_name.to_owned(),
-            organizations: organizations.iter().map(|&o| o.to_owned()).collect(),
+            organization: organization.map(str::to_owned),
             names: ServingNames::default(),
             purpose: Purpose::Client,
         }
@@ -58,7 +59,7 @@ impl Leaf {
     pub fn server(common_name: &str, names: &ServingNames) -> Leaf {
         Leaf {
             common_name: common_name.to_owned(),
-            organizations: Vec::new(),
+            organization: None,
             names: names.clone(),
             purpose: Purpose::Server,
         }
@@ -88,7 +89,7 @@ impl Leaf {
     fn parameters(&self) -> Result<CertificateParams, rcgen::Error> {
         let mut parameters = CertificateParams::default();
         let mut name = DistinguishedName::new();
-        for organization in &self.organizations {
+        if let Some(organization) = &self.organization {
             name.push(DnType::OrganizationName, organization.as_str());
         }
         name.push(DnType::CommonName, self.common_name.as_str());

@@ -62,9 +62,9 @@ impl Pki {
         let leaf = |name: &str, authority: &Authority, leaf: Leaf| {
             authority.open_leaf(directory, name, &leaf)
         };
-        let kubelet = Leaf::client("kube-apiserver-kubelet-client", &[group::MASTERS]);
-        let admin = Leaf::client("kubernetes-admin", &[group::MASTERS]);
-        let front_proxy = Leaf::client("front-proxy-client", &[]);
+        let kubelet = Leaf::client("kube-apiserver-kubelet-client", Some(group::MASTERS));
+        let admin = Leaf::client("kubernetes-admin", Some(group::MASTERS));
+        let front_proxy = Leaf::client("front-proxy-client", None);
         Ok(Pki {
             serving: leaf(
                 "apiserver",

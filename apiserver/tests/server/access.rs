@@ -39,7 +39,7 @@ async fn certificates_of_others_are_refused() {
     let other = Pki::open(elsewhere.path(), &ServingNames::default(), true).unwrap();
     let forged = other
         .authority
-        .issue(&Leaf::client("admin", &["system:masters"]))
+        .issue(&Leaf::client("admin", Some("system:masters")))
         .unwrap();
     let mallory = server.caller(Some((&forged.certificate_pem, &forged.key_pem)));
     assert_eq!(mallory.get("/api/v1/namespaces").await.code, 401);
@@ -50,7 +50,7 @@ async fn certificates_of_others_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_decide_and_changes_take_effect() {
     let server = Server::start().await;
-    let (admin, alice) = (server.admin(), server.user("alice", &["devs"]));
+    let (admin, alice) = (server.admin(), server.user("alice", Some("devs")));
     let pods = "/api/v1/namespaces/default/configmaps";
     let refused = alice.get(pods).await;
     assert_eq!(refused.code, 403);
@@ -91,7 +91,7 @@ async fn roles_decide_and_changes_take_effect() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_grants_what_he_does_not_have() {
     let server = Server::start().await;
-    let (admin, carol) = (server.admin(), server.user("carol", &[]));
+    let (admin, carol) = (server.admin(), server.user("carol", None));
     let role = |name: &str, rules: serde_json::Value| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
@@ -166,7 +166,7 @@ async fn impersonation_needs_the_right_to_it() {
     // He is eve in everything, also in what he may not.
     assert_eq!(eve.get("/api/v1/secrets").await.code, 403);
 
-    let alice = server.user("alice", &[]);
+    let alice = server.user("alice", None);
     let root = alice
         .with("Impersonate-User", "root")
         .with("Impersonate-Group", "system:masters");
@@ -189,13 +189,16 @@ async fn impersonation_needs_the_right_to_it() {
 async fn a_node_reads_what_its_pods_need_and_nothing_else() {
     let server = Server::start().await;
     let admin = server.admin();
-    let node = server.user("system:node:n1", &["system:nodes"]);
+    let node = server.user("system:node:n1", Some("system:nodes"));
     let secret =
         |name: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
     let secrets = "/api/v1/namespaces/default/secrets";
     for name in ["used", "other"] {
         assert_eq!(admin.post(secrets, secret(name)).await.code, 201);
     }
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(admin.post(accounts, account).await.code, 201);
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {
@@ -218,13 +221,13 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
         "{refused:?}"
     );
     assert_eq!(node.get(secrets).await.code, 403);
-    let other = server.user("system:node:n2", &["system:nodes"]);
+    let other = server.user("system:node:n2", Some("system:nodes"));
     assert_eq!(other.get(&format!("{secrets}/used")).await.code, 403);
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     assert_eq!(node.get(&format!("{leases}/n1")).await.code, 404);
     assert_eq!(node.get(&format!("{leases}/n2")).await.code, 403);
     // The group without the name, and the name without the group, are no node.
-    let posing = server.user("system:node:n1", &[]);
+    let posing = server.user("system:node:n1", None);
     assert_eq!(posing.get(&format!("{secrets}/used")).await.code, 403);
 }
 
@@ -242,7 +245,7 @@ async fn access_reviews_tell_what_a_user_may() {
     };
     let attributes = json!({"resourceAttributes": {"verb": "get", "resource": "secrets"}});
     let own = ask(
-        &server.user("alice", &[]),
+        &server.user("alice", None),
         "SelfSubjectAccessReview",
         "selfsubjectaccessreviews",
         attributes.clone(),
@@ -264,7 +267,7 @@ async fn access_reviews_tell_what_a_user_may() {
     .await;
     assert_eq!(masters.body["status"]["allowed"], true, "{masters:?}");
     let rules = ask(
-        &server.user("alice", &[]),
+        &server.user("alice", None),
         "SelfSubjectRulesReview",
         "selfsubjectrulesreviews",
         json!({"namespace": "default"}),

@@ -57,11 +57,11 @@ impl Server {
     }
 
     pub(crate) fn admin(&self) -> Caller {
-        self.certificate(&Leaf::client("admin", &["system:masters"]))
+        self.certificate(&Leaf::client("admin", Some("system:masters")))
     }
 
-    pub(crate) fn user(&self, name: &str, groups: &[&str]) -> Caller {
-        self.certificate(&Leaf::client(name, groups))
+    pub(crate) fn user(&self, name: &str, group: Option<&str>) -> Caller {
+        self.certificate(&Leaf::client(name, group))
     }
 
     pub(crate) fn certificate(&self, leaf: &Leaf) -> Caller {
