@@ -31,6 +31,9 @@ pub(crate) fn answer(
             Some(document) => json(&document, headers, query),
             None => not_found(),
         },
+        ["openapi", "v2"] => crate::openapi::v2(registry, headers)?.map_or_else(not_found, Ok),
+        ["openapi", "v3", rest @ ..] => crate::openapi::v3(registry, &rest.join("/"), headers, query)?
+            .map_or_else(not_found, Ok),
         [""] => json(&json!({"paths": paths(registry)}), headers, query),
         _ => not_found(),
     }

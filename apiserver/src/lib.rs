@@ -14,6 +14,7 @@ pub mod bootstrap;
 mod config;
 mod documents;
 pub mod pki;
+mod openapi;
 pub mod registry;
 pub mod request;
 pub mod response;

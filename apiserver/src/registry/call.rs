@@ -44,7 +44,9 @@ impl Call {
         };
         let mut accepted = negotiate::accepted(&headers, offered)?;
         accepted.pretty |= negotiate::wants_pretty(&query, &headers);
-        let warnings = Mutex::default();
+        let used = schema::warnings::deprecated_kind(&resource.gvk()).map(str::to_owned);
+        let deprecated = resource.custom.as_ref().and_then(|c| c.deprecated.clone());
+        let warnings = Mutex::new(used.into_iter().chain(deprecated).collect());
         Ok(Call {
             registry,
             resource,

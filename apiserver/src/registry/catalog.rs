@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use schema::resources::{Group, GroupVersion, ResourceTable};
+use schema::resources::ResourceTable;
 
 use super::resource::Resource;
 
@@ -53,38 +53,20 @@ impl Catalog {
     }
 
     fn build_table(&self) -> ResourceTable {
-        let mut groups = schema::resources::builtin().groups.clone();
-        for resource in self.all().iter().filter(|r| r.is_custom()) {
-            let at = groups
-                .iter()
-                .position(|g| g.name == resource.group)
-                .unwrap_or_else(|| {
-                    groups.push(Group {
-                        name: resource.group.clone(),
-                        versions: Vec::new(),
-                    });
-                    groups.len() - 1
-                });
-            let versions = &mut groups[at].versions;
-            let at = versions
-                .iter()
-                .position(|v| v.version == resource.version)
-                .unwrap_or_else(|| {
-                    versions.push(GroupVersion {
-                        version: resource.version.clone(),
-                        resources: Vec::new(),
-                    });
-                    versions.len() - 1
-                });
-            versions[at].resources.push(resource.definition.clone());
+        let all = self.all();
+        let custom = all.iter().filter(|r| r.is_custom()).map(|r| r.definition.clone());
+        schema::resources::builtin().with(custom.collect())
+    }
+
+    /// Puts these in the place of every version of a resource.
+    pub fn replace(&self, group: &str, plural: &str, new: Vec<Resource>) {
+        let mut resources = self.resources.write();
+        resources.retain(|_, r| r.group != group || r.plural != plural);
+        for resource in new {
+            let name = name(&resource.group, &resource.version, &resource.plural);
+            resources.insert(name, Arc::new(resource));
         }
-        let built_in = schema::resources::builtin().groups.len();
-        for group in groups.iter_mut().skip(built_in) {
-            group
-                .versions
-                .sort_by(|a, b| super::custom::version_order(&a.version, &b.version));
-        }
-        ResourceTable::new(groups)
+        *self.table.write() = None;
     }
 
     /// The resource of a kind, in a version when one is given.

@@ -3,12 +3,14 @@
 //! Every resource knows `metadata.name` and `metadata.namespace`, which come from its key. The
 //! others are extracted once, when an object enters the cache.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::response::ApiError;
 
 /// How the text of a field is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The value at a path, or this text when it is absent.
     Path(&'static [&'static str], &'static str),
@@ -16,25 +18,27 @@ pub enum Source {
     Either(&'static [&'static str], &'static [&'static str]),
     /// The elements' field, joined by commas.
     Each(&'static [&'static str], &'static str),
+    /// The value at a JSON pointer (custom resources).
+    Pointer(String),
 }
 
 /// One selectable field of a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    pub label: &'static str,
+    pub label: Cow<'static, str>,
     pub source: Source,
 }
 
 const fn path(label: &'static str, path: &'static [&'static str]) -> Field {
     Field {
-        label,
+        label: Cow::Borrowed(label),
         source: Source::Path(path, ""),
     }
 }
 
 const fn or(label: &'static str, path: &'static [&'static str], absent: &'static str) -> Field {
     Field {
-        label,
+        label: Cow::Borrowed(label),
         source: Source::Path(path, absent),
     }
 }
@@ -48,7 +52,7 @@ const POD: &[Field] = &[
     path("status.phase", &["status", "phase"]),
     path("status.podIP", &["status", "podIP"]),
     Field {
-        label: "status.podIPs",
+        label: Cow::Borrowed("status.podIPs"),
         source: Source::Each(&["status", "podIPs"], "ip"),
     },
     path("status.nominatedNodeName", &["status", "nominatedNodeName"]),
@@ -71,7 +75,7 @@ const EVENT: &[Field] = &[
     path("reason", &["reason"]),
     path("reportingComponent", &["reportingComponent"]),
     Field {
-        label: "source",
+        label: Cow::Borrowed("source"),
         source: Source::Either(&["source", "component"], &["reportingComponent"]),
     },
     path("type", &["type"]),
@@ -142,22 +146,22 @@ const NEW_EVENT: &[(&str, &str)] = &[
 ];
 
 /// The name under which a selector's field is kept, or upstream's refusal.
-pub fn known_label(group: &str, resource: &str, label: &str) -> Result<&'static str, ApiError> {
+pub fn known_label(group: &str, resource: &str, label: &str) -> Result<Cow<'static, str>, ApiError> {
     match label {
-        "metadata.name" => return Ok("metadata.name"),
-        "metadata.namespace" => return Ok("metadata.namespace"),
-        "name" if group.is_empty() && resource == "namespaces" => return Ok("metadata.name"),
+        "metadata.name" => return Ok("metadata.name".into()),
+        "metadata.namespace" => return Ok("metadata.namespace".into()),
+        "name" if group.is_empty() && resource == "namespaces" => return Ok("metadata.name".into()),
         _ => {}
     }
     if group == "events.k8s.io"
         && let Some((_, kept)) = NEW_EVENT.iter().find(|(new, _)| *new == label)
     {
-        return Ok(kept);
+        return Ok((*kept).into());
     }
     let kept_group = if group == "events.k8s.io" { "" } else { group };
     let fields = selectable(kept_group, resource);
     if let Some(field) = fields.iter().find(|f| f.label == label) {
-        return Ok(field.label);
+        return Ok(field.label.clone());
     }
     if fields.is_empty() {
         return Err(unknown_label(label));
@@ -176,8 +180,9 @@ fn unknown_label(label: &str) -> ApiError {
 impl Field {
     /// The field's text in an object.
     pub fn text(&self, object: &Value) -> String {
-        match self.source {
-            Source::Path(path, absent) => at(object, path).map_or_else(|| absent.into(), scalar),
+        match &self.source {
+            Source::Pointer(pointer) => object.pointer(pointer).map(scalar).unwrap_or_default(),
+            Source::Path(path, absent) => at(object, path).map_or_else(|| (*absent).into(), scalar),
             Source::Either(first, second) => at(object, first)
                 .map(scalar)
                 .filter(|text| !text.is_empty())
@@ -187,7 +192,7 @@ impl Field {
                 .and_then(Value::as_array)
                 .map(|list| {
                     list.iter()
-                        .map(|v| scalar(&v[field]))
+                        .map(|v| scalar(&v[*field]))
                         .collect::<Vec<_>>()
                         .join(",")
                 })

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use schema::table::Printer;
 use schema::types::{Gvk, StructRef, root};
 use schema::{check, defaults};
 use serde_json::{Value, json};
@@ -45,13 +46,17 @@ pub fn decode(
         custom: own && resource.is_custom(),
     };
     let decoded = check::decode_request(&request).map_err(ApiError::bad_request)?;
-    Ok(finish(gvk, &shape, decoded))
+    Ok(finish(gvk, &shape, request.custom, decoded))
 }
 
-fn finish(gvk: &Gvk, shape: &StructRef, decoded: check::Decoded) -> Decoded {
+fn finish(gvk: &Gvk, shape: &StructRef, custom: bool, decoded: check::Decoded) -> Decoded {
     let mut value = decoded.value;
-    defaults::apply(&mut value, gvk);
-    check::complete(&mut value, shape);
+    if custom {
+        defaults::apply_custom(&mut value, shape);
+    } else {
+        defaults::apply(&mut value, gvk);
+        check::complete(&mut value, shape);
+    }
     Decoded {
         value,
         faults: decoded.strict,
@@ -69,7 +74,7 @@ pub fn decode_patched(
         map.insert("kind".into(), gvk.kind.as_ref().into());
     }
     let decoded = check::decode_value(value, &resource.shape)?;
-    Ok(finish(gvk, &resource.shape, decoded))
+    Ok(finish(gvk, &resource.shape, resource.is_custom(), decoded))
 }
 
 /// DeleteOptions in a body.
@@ -102,22 +107,31 @@ pub fn decode_options(media: Media, body: &Bytes) -> Result<Value, ApiError> {
 
 /// Defaults of absent fields.
 pub fn apply_defaults(resource: &Resource, value: &mut Value) {
-    defaults::apply(value, &resource.gvk());
+    if resource.is_custom() {
+        defaults::apply_custom(value, &resource.shape);
+    } else {
+        defaults::apply(value, &resource.gvk());
+    }
 }
 
 /// The fields that are always written.
 pub fn normalize(resource: &Resource, value: &mut Value) {
-    check::complete(value, &resource.shape);
+    if !resource.is_custom() {
+        check::complete(value, &resource.shape);
+    }
 }
 
 /// The kind's validation rules.
 pub fn validate(
-    _resource: &Resource,
-    _new: &Value,
-    _old: Option<&Value>,
+    resource: &Resource,
+    new: &Value,
+    old: Option<&Value>,
     _context: &Context<'_>,
-    _causes: &mut Vec<Cause>,
+    causes: &mut Vec<Cause>,
 ) {
+    if let Some(custom) = &resource.custom {
+        custom.validate(&resource.gvk(), new, old, causes);
+    }
 }
 
 /// A new object has no status yet.
@@ -212,6 +226,7 @@ pub async fn convert(
     if resource.is_custom() {
         for value in &mut values {
             value["apiVersion"] = resource.api_version().into();
+            defaults::apply_custom(value, &resource.shape);
         }
         return Ok(values);
     }
@@ -241,19 +256,12 @@ pub async fn to_stored<'a>(
     Ok(Cow::Owned(stored))
 }
 
-/// Columns and rows of a Table.
-pub fn table(_resource: &Resource, values: &[Value]) -> Value {
-    let rows: Vec<Value> = values
-        .iter()
-        .map(|v| json!({"cells": [v["metadata"]["name"], v["metadata"]["creationTimestamp"]]}))
-        .collect();
-    json!({
-        "columnDefinitions": [
-            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
-            {"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0},
-        ],
-        "rows": rows,
-    })
+/// What makes the rows of a Table.
+pub fn printer(resource: &Resource) -> Printer {
+    match &resource.custom {
+        Some(custom) => Printer::Custom(custom.columns.clone()),
+        None => Printer::Builtin(resource.gvk()),
+    }
 }
 
 /// The protobuf form of a built-in object, with its envelope.

@@ -43,6 +43,7 @@ use self::options::WriteOptions;
 use crate::admission::Admission;
 use crate::authz::Authorizer;
 use crate::config::Config;
+use crate::openapi::OpenApiCache;
 use crate::response::ApiError;
 use crate::subresources::{NodeConnector, token::TokenAuthority};
 
@@ -53,6 +54,7 @@ pub struct Registry {
     pub cacher: Arc<Cacher>,
     pub admission: Admission,
     claims: Claims,
+    pub(crate) openapi: OpenApiCache,
     pub authorizer: Arc<dyn Authorizer>,
     pub shutdown: CancellationToken,
     tokens: OnceLock<Arc<dyn TokenAuthority>>,
@@ -74,7 +76,7 @@ impl Registry {
                 catalog.insert(Arc::new(resource));
             }
         }
-        Ok(Arc::new(Registry {
+        let registry = Arc::new(Registry {
             claims: Claims::new(
                 config.service_cidrs.clone(),
                 cacher.resource("", "services"),
@@ -83,11 +85,14 @@ impl Registry {
             catalog,
             cacher,
             admission: Admission::default(),
+            openapi: OpenApiCache::default(),
             authorizer,
             shutdown,
             tokens: OnceLock::new(),
             nodes: OnceLock::new(),
-        }))
+        });
+        custom::controller::start(&registry).await;
+        Ok(registry)
     }
 
     /// Gives the server what makes tokens; once, before it serves.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
+use jiff::Timestamp;
+use schema::table::{Headers, IncludeObject};
 use serde_json::{Value, json};
 
 use super::call::Call;
@@ -200,35 +202,20 @@ impl Call {
                 "Unable to convert to Table as requested: includeObject: Invalid value: {include:?}: must be 'Metadata', 'Object', 'None', or empty"
             )));
         }
-        let mut table = kinds::table(&self.resource, values);
-        for (row, value) in table["rows"]
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-            .zip(values)
-        {
-            row["object"] = match include {
-                "None" => Value::Null,
-                "Object" => value.clone(),
-                _ => partial(value),
-            };
-            if include == "None"
-                && let Some(row) = row.as_object_mut()
-            {
-                row.remove("object");
-            }
-        }
-        table["kind"] = "Table".into();
-        table["apiVersion"] = "meta.k8s.io/v1".into();
-        table["metadata"] = match (meta, values) {
+        let include = match include {
+            "None" => IncludeObject::None,
+            "Object" => IncludeObject::Object,
+            _ => IncludeObject::Metadata,
+        };
+        let headers = if columns { Headers::Shown } else { Headers::Hidden };
+        let metadata = match (meta, values) {
             (Some(meta), _) => meta.to_value(),
-            (None, [one]) => json!({"resourceVersion": one["metadata"]["resourceVersion"]}),
+            (None, [one]) => one["metadata"].clone(),
             _ => json!({}),
         };
-        if !columns {
-            table["columnDefinitions"] = Value::Null;
-        }
-        Ok(table)
+        let objects: Vec<&Value> = values.iter().collect();
+        let printer = kinds::printer(&self.resource);
+        Ok(printer.table(&objects, &metadata, include, headers, Timestamp::now()))
     }
 }
 

@@ -64,7 +64,10 @@ impl Resource {
 
     /// Whether stored objects are answered as they are.
     pub fn is_stored_version(&self) -> bool {
-        self.custom.is_none() && self.storage.0 == self.group && self.storage.1 == self.version
+        match &self.custom {
+            Some(custom) => custom.plain,
+            None => self.storage.0 == self.group && self.storage.1 == self.version,
+        }
     }
 
     /// The kind that a subresource reads and writes.

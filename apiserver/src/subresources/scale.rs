@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use schema::table::{Headers, IncludeObject, Printer};
 use schema::types::Gvk;
 use serde_json::{Map, Value, json};
 
@@ -10,7 +12,7 @@ use crate::registry::options::WriteOptions;
 use crate::registry::patch::{Patch, PatchType};
 use crate::registry::verbs::Decision;
 use crate::registry::{Call, kinds, managed, meta};
-use crate::response::{ApiError, ApiResponse, Cause, RequestBody};
+use crate::response::{self, ApiError, ApiResponse, Cause, RequestBody, Shape};
 use crate::service::read_body;
 
 /// Where a resource keeps its replicas.
@@ -52,7 +54,13 @@ pub(super) async fn answer(call: &Arc<Call>, body: RequestBody) -> Result<ApiRes
 }
 
 fn respond(call: &Call, scale: &Value) -> Result<ApiResponse, ApiError> {
-    call.value_response(200, scale.clone())
+    if call.accepted.shape != Shape::Table {
+        return call.value_response(200, scale.clone());
+    }
+    let printer = Printer::Builtin(Gvk::new("autoscaling", "v1", "Scale"));
+    let (include, headers) = (IncludeObject::Metadata, Headers::Shown);
+    let table = printer.table(&[scale], &scale["metadata"], include, headers, Timestamp::now());
+    Ok(response::value(200, &table, call.accepted))
 }
 
 /// The Scale of an object.

@@ -1,5 +1,7 @@
 //! Field selectors: `metadata.name=x,status.phase!=Running`.
 
+use std::borrow::Cow;
+
 use crate::response::ApiError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,12 +74,12 @@ impl FieldSelector {
     /// Gives fields other names (aliases) and refuses unknown ones.
     pub fn rename(
         &mut self,
-        mut name: impl FnMut(&str) -> Result<&'static str, ApiError>,
+        mut name: impl FnMut(&str) -> Result<Cow<'static, str>, ApiError>,
     ) -> Result<(), ApiError> {
         for term in &mut self.0 {
             let known = name(&term.field)?;
             if known != term.field {
-                term.field = known.into();
+                term.field = known.into_owned();
             }
         }
         Ok(())

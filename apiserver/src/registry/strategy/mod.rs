@@ -11,6 +11,7 @@ use crate::response::Cause;
 
 mod certificates;
 mod core;
+mod definitions;
 pub mod pod;
 mod table;
 mod workload;

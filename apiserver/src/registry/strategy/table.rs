@@ -1,6 +1,6 @@
 //! Which strategy a resource has.
 
-use super::{DEFAULT, Strategy, certificates, core, pod, workload};
+use super::{DEFAULT, Strategy, certificates, core, definitions, pod, workload};
 use crate::registry::names;
 
 const GENERATION: Strategy = Strategy {
@@ -80,6 +80,13 @@ static DAEMON_SET: Strategy = Strategy {
     prepare_update: workload::update_daemon_set,
     ..DEFAULT
 };
+static DEFINITION: Strategy = Strategy {
+    generation: true,
+    unconditional_update: false,
+    prepare_create: definitions::create,
+    prepare_update: definitions::update,
+    ..DEFAULT
+};
 static JOB: Strategy = Strategy {
     generation: true,
     prepare_create: workload::create_job,
@@ -143,7 +150,7 @@ pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strat
         ("resource.k8s.io", "resourceslices" | "deviceclasses") => &COUNTED,
         ("scheduling.k8s.io", "priorityclasses") => &COUNTED,
         ("admissionregistration.k8s.io", _) => &COUNTED_GUARDED,
-        ("apiextensions.k8s.io", _) => &COUNTED_GUARDED,
+        ("apiextensions.k8s.io", _) => &DEFINITION,
         ("flowcontrol.apiserver.k8s.io", _) => &COUNTED,
         ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &CONDITIONAL_ONLY,
         (

@@ -31,6 +31,10 @@ impl Call {
         options: &WriteOptions,
     ) -> Result<Stored, ApiError> {
         let resource = &self.resource;
+        if resource.custom.as_ref().is_some_and(|c| c.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::method_not_allowed().with_message(why));
+        }
         meta::set_namespace(resource, &mut value, self.namespace())?;
         if !meta::text(&value, "resourceVersion").is_empty() {
             return Err(ApiError::new(
@@ -99,6 +103,7 @@ impl Call {
         if resource.has_status() && !resource.strategy.keeps_status {
             kinds::reset_status(resource, &mut value);
         }
+        schema::warnings::of(&resource.gvk(), &value, None).into_iter().for_each(|w| self.warn(w));
         (resource.strategy.prepare_create)(&mut value, &self.context());
         kinds::apply_defaults(resource, &mut value);
         kinds::normalize(resource, &mut value);

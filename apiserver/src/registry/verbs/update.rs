@@ -222,6 +222,8 @@ impl Call {
                 self.registry.allocate(self, new, Some(old), options)?;
                 kinds::normalize(resource, new);
                 if resource.strategy.generation && resource.strategy.is_counted(old, new) {
+                    let told = schema::warnings::of(&resource.gvk(), new, None);
+                    told.into_iter().for_each(|w| self.warn(w));
                     let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
                     meta::of_mut(new).insert("generation".into(), generation.into());
                 }
