@@ -51,23 +51,6 @@ pub fn open_netns(path: &Path) -> Result<Option<Netns>, Error> {
     }
 }
 
-/// Fails when the container has an interface of that name, whoever made it.
-pub fn refuse_existing(netns: &Netns, ifname: &str) -> Result<(), Error> {
-    let mut pod = netns
-        .socket(Protocol::Route)
-        .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
-    let there =
-        link::get(&mut pod, ifname).map_err(failed("cannot read the container's interfaces"))?;
-    match there {
-        Some(_) => {
-            let place = netns.path().display();
-            let message = format!("the container has an interface {ifname} already, in {place}");
-            Err(Error::new(Code::InterfaceExists, message))
-        }
-        None => Ok(()),
-    }
-}
-
 impl Dataplane {
     pub fn open() -> Result<Self, Error> {
         let host = Socket::route().map_err(failed("cannot talk to the kernel"))?;
@@ -191,6 +174,46 @@ impl Dataplane {
     /// Lets packets through.
     pub fn open_host_side(&mut self, pair: &Pair, made: &Made) -> Result<(), Error> {
         execute(&mut self.host, &pair.host_requests(made.host))
+    }
+
+    /// Fails when the container has an interface of that name, but for one of ours whose host
+    /// side is down: it is on its way out and is helped along.
+    pub fn make_way(
+        &mut self,
+        netns: &Netns,
+        ifname: &str,
+        host: &str,
+        mac: MacAddress,
+    ) -> Result<(), Error> {
+        let fail = failed("cannot read the container's interfaces");
+        let mut pod = netns
+            .socket(Protocol::Route)
+            .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
+        let Some(there) = link::get(&mut pod, ifname).map_err(&fail)? else {
+            return Ok(());
+        };
+        let open = link::get(&mut self.host, host)
+            .map_err(&fail)?
+            .is_some_and(|link| link.up);
+        if there.kind == Kind::Veth && there.mac == Some(mac) && !open {
+            return ignore_not_found(pod.execute(&link::delete(there.index))).map_err(fail);
+        }
+        let place = netns.path().display();
+        let message = format!("the container has an interface {ifname} already, in {place}");
+        Err(Error::new(Code::InterfaceExists, message))
+    }
+
+    /// Takes an interface down, and its routes with it; `false` when there is none.
+    pub fn retire_link(&mut self, name: &str) -> Result<bool, Error> {
+        let down = Settings {
+            up: Some(false),
+            ..Settings::new()
+        };
+        match self.host.execute(&link::set_by_name(name, &down)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(Error::kernel("cannot take the interface down", error)),
+        }
     }
 
     /// Deletes the host's interface and with it the container's, as often as it is told.

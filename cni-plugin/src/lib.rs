@@ -3,7 +3,7 @@
 //!
 //! # What it owns
 //!
-//! * interfaces `fl` + 11 hexadecimal digits (the host sides of pods) and `flb-...` (limits);
+//! * interfaces named by [`host_interface_name`] (the host sides of pods) and `flb-...` (limits);
 //! * routes with protocol number 204;
 //! * the nftables table `inet fairlead-cni`;
 //! * `/var/lib/cni/fairlead/<network>/`.
@@ -45,36 +45,46 @@ use serde::{Deserialize, Serialize};
 use config::Config;
 use environment::{Command, Environment};
 use error::{Code, Error};
-use verbs::Call;
+use verbs::{Call, Deferred};
 use version::Version;
 pub use wiring::{host_interface_name, is_host_interface};
 
 /// What an invocation writes to standard output, and whether it succeeded.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub output: Vec<u8>,
     pub success: bool,
+    /// What is left to do when the answer is written.
+    pub deferred: Option<Deferred>,
 }
 
 /// Answers one invocation: `variable` gives the environment, `input` is standard input.
 pub fn answer(variable: impl Fn(&str) -> Option<OsString>, input: &[u8]) -> Answer {
-    let outcome = Environment::read(variable).and_then(|environment| dispatch(&environment, input));
+    let mut deferred = None;
+    let outcome = Environment::read(variable)
+        .and_then(|environment| dispatch(&environment, input, &mut deferred));
     match outcome {
         Ok(output) => Answer {
             output,
             success: true,
+            deferred,
         },
         Err(error) => {
             let object = error.object(config::version_of(input));
+            let output = serde_json::to_vec(&object).unwrap_or_default();
             Answer {
-                output: serde_json::to_vec(&object).unwrap_or_default(),
+                output,
                 success: false,
+                deferred,
             }
         }
     }
 }
 
-fn dispatch(environment: &Environment, input: &[u8]) -> Result<Vec<u8>, Error> {
+fn dispatch(
+    environment: &Environment,
+    input: &[u8],
+    deferred: &mut Option<Deferred>,
+) -> Result<Vec<u8>, Error> {
     if environment.command == Command::Version {
         return versions(input);
     }
@@ -89,7 +99,10 @@ fn dispatch(environment: &Environment, input: &[u8]) -> Result<Vec<u8>, Error> {
             let result = verbs::add(&call)?.for_version(config.version);
             encode(&result)
         }
-        Command::Del => verbs::del(&call).map(|()| Vec::new()),
+        Command::Del => {
+            *deferred = Some(verbs::del(&call)?);
+            Ok(Vec::new())
+        }
         Command::Check => verbs::check(&call).map(|()| Vec::new()),
         Command::Status => verbs::status(&call).map(|()| Vec::new()),
         Command::Gc => verbs::gc(&call).map(|()| Vec::new()),

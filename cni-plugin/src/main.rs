@@ -25,6 +25,11 @@ fn main() -> ExitCode {
         eprintln!("fairlead-cni: cannot write the result: {error}");
         return ExitCode::FAILURE;
     }
+    if let Some(deferred) = answer.deferred
+        && let Err(error) = deferred.detach()
+    {
+        eprintln!("fairlead-cni: the interface is left to the next DEL or GC: {error}");
+    }
     if answer.success {
         ExitCode::SUCCESS
     } else {

@@ -1,26 +1,37 @@
-//! What the plugin remembers of a network: one file, replaced as a whole under a lock.
+//! What the plugin remembers of a network, under a lock.
 //!
-//! `DIR/<network>/state.json` holds every attachment with its addresses and host ports; an
-//! address is in use exactly when an attachment has it, so the two cannot disagree. A new
-//! state is written beside the old one and renamed over it: whoever is killed at whatever
-//! instant leaves the one or the other. Nothing is synced to disk, on purpose: a state is
-//! worth something only while the kernel that it describes runs, and the boot's id in it says
-//! so. What a power failure may leave is of another boot and is not believed.
+//! `DIR/<network>/state.0` and `state.1` hold the last state and the one before: every
+//! attachment with its addresses and host ports. An address is in use exactly when an
+//! attachment has it, so the two cannot disagree.
+//!
+//! A new state is written over the older of the two, behind a number that grows and a digest
+//! of its content. Whoever is killed at whatever instant leaves one that is whole. (Renaming a
+//! new file over the old one would do the same, but makes some file systems write to the disk
+//! at once.) Nothing is synced to disk, on purpose: a state is worth something only while the
+//! kernel that it describes runs, and the boot's id in it says so. What a power failure may
+//! leave is of another boot and is not believed.
+//!
+//! A file that is not whole may also have been damaged later, and then the other one is too
+//! old: in that case the caller is told, and adds what really is in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::config::{Attachment, Bandwidth, PortMapping};
 use crate::error::{Code, Error};
 
 /// Only so many resting addresses are remembered; those before them count as never used.
 const RESTING: usize = 4096;
+const SLOTS: usize = 2;
+/// How often a state is read that is being replaced.
+const PEEKS: usize = 20;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// An attachment as it was made.
@@ -125,8 +136,20 @@ pub struct Locked {
     _lock: Flock<File>,
     /// Changed in memory until [`Locked::save`].
     pub state: State,
-    /// The file was not readable and its content was moved away.
+    /// A file could not be believed: what the state says may be too old.
     pub corrupt: Option<String>,
+    /// Nothing was ever written.
+    pub fresh: bool,
+    /// The number of the state that was read, and where it was not.
+    generation: u64,
+    next_slot: usize,
+}
+
+/// What one of the two files holds.
+enum Slot {
+    Missing,
+    Broken(String),
+    Whole { generation: u64, state: State },
 }
 
 impl Store {
@@ -159,50 +182,89 @@ impl Store {
                 Err((_, errno)) => return Err(fail(&errno.into())),
             }
         };
-        let (state, corrupt) = self.read()?;
+        let (generation, newest, state, corrupt) = self.read()?;
         Ok(Locked {
             directory: self.directory.clone(),
             _lock: lock,
-            state,
+            state: current_boot(state)?,
             corrupt,
+            fresh: generation == 0,
+            generation,
+            next_slot: 1 - newest,
         })
     }
 
-    /// Reads without the lock: a state is always whole.
+    /// Reads without the lock: one of the two states is always whole, unless both are
+    /// replaced during the attempt.
     pub fn peek(&self) -> Result<State, Error> {
-        match self.read_file()? {
-            Some(Ok(state)) => current_boot(state),
-            _ => Ok(State::default()),
-        }
-    }
-
-    fn read(&self) -> Result<(State, Option<String>), Error> {
-        let (state, corrupt) = match self.read_file()? {
-            None => (State::default(), None),
-            Some(Ok(state)) => (state, None),
-            Some(Err(reason)) => {
-                // Kept for whoever wants to know what happened.
-                let aside = self.directory.join("state.json.corrupt");
-                let _ = fs::rename(self.path(), aside);
-                (State::default(), Some(reason))
+        let mut read = self.read()?;
+        for _ in 0..PEEKS {
+            if read.3.is_none() {
+                break;
             }
-        };
-        Ok((current_boot(state)?, corrupt))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.join("state.json")
-    }
-
-    fn read_file(&self) -> Result<Option<Result<State, String>>, Error> {
-        match fs::read(self.path()) {
-            Ok(bytes) => Ok(Some(parse(&bytes))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(
-                format!("cannot read {}", self.path().display()),
-                &error,
-            )),
+            read = self.read()?;
         }
+        current_boot(read.2)
+    }
+
+    /// The newest whole state, with its number and its place, and why one was not believed.
+    fn read(&self) -> Result<(u64, usize, State, Option<String>), Error> {
+        let mut best = (0, 1, State::default());
+        let mut corrupt = None;
+        for index in 0..SLOTS {
+            match self.read_slot(index)? {
+                Slot::Missing => {}
+                Slot::Broken(reason) => corrupt = Some(reason),
+                Slot::Whole { generation, state } if generation >= best.0 => {
+                    best = (generation, index, state);
+                }
+                Slot::Whole { .. } => {}
+            }
+        }
+        Ok((best.0, best.1, best.2, corrupt))
+    }
+
+    fn read_slot(&self, index: usize) -> Result<Slot, Error> {
+        let path = slot_path(&self.directory, index);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(decode(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Slot::Missing),
+            Err(error) => Err(Error::io(format!("cannot read {}", path.display()), &error)),
+        }
+    }
+}
+
+fn slot_path(directory: &Path, index: usize) -> PathBuf {
+    directory.join(format!("state.{index}"))
+}
+
+/// A line with the number and the digest of what follows.
+fn header(generation: u64, body: &[u8]) -> String {
+    format!(
+        "fairlead-cni 1 {generation:020} {}\n",
+        hex::encode(Sha256::digest(body))
+    )
+}
+
+fn decode(bytes: &[u8]) -> Slot {
+    let broken = |reason: &str| Slot::Broken(reason.to_owned());
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return broken("it has no header");
+    };
+    let (head, body) = bytes.split_at(end + 1);
+    let number = std::str::from_utf8(head)
+        .ok()
+        .and_then(|text| text.split(' ').nth(2)?.parse().ok());
+    let Some(generation) = number else {
+        return broken("it has no number");
+    };
+    if header(generation, body).as_bytes() != head {
+        return broken("its digest is another one");
+    }
+    match parse(body) {
+        Ok(state) => Slot::Whole { generation, state },
+        Err(reason) => Slot::Broken(reason),
     }
 }
 
@@ -241,21 +303,35 @@ fn current_boot(mut state: State) -> Result<State, Error> {
 
 impl Locked {
     /// Makes the state in memory the one on disk.
-    pub fn save(&self) -> Result<(), Error> {
-        let path = self.directory.join("state.json");
+    pub fn save(&mut self) -> Result<(), Error> {
+        let path = slot_path(&self.directory, self.next_slot);
         let write = || -> io::Result<()> {
-            let new = self.directory.join("state.json.new");
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(&self.state)?)?;
-            fs::rename(&new, &path)
+            let body = serde_json::to_vec(&self.state)?;
+            let mut bytes = header(self.generation + 1, &body).into_bytes();
+            bytes.extend_from_slice(&body);
+            // Not cut off first: that, too, would be written to the disk at once.
+            let mut file = OpenOptions::new()
+                .create(true)
+                .write(true)
+                .truncate(false)
+                .open(&path)?;
+            file.write_all(&bytes)?;
+            file.set_len(bytes.len() as u64)
         };
-        write().map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::new(Code::TryAgain, format!("no room for {}", path.display()))
-                    .with_details(error)
+        match write() {
+            Ok(()) => {
+                self.generation += 1;
+                self.next_slot = 1 - self.next_slot;
+                Ok(())
             }
-            _ => Error::io(format!("cannot write {}", path.display()), &error),
-        })
+            Err(error) => Err(match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    let message = format!("no room for {}", path.display());
+                    Error::new(Code::TryAgain, message).with_details(error)
+                }
+                _ => Error::io(format!("cannot write {}", path.display()), &error),
+            }),
+        }
     }
 }
 
@@ -310,26 +386,52 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_believed_is_moved_away() {
-        let two = serde_json::to_vec(&State {
+    fn the_newest_whole_state_is_read_and_a_broken_one_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), "net");
+        let mut locked = store.lock().unwrap();
+        for n in 2..7 {
+            locked
+                .state
+                .insert(record(&format!("c{n}"), &format!("10.0.0.{n}")));
+            locked.save().unwrap();
+        }
+        let newest = 1 - locked.next_slot;
+        drop(locked);
+        assert_eq!(store.peek().unwrap().used().len(), 5);
+        let path = slot_path(&dir.path().join("net"), newest);
+        let whole = fs::read(&path).unwrap();
+        for damage in (0..whole.len()).step_by(13) {
+            let mut bytes = whole.clone();
+            bytes[damage] ^= 0x20;
+            fs::write(&path, &bytes).unwrap();
+            let locked = store.lock().unwrap();
+            assert!(locked.corrupt.is_some(), "byte {damage}");
+            assert_eq!(
+                locked.state.used().len(),
+                4,
+                "the state before is still there"
+            );
+        }
+        for length in (0..whole.len()).step_by(29) {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert!(store.lock().unwrap().corrupt.is_some(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_two_owners_is_not_believed() {
+        let two = State {
             attachments: [("a/eth0", "a"), ("b/eth0", "b")]
                 .map(|(key, id)| (key.to_owned(), record(id, "10.0.0.2")))
                 .into(),
             ..State::default()
-        });
-        for content in [b"{\"attachments\":".to_vec(), vec![0; 100], two.unwrap()] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = Store::new(dir.path(), "net");
-            fs::create_dir_all(dir.path().join("net")).unwrap();
-            fs::write(dir.path().join("net/state.json"), &content).unwrap();
-            let locked = store.lock().unwrap();
-            assert!(locked.corrupt.is_some());
-            assert!(locked.state.attachments.is_empty());
-            assert_eq!(
-                fs::read(dir.path().join("net/state.json.corrupt")).unwrap(),
-                content
-            );
-        }
+        };
+        assert!(
+            parse(&serde_json::to_vec(&two).unwrap())
+                .unwrap_err()
+                .contains("two owners")
+        );
     }
 
     #[test]

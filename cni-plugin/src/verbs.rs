@@ -8,7 +8,7 @@ mod status;
 
 pub use add::add;
 pub use check::check;
-pub use del::del;
+pub use del::{Deferred, del};
 pub use gc::gc;
 pub use status::status;
 
@@ -47,11 +47,14 @@ impl Call<'_> {
         let mut locked = self.store().lock()?;
         if let Some(reason) = locked.corrupt.take() {
             eprintln!(
-                "fairlead-cni: the state of network {} was damaged ({reason}); it is read from the interfaces",
+                "fairlead-cni: the state of network {} is damaged ({reason}); it is completed from the interfaces",
                 self.config.name
             );
             recover(&mut locked, &self.config.name)?;
             locked.save()?;
+        } else if std::mem::take(&mut locked.fresh) {
+            // Somebody may have deleted the directory.
+            recover(&mut locked, &self.config.name)?;
         }
         Ok(locked)
     }
@@ -89,7 +92,8 @@ fn parse_alias(alias: &str, network: &str) -> Option<Attachment> {
     (ours && words.next().is_none()).then_some(attachment)
 }
 
-/// Rebuilds the state from the interfaces and routes that are really there.
+/// Adds to the state what is really there: interfaces that carry our mark, with the addresses
+/// that our routes lead to.
 fn recover(locked: &mut Locked, network: &str) -> Result<(), Error> {
     let mut dataplane = Dataplane::open()?;
     for link in dataplane.marked_links()? {
@@ -97,6 +101,9 @@ fn recover(locked: &mut Locked, network: &str) -> Result<(), Error> {
         let Some(attachment) = parse_alias(alias, network) else {
             continue;
         };
+        if locked.state.get(&attachment).is_some() {
+            continue;
+        }
         let addresses = dataplane.routed_addresses(link.index)?;
         locked.state.insert(Record {
             attachment,

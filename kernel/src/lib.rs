@@ -23,6 +23,7 @@ pub mod neighbour;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;
+pub mod process;
 pub mod qdisc;
 pub mod route;
 pub mod rule;

@@ -10,7 +10,7 @@ use kernel::netns::Netns;
 
 use super::{Call, pair, wanted_rules};
 use crate::config::{Config, Ipam};
-use crate::dataplane::{Dataplane, Made, open_netns, refuse_existing};
+use crate::dataplane::{Dataplane, Made, open_netns};
 use crate::delegate;
 use crate::error::{Code, Error};
 use crate::ipam::RangeSet;
@@ -31,22 +31,39 @@ pub fn add(call: &Call<'_>) -> Result<CniResult, Error> {
         return add_chained(call, previous);
     }
     // Before anything of ours exists: what is there is not undone when we fail.
-    refuse_existing(&netns, &call.environment.ifname)?;
+    make_way(call, &netns)?;
     // What an ADD or DEL of the same attachment has left that was killed on its way.
     if call.store().peek()?.get(&call.attachment()).is_some() {
-        super::del(call)?;
+        super::del(call)?.run()?;
     }
     let granted = addresses(call, &netns)?;
     let result = build(call, &netns, granted);
     if result.is_err() {
-        // The first error is the one to tell; what is left, the runtime's DEL finds.
-        let _ = super::del(call);
+        undo(call);
     }
     let mut result = result?;
     if let Some(previous) = previous {
         result = append(previous, result);
     }
     Ok(result)
+}
+
+/// Takes back what a failed ADD has made. The first error is the one to tell; what is left,
+/// the runtime's DEL finds.
+fn undo(call: &Call<'_>) {
+    if let Ok(deferred) = super::del(call) {
+        let _ = deferred.run();
+    }
+}
+
+/// An interface of that name is an error, unless it is what a DEL of the same attachment is
+/// about to delete.
+fn make_way(call: &Call<'_>, netns: &Netns) -> Result<(), Error> {
+    let attachment = call.attachment();
+    let host = wiring::host_interface_name(&attachment.container_id, &attachment.ifname);
+    let (_, mac) = Pair::macs(&attachment.container_id, &attachment.ifname);
+    let mac = call.config.mac.unwrap_or(mac);
+    Dataplane::open()?.make_way(netns, &attachment.ifname, &host, mac)
 }
 
 fn require_netns(call: &Call<'_>) -> Result<Netns, Error> {
@@ -91,7 +108,7 @@ fn delegated(call: &Call<'_>, netns: &Netns, plugin: &str) -> Result<Granted, Er
     locked.save()?;
     drop(locked);
     let forget = |error| {
-        let _ = super::del(call);
+        undo(call);
         error
     };
     let output =
@@ -340,7 +357,7 @@ fn add_chained(call: &Call<'_>, previous: &CniResult) -> Result<CniResult, Error
     drop(locked);
     let result = decorate(call, &record);
     if result.is_err() {
-        let _ = super::del(call);
+        undo(call);
     }
     result.map(|()| previous.clone())
 }

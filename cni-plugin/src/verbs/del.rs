@@ -12,14 +12,42 @@ use crate::error::{Error, join};
 use crate::store::Record;
 use crate::wiring::{self, Pair};
 
+/// What is left to do when the answer is given: the kernel takes its time to forget an
+/// interface, and nobody has to wait for that. Nothing passes it any more, and its address
+/// and name are free.
+pub struct Deferred {
+    dataplane: Dataplane,
+    links: Vec<String>,
+}
+
+impl Deferred {
+    /// Deletes the interfaces.
+    pub fn run(mut self) -> Result<(), Error> {
+        join(
+            self.links
+                .iter()
+                .filter_map(|name| self.dataplane.delete_link(name).err())
+                .collect(),
+        )
+    }
+
+    /// The same in a process of its own, or here where there can be none.
+    pub fn detach(mut self) -> std::io::Result<()> {
+        kernel::process::detach(|| {
+            for name in &self.links {
+                // What fails is found by the next DEL or GC, or goes with the container.
+                let _ = self.dataplane.delete_link(name);
+            }
+        })
+    }
+}
+
 /// Detaches the container. What is not there is no error; all that can be done is done, and
 /// then the errors are told.
-pub fn del(call: &Call<'_>) -> Result<(), Error> {
+pub fn del(call: &Call<'_>) -> Result<Deferred, Error> {
     let attachment = call.attachment();
     let record = call.lock()?.state.get(&attachment).cloned();
-    let mut errors = Vec::new();
-    let mut attempt = |result: Result<(), Error>| errors.extend(result.err());
-    attempt(dismantle(call, &attachment, record.as_ref()));
+    let (deferred, mut errors) = dismantle(call, &attachment, record.as_ref())?;
     let asked = record.as_ref().and_then(|record| record.ipam.clone());
     let configured = match &call.config.ipam {
         Ipam::Delegate(plugin) => Some(plugin.clone()),
@@ -28,7 +56,7 @@ pub fn del(call: &Call<'_>) -> Result<(), Error> {
     let chained = record.as_ref().is_some_and(|record| record.chained);
     if let Some(plugin) = asked.or(configured).filter(|_| !chained) {
         let run = delegate::run(&plugin, "DEL", call.environment, &call.config.raw);
-        attempt(run.map(drop));
+        errors.extend(run.err());
     }
     if errors.is_empty() && record.is_some() {
         // Last: an address is free when nothing uses it any more.
@@ -36,31 +64,43 @@ pub fn del(call: &Call<'_>) -> Result<(), Error> {
         locked.state.remove(&attachment);
         locked.save()?;
     }
-    join(errors)
+    join(errors).map(|()| deferred)
 }
 
-/// Takes everything of an attachment out of the kernel.
+/// Takes everything of an attachment out of the kernel; its interfaces are down, and remain
+/// to be deleted. Comes with what failed.
 pub(super) fn dismantle(
     call: &Call<'_>,
     attachment: &Attachment,
     record: Option<&Record>,
-) -> Result<(), Error> {
+) -> Result<(Deferred, Vec<Error>), Error> {
     let mut dataplane = Dataplane::open()?;
     let mut errors = Vec::new();
+    let mut links = Vec::new();
     let name = wiring::host_interface_name(&attachment.container_id, &attachment.ifname);
     if !record.is_some_and(|record| record.chained) {
-        errors.extend(dataplane.delete_link(&name).err());
-        if let Some(netns) = call.environment.netns.as_deref() {
-            errors.extend(delete_inside(&mut dataplane, netns, attachment, call.config.mac).err());
+        match dataplane.retire_link(&name) {
+            Ok(true) => links.push(name),
+            Ok(false) => {
+                if let Some(netns) = call.environment.netns.as_deref() {
+                    let mac = call.config.mac;
+                    errors.extend(delete_inside(&mut dataplane, netns, attachment, mac).err());
+                }
+            }
+            Err(error) => errors.push(error),
         }
     }
     let shaper = wiring::shaper_name(&attachment.container_id, &attachment.ifname);
-    errors.extend(dataplane.delete_link(&shaper).err());
+    match dataplane.retire_link(&shaper) {
+        Ok(true) => links.push(shaper),
+        Ok(false) => {}
+        Err(error) => errors.push(error),
+    }
     if let Some(record) = record {
         let wanted = wanted_rules(record, &call.masquerade_exceptions());
         errors.extend(dataplane.uninstall_rules(&wanted).err());
     }
-    join(errors)
+    Ok((Deferred { dataplane, links }, errors))
 }
 
 fn delete_inside(

@@ -48,7 +48,9 @@ fn known(call: &Call<'_>) -> Result<BTreeSet<Attachment>, Error> {
 
 fn remove(call: &Call<'_>, attachment: &Attachment) -> Result<(), Error> {
     let record = call.lock()?.state.get(attachment).cloned();
-    del::dismantle(call, attachment, record.as_ref())?;
+    let (deferred, mut errors) = del::dismantle(call, attachment, record.as_ref())?;
+    errors.extend(deferred.run().err());
+    join(errors)?;
     let mut locked = call.lock()?;
     locked.state.remove(attachment);
     locked.save()

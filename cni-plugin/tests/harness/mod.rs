@@ -128,15 +128,19 @@ impl Host {
         self.run(&container.call("CHECK", &config))
     }
 
-    /// The interfaces of the host, but the loopback one.
+    /// The interfaces of the host, but the loopback one, once those that were taken down are
+    /// deleted: the plugin does not wait for that.
     pub fn links(&self) -> Vec<String> {
         let mut socket = self.ns.socket();
-        let links = kernel::link::list(&mut socket).unwrap();
-        links
-            .into_iter()
-            .map(|link| link.name)
-            .filter(|name| name != "lo")
-            .collect()
+        for _ in 0..300 {
+            let mut links = kernel::link::list(&mut socket).unwrap();
+            links.retain(|link| link.name != "lo");
+            if links.iter().all(|link| link.up) {
+                return links.into_iter().map(|link| link.name).collect();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("an interface that was taken down is still there")
     }
 
     /// The addresses that the plugin's state calls used.
