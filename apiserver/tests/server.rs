@@ -1,5 +1,7 @@
 //! A whole API server on loopback: who gets in, what he may, and how it starts and ends.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod server {
     pub(crate) mod access;
     pub(crate) mod fixture;

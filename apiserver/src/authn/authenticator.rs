@@ -1,10 +1,13 @@
 //! Finds out who makes a request: certificate, then token, then nobody.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 
 use super::bootstrap_token;
 use super::service_account::ServiceAccountTokens;
@@ -15,6 +18,7 @@ use crate::registry::Cacher;
 use crate::response::ApiError;
 use crate::subresources::token::{IssuedToken, TokenAuthority, TokenSpec};
 
+const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 /// The paths that anybody may read.
 const ANONYMOUS_PATHS: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
 
@@ -47,7 +51,7 @@ impl Authenticator {
             Peer::Invalid(_) | Peer::NoCertificate => {}
         }
         if let Some(token) = bearer(headers) {
-            return self.token_user(token, &[]).map(|(user, _)| shared(user));
+            return self.token_user(&token, &[]).map(|(user, _)| shared(user));
         }
         if ANONYMOUS_PATHS.contains(&path) {
             return Ok(Arc::new(UserInfo::anonymous()));
@@ -115,12 +119,21 @@ pub(super) fn authenticated(user: &mut UserInfo) {
     }
 }
 
-/// The token of `Authorization: Bearer`, or of a WebSocket's subprotocol.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = header.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+/// The token of `Authorization: Bearer`, or of a WebSocket's subprotocol, which is where
+/// browsers can put one.
+fn bearer(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    if let Some(header) = headers.get(AUTHORIZATION) {
+        let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+        let token = token.trim();
+        let usable = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
+        return usable.then_some(Cow::Borrowed(token));
+    }
+    let protocols = headers.get(SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    let encoded = protocols
+        .split(',')
+        .find_map(|protocol| protocol.trim().strip_prefix(WEBSOCKET_TOKEN))?;
+    let decoded = URL_SAFE_NO_PAD.decode(encoded).ok()?;
+    String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
 /// Whose request the front proxy says it is.
@@ -146,4 +159,25 @@ fn remote_user(headers: &HeaderMap) -> Result<UserInfo, Unauthenticated> {
         }
     }
     Ok(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_found_in_both_headers() {
+        let check = |name: http::HeaderName, value: &str, expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().expect("a header"));
+            assert_eq!(bearer(&headers).as_deref(), expected, "{value}");
+        };
+        check(AUTHORIZATION, "Bearer abc", Some("abc"));
+        check(AUTHORIZATION, "bearer  abc", Some("abc"));
+        check(AUTHORIZATION, "Basic abc", None);
+        check(AUTHORIZATION, "Bearer ", None);
+        let value = "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj";
+        check(SEC_WEBSOCKET_PROTOCOL, value, Some("abc"));
+        check(SEC_WEBSOCKET_PROTOCOL, "v5.channel.k8s.io", None);
+    }
 }

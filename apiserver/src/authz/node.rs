@@ -144,9 +144,9 @@ impl NodeAuthorizer {
         let uses = |pod: &Arc<Object>| {
             claim_names(&pod.value()).iter().any(|claim| {
                 let key = object_key("", "persistentvolumeclaims", pod.namespace(), claim);
-                claims.get(&key).is_some_and(|claim| {
-                    claim.value()["spec"]["volumeName"] == Value::from(asked.name.as_str())
-                })
+                claims
+                    .get(&key)
+                    .is_some_and(|claim| says(&claim, "volumeName", &asked.name))
             })
         };
         if self.pods(node, "").iter().any(uses) {
@@ -165,7 +165,7 @@ impl NodeAuthorizer {
             .cacher
             .resource("storage.k8s.io", "volumeattachments")
             .get(&key);
-        let ours = |object: Arc<Object>| object.value()["spec"]["nodeName"] == Value::from(node);
+        let ours = |object: Arc<Object>| says(&object, "nodeName", node);
         if found.is_some_and(ours) {
             allow()
         } else {
@@ -196,7 +196,7 @@ impl NodeAuthorizer {
             ("get" | "watch", "") if !asked.name.is_empty() => {
                 let key = object_key("", "pods", &asked.namespace, &asked.name);
                 let found = self.cacher.resource("", "pods").get(&key);
-                let ours = |pod: Arc<Object>| pod.value()["spec"]["nodeName"] == Value::from(node);
+                let ours = |pod: Arc<Object>| says(&pod, "nodeName", node);
                 if found.is_some_and(ours) {
                     allow()
                 } else {
@@ -225,8 +225,7 @@ impl NodeAuthorizer {
                     .cacher
                     .resource("resource.k8s.io", "resourceslices")
                     .get(&key);
-                let ours =
-                    |slice: Arc<Object>| slice.value()["spec"]["nodeName"] == Value::from(node);
+                let ours = |slice: Arc<Object>| says(&slice, "nodeName", node);
                 if found.is_some_and(ours) {
                     allow()
                 } else {
@@ -238,6 +237,11 @@ impl NodeAuthorizer {
             ),
         }
     }
+}
+
+/// Whether a member of the object's spec has this text.
+fn says(object: &Object, member: &str, text: &str) -> bool {
+    object.value()["spec"][member].as_str() == Some(text)
 }
 
 fn unrelated(node: &str) -> Decision {

@@ -37,6 +37,7 @@ pub(super) fn fixed(facts: &Facts<'_>) -> Vec<Placed> {
     all.extend(dns_service(facts));
     all.extend(priority_levels());
     all.extend(flow_schemas());
+    all.extend(api_services());
     all
 }
 
@@ -480,6 +481,58 @@ fn flow_subject(text: &str) -> Value {
     }
 }
 
+/// Group, version, priority of the group and of the version in it.
+type LocalGroup = (&'static str, &'static str, u32, u32);
+
+const LOCAL_GROUPS: &[LocalGroup] = &[
+    ("", "v1", 18_000, 1),
+    ("admissionregistration.k8s.io", "v1", 16_700, 15),
+    ("apiextensions.k8s.io", "v1", 16_700, 15),
+    ("apps", "v1", 17_800, 15),
+    ("authentication.k8s.io", "v1", 17_700, 15),
+    ("authorization.k8s.io", "v1", 17_600, 15),
+    ("autoscaling", "v1", 17_500, 15),
+    ("batch", "v1", 17_400, 15),
+    ("certificates.k8s.io", "v1", 17_300, 15),
+    ("coordination.k8s.io", "v1", 16_500, 15),
+    ("discovery.k8s.io", "v1", 16_200, 15),
+    ("events.k8s.io", "v1", 17_750, 15),
+    ("flowcontrol.apiserver.k8s.io", "v1", 16_100, 21),
+    ("networking.k8s.io", "v1", 17_200, 15),
+    ("node.k8s.io", "v1", 16_300, 15),
+    ("policy", "v1", 17_100, 15),
+    ("rbac.authorization.k8s.io", "v1", 17_000, 15),
+    ("resource.k8s.io", "v1", 16_200, 21),
+    ("scheduling.k8s.io", "v1", 16_600, 15),
+    ("storage.k8s.io", "v1", 16_800, 15),
+    ("autoscaling", "v2", 17_500, 30),
+];
+
+const REGISTRATION: &str = "apiregistration.k8s.io";
+
+fn api_services() -> Vec<Placed> {
+    let place = |&(group, version, minimum, priority): &LocalGroup| {
+        let mut object = json!({
+            "apiVersion": format!("{REGISTRATION}/v1"),
+            "kind": "APIService",
+            "metadata": {
+                "name": format!("{version}.{group}"),
+                "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+            },
+            "spec": {
+                "version": version,
+                "groupPriorityMinimum": minimum,
+                "versionPriority": priority,
+            },
+        });
+        if !group.is_empty() {
+            object["spec"]["group"] = group.into();
+        }
+        (REGISTRATION, "apiservices", object)
+    };
+    LOCAL_GROUPS.iter().map(place).collect()
+}
+
 /// Patches for the statuses of what `fixed` makes; `has` tells which have one already.
 pub(super) fn statuses(
     has: impl Fn(&str, &str, &str) -> bool,
@@ -506,6 +559,16 @@ pub(super) fn statuses(
         "kubernetes".to_owned(),
         patch,
     ));
+    for (group, version, ..) in LOCAL_GROUPS {
+        let message = "Local APIServices are always available".to_owned();
+        let patch = condition("Available", "True", "Local", message);
+        patches.push((
+            REGISTRATION,
+            "apiservices",
+            format!("{version}.{group}"),
+            patch,
+        ));
+    }
     patches.retain(|(group, plural, name, _)| !has(group, plural, name));
     patches
 }

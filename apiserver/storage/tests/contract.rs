@@ -1,5 +1,7 @@
 //! The contract of [`storage::Store`], run on every implementation.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod contract {
     pub(crate) mod backends;
     pub(crate) mod suite;

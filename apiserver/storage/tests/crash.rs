@@ -1,6 +1,8 @@
 //! `kill -9` of a writing process, again and again: every acknowledged write is there,
 //! nothing is half-written, and a watch from before resumes without a gap.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
@@ -31,7 +33,10 @@ async fn fifty_kills_lose_no_acknowledged_write() {
         verify_entries(&store, &acks).await;
         verified = verify_history(&store, verified, &acks).await;
     }
-    assert!(total > ROUNDS as usize * 10, "only {total} writes were acknowledged");
+    assert!(
+        total > ROUNDS as usize * 10,
+        "only {total} writes were acknowledged"
+    );
 }
 
 /// What a process got acknowledged before it was killed.
@@ -46,7 +51,10 @@ fn write_and_kill(directory: &Path, time: Duration) -> Vec<Ack> {
     std::thread::sleep(time);
     process.0.kill().unwrap();
     let status = process.0.wait().unwrap();
-    assert!(status.code().is_none(), "the writer ended by itself: {status}");
+    assert!(
+        status.code().is_none(),
+        "the writer ended by itself: {status}"
+    );
     let text = reader.join().unwrap();
     // The last line may be cut.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -55,7 +63,11 @@ fn write_and_kill(directory: &Path, time: Duration) -> Vec<Ack> {
 
 fn parse(line: &str) -> Ack {
     let numbers: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
-    Ack { writer: numbers[0], sequence: numbers[1], revision: numbers[2] }
+    Ack {
+        writer: numbers[0],
+        sequence: numbers[1],
+        revision: numbers[2],
+    }
 }
 
 struct Victim(Child);
@@ -67,7 +79,10 @@ impl Drop for Victim {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "only a process of its own can be killed")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only a process of its own can be killed"
+)]
 fn spawn(directory: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_store-load"))
         .arg(directory)
@@ -78,18 +93,36 @@ fn spawn(directory: &Path) -> Child {
 }
 
 async fn verify_entries(store: &EmbeddedStore, acks: &[Ack]) {
-    let page = store.list(Range { prefix: "/load/".to_owned(), ..Range::default() }).await.unwrap();
+    let page = store
+        .list(Range {
+            prefix: "/load/".to_owned(),
+            ..Range::default()
+        })
+        .await
+        .unwrap();
     let mut found: HashMap<String, (u64, Revision)> = HashMap::new();
     for entry in page.entries {
         let text = String::from_utf8(entry.value.to_vec()).unwrap();
         let sequence = text.split(' ').next().unwrap();
-        assert_eq!(text, format!("{sequence} ").repeat(60), "{} is torn", entry.key);
-        found.insert(entry.key.to_string(), (sequence.parse().unwrap(), entry.mod_revision));
+        assert_eq!(
+            text,
+            format!("{sequence} ").repeat(60),
+            "{} is torn",
+            entry.key
+        );
+        found.insert(
+            entry.key.to_string(),
+            (sequence.parse().unwrap(), entry.mod_revision),
+        );
     }
     for ack in acks {
         let key = format!("/load/{}/{}", ack.writer, ack.sequence % 40);
         let (sequence, revision) = found[&key];
-        assert!(sequence >= ack.sequence, "{key} has {sequence}, acknowledged {}", ack.sequence);
+        assert!(
+            sequence >= ack.sequence,
+            "{key} has {sequence}, acknowledged {}",
+            ack.sequence
+        );
         if sequence == ack.sequence {
             assert_eq!(revision, ack.revision);
         }
@@ -107,7 +140,9 @@ async fn verify_history(store: &EmbeddedStore, from: Revision, acks: &[Ack]) -> 
         assert_eq!(commit.revision, last + 1, "a gap");
         last = commit.revision;
         for change in commit.changes {
-            let Change::Put { entry } = change else { panic!("nothing was deleted") };
+            let Change::Put { entry } = change else {
+                panic!("nothing was deleted")
+            };
             seen.insert(last, String::from_utf8_lossy(&entry.value).into_owned());
         }
     }

@@ -1,13 +1,13 @@
 //! A full disk: writes are refused, reads go on, and it recovers once there is room.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use storage::{
-    EmbeddedOptions, EmbeddedStore, Mutation, Range, Store, StoreError, Transaction,
-};
+use storage::{EmbeddedOptions, EmbeddedStore, Mutation, Range, Store, StoreError, Transaction};
 
 /// Runs the body with a small file system of its own, which only its threads see.
 fn on_small_disk(megabytes: u32, body: impl AsyncFnOnce(PathBuf) + Send + 'static) {
@@ -18,8 +18,18 @@ fn on_small_disk(megabytes: u32, body: impl AsyncFnOnce(PathBuf) + Send + 'stati
         mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
         let size = format!("size={megabytes}m");
         let flags = MsFlags::empty();
-        mount(Some("tmpfs"), directory.path(), Some("tmpfs"), flags, Some(size.as_str())).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        mount(
+            Some("tmpfs"),
+            directory.path(),
+            Some("tmpfs"),
+            flags,
+            Some(size.as_str()),
+        )
+        .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(body(directory.path().to_path_buf()));
         nix::mount::umount2(directory.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
     });
@@ -40,7 +50,12 @@ async fn put(store: &EmbeddedStore, n: usize) -> Result<u64, StoreError> {
     let key = format!("/k/{n:06}").into();
     let value = format!("{n:06}").repeat(700).into();
     let mutations = vec![Mutation::Put { key, value }];
-    store.commit(Transaction { expect: vec![], mutations }).await
+    store
+        .commit(Transaction {
+            expect: vec![],
+            mutations,
+        })
+        .await
 }
 
 /// Writes until it is refused; returns how many were acknowledged in all.
@@ -56,7 +71,13 @@ async fn fill(store: &EmbeddedStore, mut written: usize) -> usize {
 }
 
 async fn verify(store: &EmbeddedStore, written: usize) {
-    let page = store.list(Range { prefix: "/k/".to_owned(), ..Range::default() }).await.unwrap();
+    let page = store
+        .list(Range {
+            prefix: "/k/".to_owned(),
+            ..Range::default()
+        })
+        .await
+        .unwrap();
     assert_eq!(page.entries.len(), written);
     for (n, entry) in page.entries.iter().enumerate() {
         assert_eq!(&*entry.key, format!("/k/{n:06}"));
@@ -84,7 +105,10 @@ fn a_full_disk_refuses_writes_keeps_reading_and_recovers() {
         assert!(written > 100, "{written}");
         verify(&store, written).await;
         for _ in 0..3 {
-            assert!(matches!(put(&store, written).await, Err(StoreError::NoSpace { .. })));
+            assert!(matches!(
+                put(&store, written).await,
+                Err(StoreError::NoSpace { .. })
+            ));
         }
         verify(&store, written).await;
 

@@ -38,11 +38,16 @@ impl Target {
         let cluster = &config["clusters"][0]["cluster"];
         let user = &config["users"][0]["user"];
         let data = |value: &Value, what: &str| -> Result<Vec<u8>> {
-            let text = value.as_str().ok_or_else(|| anyhow!("the kubeconfig has no {what}"))?;
+            let text = value
+                .as_str()
+                .ok_or_else(|| anyhow!("the kubeconfig has no {what}"))?;
             Ok(STANDARD.decode(text)?)
         };
         let mut roots = rustls::RootCertStore::empty();
-        let ca = data(&cluster["certificate-authority-data"], "certificate-authority-data")?;
+        let ca = data(
+            &cluster["certificate-authority-data"],
+            "certificate-authority-data",
+        )?;
         roots.add(CertificateDer::from_pem_slice(&ca)?)?;
         let certificate = data(&user["client-certificate-data"], "client-certificate-data")?;
         let key = data(&user["client-key-data"], "client-key-data")?;
@@ -56,7 +61,9 @@ impl Target {
             )?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let url: Uri = cluster["server"].as_str().unwrap_or_default().parse()?;
-        let host = url.host().ok_or_else(|| anyhow!("the server's URL has no host"))?;
+        let host = url
+            .host()
+            .ok_or_else(|| anyhow!("the server's URL has no host"))?;
         let host = host.trim_matches(['[', ']']).to_owned();
         Ok(Target {
             authority: format!("{host}:{}", url.port_u16().unwrap_or(443)),
@@ -77,10 +84,17 @@ impl Client {
         let address = address.ok_or_else(|| anyhow!("{} has no address", target.authority))?;
         let stream = TcpStream::connect(address).await.context("connecting")?;
         stream.set_nodelay(true)?;
-        let stream = target.tls.connect(target.name.clone(), stream).await.context("TLS")?;
+        let stream = target
+            .tls
+            .connect(target.name.clone(), stream)
+            .await
+            .context("TLS")?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Client { sender, authority: target.authority.clone() })
+        Ok(Client {
+            sender,
+            authority: target.authority.clone(),
+        })
     }
 
     pub(super) async fn send(
@@ -102,7 +116,10 @@ impl Client {
             None => Vec::new(),
         };
         self.sender.ready().await?;
-        let response = self.sender.send_request(request.body(Full::new(bytes.into()))?).await?;
+        let response = self
+            .sender
+            .send_request(request.body(Full::new(bytes.into()))?)
+            .await?;
         let code = response.status().as_u16();
         let mut body = response.into_body();
         let mut bytes = 0;

@@ -67,9 +67,16 @@ const COLLECTION: &str = "/api/v1/namespaces/apiload/configmaps";
 pub async fn run(options: &Options) -> Result<Vec<Measured>> {
     let target = Arc::new(Target::from_kubeconfig(&options.kubeconfig)?);
     let mut admin = Client::connect(&target).await?;
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    let made = admin.send(Method::POST, "/api/v1/namespaces", Some(&namespace)).await?;
-    ensure!(made.code == 201 || made.code == 409, "the namespace was not made: {}", made.code);
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    let made = admin
+        .send(Method::POST, "/api/v1/namespaces", Some(&namespace))
+        .await?;
+    ensure!(
+        made.code == 201 || made.code == 409,
+        "the namespace was not made: {}",
+        made.code
+    );
     let mut results = Vec::new();
     for phase in &options.phases {
         let before = options.pid.map(ProcessUse::read).transpose()?;
@@ -77,23 +84,44 @@ pub async fn run(options: &Options) -> Result<Vec<Measured>> {
         let latencies = drive(*phase, &target, options).await?;
         let elapsed = begun.elapsed();
         let after = options.pid.map(ProcessUse::read).transpose()?;
-        results.push(Measured::new(*phase, options.clients, latencies, elapsed, before, after));
+        results.push(Measured::new(
+            *phase,
+            options.clients,
+            latencies,
+            elapsed,
+            before,
+            after,
+        ));
     }
     if !options.keep {
         admin.send(Method::DELETE, COLLECTION, None).await?;
-        admin.send(Method::DELETE, &format!("/api/v1/namespaces/{NAMESPACE}"), None).await?;
+        admin
+            .send(
+                Method::DELETE,
+                &format!("/api/v1/namespaces/{NAMESPACE}"),
+                None,
+            )
+            .await?;
     }
     Ok(results)
 }
 
 /// All clients at once; every one returns the times of its requests.
 async fn drive(phase: Phase, target: &Arc<Target>, options: &Options) -> Result<Vec<Duration>> {
-    let clients = if phase == Phase::List { 1 } else { options.clients };
+    let clients = if phase == Phase::List {
+        1
+    } else {
+        options.clients
+    };
     let mut tasks = JoinSet::new();
     for index in 0..clients {
         let (target, options) = (target.clone(), options.clone());
         tasks.spawn(async move {
-            let worker = Worker { index, client: Client::connect(&target).await?, options };
+            let worker = Worker {
+                index,
+                client: Client::connect(&target).await?,
+                options,
+            };
             worker.run(phase).await
         });
     }
@@ -122,7 +150,9 @@ impl Worker {
 
     /// The objects that are this client's.
     fn own(&self) -> Vec<usize> {
-        (self.index..self.options.objects).step_by(self.options.clients).collect()
+        (self.index..self.options.objects)
+            .step_by(self.options.clients)
+            .collect()
     }
 
     fn object(&self, number: usize, version: usize) -> Value {
@@ -140,9 +170,16 @@ impl Worker {
         for number in self.own() {
             let object = self.object(number, 0);
             let begun = Instant::now();
-            let answer = self.client.send(Method::POST, COLLECTION, Some(&object)).await?;
+            let answer = self
+                .client
+                .send(Method::POST, COLLECTION, Some(&object))
+                .await?;
             times.push(begun.elapsed());
-            ensure!(answer.code == 201 || answer.code == 409, "create answers {}", answer.code);
+            ensure!(
+                answer.code == 201 || answer.code == 409,
+                "create answers {}",
+                answer.code
+            );
         }
         Ok(times)
     }
@@ -157,7 +194,10 @@ impl Worker {
             let path = format!("{COLLECTION}/load-{number:06}");
             let body = (method == Method::PUT).then(|| self.object(number, times.len() + 1));
             let begun = Instant::now();
-            let answer = self.client.send(method.clone(), &path, body.as_ref()).await?;
+            let answer = self
+                .client
+                .send(method.clone(), &path, body.as_ref())
+                .await?;
             times.push(begun.elapsed());
             ensure!(answer.code == code, "{method} answers {}", answer.code);
         }
@@ -173,7 +213,11 @@ impl Worker {
             times.push(begun.elapsed());
             ensure!(answer.code == 200, "list answers {}", answer.code);
             let least = self.options.objects * self.options.bytes;
-            ensure!(answer.bytes >= least, "the list has {} bytes only", answer.bytes);
+            ensure!(
+                answer.bytes >= least,
+                "the list has {} bytes only",
+                answer.bytes
+            );
         }
         Ok(times)
     }

@@ -22,11 +22,17 @@ impl ProcessUse {
         // The name stands in parentheses and may contain anything.
         let rest = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let field = |index: usize| -> u64 {
-            rest.split(' ').nth(index).and_then(|word| word.parse().ok()).unwrap_or(0)
+            rest.split(' ')
+                .nth(index)
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(0)
         };
         // utime and stime in clock ticks of 10 ms; resident pages of 4 KiB.
         let cpu = Duration::from_millis((field(11) + field(12)) * 10);
-        Ok(ProcessUse { cpu, resident: field(21) * 4096 })
+        Ok(ProcessUse {
+            cpu,
+            resident: field(21) * 4096,
+        })
     }
 }
 
@@ -57,9 +63,14 @@ impl Measured {
         times.sort_unstable();
         let at = |part: f64| {
             let index = (times.len() as f64 * part) as usize;
-            times.get(index.min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+            times
+                .get(index.min(times.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or_default()
         };
-        let cpu = before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu));
+        let cpu = before
+            .zip(after)
+            .map(|(before, after)| after.cpu.saturating_sub(before.cpu));
         Measured {
             phase,
             clients: if phase == Phase::List { 1 } else { clients },
@@ -96,8 +107,12 @@ impl Measured {
 
     pub fn to_text(&self) -> String {
         let micros = |time: Duration| time.as_micros();
-        let cpu = self.cpu_per_request.map_or("-".to_owned(), |cpu| micros(cpu).to_string());
-        let resident = self.resident.map_or("-".to_owned(), |bytes| (bytes >> 20).to_string());
+        let cpu = self
+            .cpu_per_request
+            .map_or("-".to_owned(), |cpu| micros(cpu).to_string());
+        let resident = self
+            .resident
+            .map_or("-".to_owned(), |bytes| (bytes >> 20).to_string());
         format!(
             "{:<7} {:>7} {:>8} {:>10.0} {:>9} {:>9} {:>9} {:>9} {:>11} {:>8}",
             self.name(),

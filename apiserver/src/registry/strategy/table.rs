@@ -102,6 +102,11 @@ static RBAC: Strategy = Strategy {
     create_on_update: true,
     ..DEFAULT
 };
+/// Named `VERSION.GROUP`, where the core group's name is empty.
+static API_SERVICE: Strategy = Strategy {
+    name_faults: names::path_segment_faults,
+    ..DEFAULT
+};
 static LEASE: Strategy = Strategy {
     create_on_update: true,
     unconditional_update: false,
@@ -125,6 +130,7 @@ pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strat
     }
     match (group, resource) {
         ("", "pods") => &POD,
+        ("apiregistration.k8s.io", "apiservices") => &API_SERVICE,
         ("", "podtemplates") => &POD_TEMPLATE,
         ("", "services") => &SERVICE,
         ("", "namespaces") => &NAMESPACE,

@@ -31,12 +31,7 @@ async fn main() {
     }
 }
 
-async fn run(
-    directory: &str,
-    writers: u64,
-    time: Duration,
-    acks: bool,
-) -> Result<(), StoreError> {
+async fn run(directory: &str, writers: u64, time: Duration, acks: bool) -> Result<(), StoreError> {
     let store = Arc::new(EmbeddedStore::open(EmbeddedOptions::new(directory))?);
     let base = store.revision().await?;
     let start = Instant::now();
@@ -53,7 +48,10 @@ async fn run(
     latencies.sort_unstable();
     let at = |part: f64| {
         let index = (latencies.len() as f64 * part) as usize;
-        latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+        latencies
+            .get(index.min(latencies.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
     };
     eprintln!(
         "{} writes, {:.0}/s, p50 {:?}, p99 {:?}, max {:?}",
@@ -80,9 +78,17 @@ async fn write(
         // The text says its sequence throughout, so that a torn value shows.
         let value = format!("{sequence} ").repeat(60);
         let key = format!("/load/{writer}/{}", sequence % KEYS);
-        let mutations = vec![Mutation::Put { key: key.into(), value: value.into() }];
+        let mutations = vec![Mutation::Put {
+            key: key.into(),
+            value: value.into(),
+        }];
         let begun = Instant::now();
-        let revision = store.commit(Transaction { expect: Vec::new(), mutations }).await?;
+        let revision = store
+            .commit(Transaction {
+                expect: Vec::new(),
+                mutations,
+            })
+            .await?;
         latencies.push(begun.elapsed());
         if acks {
             let line = format!("{writer} {sequence} {revision}\n");

@@ -77,9 +77,13 @@ impl Tables {
         const DOING: &str = "make the tables";
         self.write(DOING, |transaction| {
             transaction.open_table(KEYS).map_err(|e| fault(DOING, e))?;
-            transaction.open_table(VERSIONS).map_err(|e| fault(DOING, e))?;
+            transaction
+                .open_table(VERSIONS)
+                .map_err(|e| fault(DOING, e))?;
             let mut meta = transaction.open_table(META).map_err(|e| fault(DOING, e))?;
-            meta.insert(FORMAT, FORMAT_VERSION).map(drop).map_err(|e| fault(DOING, e))
+            meta.insert(FORMAT, FORMAT_VERSION)
+                .map(drop)
+                .map_err(|e| fault(DOING, e))
         })
     }
 

@@ -21,7 +21,10 @@ impl Embedded {
         options.log_bytes = 64 << 10;
         options.apply_after = Duration::from_millis(20);
         options.compact_every = None;
-        Embedded { store: EmbeddedStore::open(options).unwrap(), _directory: directory }
+        Embedded {
+            store: EmbeddedStore::open(options).unwrap(),
+            _directory: directory,
+        }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -56,16 +59,29 @@ impl Etcd {
 
     async fn try_start(deadline: Instant) -> Option<Etcd> {
         let directory = tempfile::tempdir().unwrap();
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = || {
+            TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port()
+        };
         let client = format!("http://127.0.0.1:{}", port());
         let peer = format!("http://127.0.0.1:{}", port());
         let process = spawn(&directory, &client, &peer);
         let mut guard = Starting(Some(process));
         while Instant::now() < deadline {
-            let options = EtcdOptions { endpoints: vec![client.clone()], ..Default::default() };
+            let options = EtcdOptions {
+                endpoints: vec![client.clone()],
+                ..Default::default()
+            };
             if let Ok(store) = EtcdStore::connect(options).await {
                 let process = guard.0.take()?;
-                return Some(Etcd { store, process, _directory: directory });
+                return Some(Etcd {
+                    store,
+                    process,
+                    _directory: directory,
+                });
             }
             if guard.0.as_mut()?.try_wait().unwrap().is_some() {
                 return None;
@@ -92,14 +108,27 @@ impl Drop for Starting {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a real etcd is what the test is about")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a real etcd is what the test is about"
+)]
 fn spawn(directory: &TempDir, client: &str, peer: &str) -> Child {
     // `setpriv` ties etcd's life to the test's, also when the test is killed.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "etcd", "--data-dir"])
         .arg(directory.path())
-        .args(["--listen-client-urls", client, "--advertise-client-urls", client])
-        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+        .args([
+            "--listen-client-urls",
+            client,
+            "--advertise-client-urls",
+            client,
+        ])
+        .args([
+            "--listen-peer-urls",
+            peer,
+            "--initial-advertise-peer-urls",
+            peer,
+        ])
         .args(["--initial-cluster", &format!("default={peer}")])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

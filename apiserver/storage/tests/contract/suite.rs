@@ -11,7 +11,10 @@ use storage::{
 };
 
 fn put(key: &str, value: &str) -> Mutation {
-    Mutation::Put { key: key.into(), value: value.to_owned().into() }
+    Mutation::Put {
+        key: key.into(),
+        value: value.to_owned().into(),
+    }
 }
 
 fn delete(key: &str) -> Mutation {
@@ -19,7 +22,13 @@ fn delete(key: &str) -> Mutation {
 }
 
 async fn write(store: &dyn Store, mutations: Vec<Mutation>) -> Revision {
-    store.commit(Transaction { expect: vec![], mutations }).await.unwrap()
+    store
+        .commit(Transaction {
+            expect: vec![],
+            mutations,
+        })
+        .await
+        .unwrap()
 }
 
 async fn guarded(
@@ -27,12 +36,18 @@ async fn guarded(
     expect: &[(&str, Expect)],
     mutations: Vec<Mutation>,
 ) -> Result<Revision, StoreError> {
-    let expect = expect.iter().map(|(key, expect)| (Arc::from(*key), *expect)).collect();
+    let expect = expect
+        .iter()
+        .map(|(key, expect)| (Arc::from(*key), *expect))
+        .collect();
     store.commit(Transaction { expect, mutations }).await
 }
 
 fn below(prefix: &str) -> Range {
-    Range { prefix: prefix.to_owned(), ..Range::default() }
+    Range {
+        prefix: prefix.to_owned(),
+        ..Range::default()
+    }
 }
 
 fn keys(page: &Page) -> Vec<&str> {
@@ -42,7 +57,12 @@ fn keys(page: &Page) -> Vec<&str> {
 fn values(page: &Page) -> Vec<(String, String)> {
     page.entries
         .iter()
-        .map(|entry| (entry.key.to_string(), String::from_utf8_lossy(&entry.value).into_owned()))
+        .map(|entry| {
+            (
+                entry.key.to_string(),
+                String::from_utf8_lossy(&entry.value).into_owned(),
+            )
+        })
         .collect()
 }
 
@@ -93,14 +113,26 @@ pub(crate) async fn an_entry_is_read_as_it_was_written(store: &dyn Store) {
 }
 
 pub(crate) async fn expectations_guard_the_whole_transaction(store: &dyn Store) {
-    let revision = guarded(store, &[("/a", Expect::Absent)], vec![put("/a", "1")]).await.unwrap();
+    let revision = guarded(store, &[("/a", Expect::Absent)], vec![put("/a", "1")])
+        .await
+        .unwrap();
     let refused = guarded(store, &[("/a", Expect::Absent)], vec![put("/a", "2")]).await;
-    let Err(StoreError::Conflict { key, current: Some(current) }) = refused else {
+    let Err(StoreError::Conflict {
+        key,
+        current: Some(current),
+    }) = refused
+    else {
         panic!("{refused:?}");
     };
-    assert_eq!((&*key, current.mod_revision, &current.value[..]), ("/a", revision, &b"1"[..]));
+    assert_eq!(
+        (&*key, current.mod_revision, &current.value[..]),
+        ("/a", revision, &b"1"[..])
+    );
 
-    let expect = [("/a", Expect::ModRevision(revision)), ("/b", Expect::ModRevision(revision))];
+    let expect = [
+        ("/a", Expect::ModRevision(revision)),
+        ("/b", Expect::ModRevision(revision)),
+    ];
     let refused = guarded(store, &expect, vec![put("/a", "2"), put("/c", "1")]).await;
     let Err(StoreError::Conflict { key, current: None }) = refused else {
         panic!("{refused:?}");
@@ -109,8 +141,13 @@ pub(crate) async fn expectations_guard_the_whole_transaction(store: &dyn Store) 
     assert_eq!(store.get("/c").await.unwrap(), None);
     assert_eq!(store.revision().await.unwrap(), revision);
 
-    let expect = [("/a", Expect::ModRevision(revision)), ("/b", Expect::Absent)];
-    guarded(store, &expect, vec![delete("/a"), put("/b", "1")]).await.unwrap();
+    let expect = [
+        ("/a", Expect::ModRevision(revision)),
+        ("/b", Expect::Absent),
+    ];
+    guarded(store, &expect, vec![delete("/a"), put("/b", "1")])
+        .await
+        .unwrap();
     assert_eq!(keys(&store.list(below("/")).await.unwrap()), ["/b"]);
 }
 
@@ -139,13 +176,22 @@ pub(crate) async fn what_changes_nothing_makes_no_revision(store: &dyn Store) {
     assert_eq!(checked.unwrap(), start);
     assert_eq!(store.revision().await.unwrap(), start);
     let refused = guarded(store, &[("/a", Expect::Absent)], vec![]).await;
-    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Conflict { .. })),
+        "{refused:?}"
+    );
 }
 
 pub(crate) async fn a_key_named_twice_is_refused(store: &dyn Store) {
-    let twice = Transaction { expect: vec![], mutations: vec![put("/a", "1"), delete("/a")] };
+    let twice = Transaction {
+        expect: vec![],
+        mutations: vec![put("/a", "1"), delete("/a")],
+    };
     let refused = store.commit(twice).await;
-    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Corrupt { .. })),
+        "{refused:?}"
+    );
 }
 
 pub(crate) async fn lists_are_ordered_and_paged(store: &dyn Store) {
@@ -154,10 +200,22 @@ pub(crate) async fn lists_are_ordered_and_paged(store: &dyn Store) {
     }
     let all = store.list(below("/p/")).await.unwrap();
     assert_eq!(keys(&all), ["/p/a", "/p/aa", "/p/b", "/p/c"]);
-    assert_eq!((all.remaining, all.revision), (0, store.revision().await.unwrap()));
+    assert_eq!(
+        (all.remaining, all.revision),
+        (0, store.revision().await.unwrap())
+    );
 
-    let page = store.list(Range { limit: 3, ..below("/p/") }).await.unwrap();
-    assert_eq!((keys(&page), page.remaining), (vec!["/p/a", "/p/aa", "/p/b"], 1));
+    let page = store
+        .list(Range {
+            limit: 3,
+            ..below("/p/")
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        (keys(&page), page.remaining),
+        (vec!["/p/a", "/p/aa", "/p/b"], 1)
+    );
     let rest = Range {
         limit: 3,
         after: Some("/p/b".to_owned()),
@@ -166,7 +224,13 @@ pub(crate) async fn lists_are_ordered_and_paged(store: &dyn Store) {
     };
     let page = store.list(rest).await.unwrap();
     assert_eq!((keys(&page), page.remaining), (vec!["/p/c"], 0));
-    let none = store.list(Range { after: Some("/p/c".to_owned()), ..below("/p/") }).await.unwrap();
+    let none = store
+        .list(Range {
+            after: Some("/p/c".to_owned()),
+            ..below("/p/")
+        })
+        .await
+        .unwrap();
     assert!(none.entries.is_empty());
     assert_eq!(store.list(below("")).await.unwrap().entries.len(), 7);
     assert!(store.list(below("/zzz")).await.unwrap().entries.is_empty());
@@ -178,14 +242,27 @@ pub(crate) async fn a_list_at_an_old_revision_shows_the_old_state(store: &dyn St
     write(store, vec![put("/a", "3"), delete("/b"), put("/c", "3")]).await;
     write(store, vec![put("/b", "4"), delete("/d")]).await;
     for moment in 0..2 {
-        let page = store.list(Range { at: Some(then), ..below("/") }).await.unwrap();
+        let page = store
+            .list(Range {
+                at: Some(then),
+                ..below("/")
+            })
+            .await
+            .unwrap();
         assert_eq!(
             values(&page),
             [("/a", "1"), ("/b", "2"), ("/d", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())),
             "moment {moment}"
         );
         assert_eq!(page.revision, then);
-        let page = store.list(Range { at: Some(then), limit: 1, ..below("/") }).await.unwrap();
+        let page = store
+            .list(Range {
+                at: Some(then),
+                limit: 1,
+                ..below("/")
+            })
+            .await
+            .unwrap();
         assert_eq!((keys(&page), page.remaining), (vec!["/a"], 2));
         // Long enough for the embedded store to have moved it all into the tables.
         tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -201,20 +278,42 @@ pub(crate) async fn revisions_out_of_reach_are_told_apart(store: &dyn Store) {
     let first = write(store, vec![put("/a", "1")]).await;
     write(store, vec![put("/a", "2")]).await;
     let last = write(store, vec![put("/a", "3")]).await;
-    let future = store.list(Range { at: Some(last + 9), ..below("/") }).await;
-    assert!(matches!(future, Err(StoreError::Future { .. })), "{future:?}");
+    let future = store
+        .list(Range {
+            at: Some(last + 9),
+            ..below("/")
+        })
+        .await;
+    assert!(
+        matches!(future, Err(StoreError::Future { .. })),
+        "{future:?}"
+    );
     let future = watch_error(store, last + 9).await;
     assert!(matches!(future, StoreError::Future { .. }), "{future:?}");
     let future = store.compact(last + 9).await;
-    assert!(matches!(future, Err(StoreError::Future { .. })), "{future:?}");
+    assert!(
+        matches!(future, Err(StoreError::Future { .. })),
+        "{future:?}"
+    );
 
     store.compact(last).await.unwrap();
     store.compact(last).await.unwrap();
-    let old = store.list(Range { at: Some(first), ..below("/") }).await;
+    let old = store
+        .list(Range {
+            at: Some(first),
+            ..below("/")
+        })
+        .await;
     assert!(matches!(old, Err(StoreError::Compacted { .. })), "{old:?}");
     let old = watch_error(store, first).await;
     assert!(matches!(old, StoreError::Compacted { .. }), "{old:?}");
-    let kept = store.list(Range { at: Some(last), ..below("/") }).await.unwrap();
+    let kept = store
+        .list(Range {
+            at: Some(last),
+            ..below("/")
+        })
+        .await
+        .unwrap();
     assert_eq!(kept.entries.len(), 1);
 }
 
@@ -230,16 +329,21 @@ pub(crate) async fn a_watch_sees_history_and_then_what_comes(store: &dyn Store) 
     for n in 1..100u64 {
         let commit = event(&mut stream).await;
         assert_eq!(commit.revision, start + n);
-        let Change::Put { entry } = &commit.changes[0] else { panic!("{commit:?}") };
+        let Change::Put { entry } = &commit.changes[0] else {
+            panic!("{commit:?}")
+        };
         assert_eq!(entry.value, n.to_string());
         assert_eq!(entry.create_revision, start);
     }
     let deleted = write(store, vec![delete("/a")]).await;
     let commit = event(&mut stream).await;
-    assert_eq!(commit, Commit {
-        revision: deleted,
-        changes: vec![Change::Delete { key: "/a".into() }]
-    });
+    assert_eq!(
+        commit,
+        Commit {
+            revision: deleted,
+            changes: vec![Change::Delete { key: "/a".into() }]
+        }
+    );
 }
 
 pub(crate) async fn a_watch_sees_only_its_prefix_and_hears_of_progress(store: &dyn Store) {
@@ -247,7 +351,13 @@ pub(crate) async fn a_watch_sees_only_its_prefix_and_hears_of_progress(store: &d
     let mut stream = store.watch("/p/", start).await.unwrap();
     let other = write(store, vec![put("/q/a", "1")]).await;
     let progress = next(&mut stream).await.unwrap();
-    assert_eq!(progress, Commit { revision: other, changes: vec![] });
+    assert_eq!(
+        progress,
+        Commit {
+            revision: other,
+            changes: vec![]
+        }
+    );
     let mixed = write(store, vec![put("/q/b", "1"), put("/p/b", "1")]).await;
     let commit = event(&mut stream).await;
     assert_eq!((commit.revision, commit.changes.len()), (mixed, 1));
@@ -294,7 +404,10 @@ async fn increment(store: &dyn Store) {
         let next = vec![put("/counter", &(value + 1).to_string())];
         match guarded(store, &expect, next).await {
             Ok(_) => return,
-            Err(StoreError::Conflict { current: Some(newer), .. }) => current = newer,
+            Err(StoreError::Conflict {
+                current: Some(newer),
+                ..
+            }) => current = newer,
             Err(error) => panic!("{error}"),
         }
     }
@@ -326,7 +439,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 33) % sides
     }
 }
@@ -345,7 +461,10 @@ pub(crate) async fn random_histories_match_a_model(store: &dyn Store) {
             let key = format!("/{}/{}", dice.roll(3), dice.roll(8));
             let mutation = match dice.roll(3) {
                 0 => delete(&key),
-                _ => put(&key, &format!("{step}{}", "v".repeat(dice.roll(300) as usize))),
+                _ => put(
+                    &key,
+                    &format!("{step}{}", "v".repeat(dice.roll(300) as usize)),
+                ),
             };
             mutations.insert(key, mutation);
         }
@@ -385,7 +504,11 @@ async fn compare(
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     let limit = dice.roll(6) as usize;
-    let mut range = Range { limit, at: Some(*revision), ..below(prefix) };
+    let mut range = Range {
+        limit,
+        at: Some(*revision),
+        ..below(prefix)
+    };
     let mut found = Vec::new();
     loop {
         let page = store.list(range.clone()).await.unwrap();
