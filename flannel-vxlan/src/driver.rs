@@ -42,7 +42,7 @@ use crate::plan::{Deletions, plan};
 use crate::underlay::{self, Choice};
 
 /// Changes that come together are handled together.
-const SETTLE: Duration = Duration::from_millis(10);
+const SETTLE: Duration = Duration::from_millis(5);
 /// How soon what failed is tried again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(10);
