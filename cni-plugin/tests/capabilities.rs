@@ -1,5 +1,7 @@
 //! What a runtime can ask for beside an interface.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod harness;
 
 use std::io::{Read, Write};

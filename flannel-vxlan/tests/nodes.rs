@@ -1,5 +1,7 @@
 //! Two and three nodes in namespaces, with real packets between their pods.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod harness;
 
 use std::time::Duration;

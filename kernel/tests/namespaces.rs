@@ -1,5 +1,7 @@
 //! Namespaces and the notifications from within them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;

@@ -1,5 +1,7 @@
 //! The kernel's objects, made, read back and deleted in namespaces of our own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
