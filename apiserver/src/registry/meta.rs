@@ -152,10 +152,6 @@ pub fn carry_system_fields(old: &Value, new: &mut Value) {
     carry("generateName", false);
     carry("deletionTimestamp", old_deleting);
     carry("deletionGracePeriodSeconds", false);
-    if !old_deleting {
-        metadata.remove("deletionTimestamp");
-        metadata.remove("deletionGracePeriodSeconds");
-    }
 }
 
 /// Owner references of the same uid are one; `blockOwnerDeletion` and so on stay.
@@ -389,17 +385,24 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
                 Value::Null => "null".to_owned(),
                 value => value.to_string(),
             };
-            faults.push(Cause::new(
+            let fault = Cause::new(
                 "FieldValueInvalid",
                 format!("Invalid value: {shown}: field is immutable"),
                 format!("metadata.{field}"),
-            ));
+            );
+            faults.extend(std::iter::repeat_n(fault, if resource.is_custom() { 1 } else { 2 }));
         }
     }
-    validate_labels(&after["labels"], "metadata.labels", faults);
-    validate_annotations(after, faults);
-    validate_finalizers(after, faults);
-    validate_owners(after, faults);
+    // Upstream looks at these in four places and tells each time; the message says it once.
+    let times = if resource.is_custom() { 1 } else { 4 };
+    let mut own = Vec::new();
+    validate_labels(&after["labels"], "metadata.labels", &mut own);
+    validate_annotations(after, &mut own);
+    validate_finalizers(after, &mut own);
+    validate_owners(after, &mut own);
+    for _ in 0..times {
+        faults.extend(own.iter().cloned());
+    }
 }
 
 #[cfg(test)]

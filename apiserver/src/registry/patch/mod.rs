@@ -87,7 +87,7 @@ impl Patch {
 }
 
 fn object(body: &Bytes) -> Result<Value, ApiError> {
-    let value: Value = serde_json::from_slice(body).map_err(|e| decode_error(&e))?;
+    let value: Value = serde_json::from_slice(body).map_err(|e| decode_error(&e, body))?;
     match value {
         Value::Object(_) => Ok(value),
         other => Err(ApiError::bad_request(format!(
@@ -110,13 +110,22 @@ fn yaml(body: &Bytes) -> Result<Value, ApiError> {
 }
 
 /// Go's words for a JSON mistake.
-pub fn decode_error(error: &serde_json::Error) -> ApiError {
-    let why = if error.is_eof() {
-        "unexpected end of JSON input".to_owned()
-    } else {
-        error.to_string()
-    };
+fn decode_error(error: &serde_json::Error, body: &[u8]) -> ApiError {
+    let told = schema::types::root("", "v1", "ConfigMap")
+        .and_then(|any| schema::check::decode_json(body, &any).err())
+        .map(|e| e.to_string());
+    let why = told.unwrap_or_else(|| error.to_string());
     ApiError::bad_request(format!("error decoding patch: {why}"))
+}
+
+/// Keys that stand twice in a patch, as faults of the kind.
+pub(super) fn repeated_keys(shape: &StructRef, patch_type: PatchType, body: &Bytes) -> Vec<String> {
+    if !matches!(patch_type, PatchType::Merge | PatchType::Strategic) {
+        return Vec::new();
+    }
+    let decoded = schema::check::decode_json(body, shape);
+    let faults = decoded.map(|d| d.strict).unwrap_or_default();
+    faults.into_iter().filter(|f| f.starts_with("duplicate field")).collect()
 }
 
 /// What Go calls a JSON value.

@@ -24,6 +24,12 @@ pub enum StrategicError {
     NoMergeKey { item: String, key: String },
     #[error("invalid directive")]
     Directive,
+    #[error("merging lists cannot yet be specified in the patch")]
+    MergeList,
+    #[error("unknown patch type: {directive} in map: {map}")]
+    UnknownDirective { directive: String, map: String },
+    #[error("invalid patch format of retainKeys")]
+    Retain,
 }
 
 type Result<T> = std::result::Result<T, StrategicError>;
@@ -39,7 +45,7 @@ pub fn apply(
     };
     let merged = merge_map(original.clone(), patch, Level::Struct(shape.get()));
     merged.map(Value::Object).map_err(|error| match error {
-        StrategicError::UnknownField { .. } => ApiError::bad_request(error.to_string()),
+        StrategicError::UnknownField { .. } | StrategicError::Retain => ApiError::bad_request(error.to_string()),
         other => ApiError::new(500, "", other.to_string(), None),
     })
 }
@@ -90,11 +96,20 @@ fn merge_map(
             return Ok(without_directives(patch));
         }
         Some(Value::String(directive)) if directive == "delete" => return Ok(Map::new()),
-        Some(Value::String(directive)) if directive == "merge" => {}
-        Some(_) => return Err(StrategicError::Directive),
+        Some(other) => {
+            let directive = other.as_str().unwrap_or_default().to_owned();
+            let mut shown = vec![format!("{DIRECTIVE}:{directive}")];
+            shown.extend(patch.iter().map(|(k, v)| format!("{k}:{}", v.as_str().unwrap_or_default())));
+            let map = format!("map[{}]", shown.join(" "));
+            return Err(StrategicError::UnknownDirective { directive, map });
+        }
     }
     if let Some(retain) = patch.remove(RETAIN) {
         let keys = retain.as_array().ok_or(StrategicError::Directive)?;
+        let kept = |key: &String| key.starts_with('$') || keys.iter().any(|k| k == key);
+        if !patch.keys().all(kept) {
+            return Err(StrategicError::Retain);
+        }
         original.retain(|key, _| keys.iter().any(|k| k == key));
     }
     let orders = take_prefixed(&mut patch, ORDER);
@@ -181,11 +196,13 @@ fn merge_field(
         (Some(Value::Array(original)), Value::Array(patch)) => {
             merge_list(original, patch, order, level.field(name)).map(|l| Some(Value::Array(l)))
         }
+        // A directive for what is not there does nothing.
+        (_, Value::Object(patch)) if matches!(patch.get(DIRECTIVE).and_then(Value::as_str), Some("delete" | "replace")) => {
+            Ok(None)
+        }
         (_, Value::Object(patch)) => {
             let below = ty.map_or(Level::Free, Level::of);
-            let deletes = patch.get(DIRECTIVE).is_some_and(|d| d == "delete");
-            let merged = merge_map(Map::new(), patch, below)?;
-            Ok((!deletes).then_some(Value::Object(merged)))
+            merge_map(Map::new(), patch, below).map(|m| Some(Value::Object(m)))
         }
         (_, Value::Array(patch)) => {
             merge_list(Vec::new(), patch, order, level.field(name)).map(|l| Some(Value::Array(l)))
@@ -220,7 +237,8 @@ fn merge_list(
             .collect());
     }
     let key = field.and_then(|f| f.patch.merge_key.as_deref());
-    let order: &[Value] = order.and_then(Value::as_array).map_or(&[], Vec::as_slice);
+    // Without an order of its own the patch leads.
+    let order: &[Value] = order.and_then(Value::as_array).map_or(patch, Vec::as_slice);
     let Some(key) = key else {
         // Primitives: a union.
         let mut merged = original.clone();
@@ -257,7 +275,8 @@ fn merge_list(
                 merged.retain(|m| m.get(key) != Some(value));
                 continue;
             }
-            Some("merge") | None => {}
+            Some("merge") => return Err(StrategicError::MergeList),
+            None => {}
             Some(_) => return Err(StrategicError::Directive),
         }
         match merged.iter().position(|m| m.get(key) == Some(value)) {
@@ -267,9 +286,6 @@ fn merge_list(
             }
             None => merged.push(Value::Object(merge_map(Map::new(), map, item_level)?)),
         }
-    }
-    if order.is_empty() {
-        return Ok(merged);
     }
     Ok(in_order(merged, &original, order, Some(key)))
 }
@@ -294,9 +310,6 @@ fn clean(item: &Value) -> Value {
 /// Items of the order list stand in its order; the others keep their places among them, as they
 /// stood on the server.
 fn in_order(items: Vec<Value>, server: &[Value], order: &[Value], key: Option<&str>) -> Vec<Value> {
-    if order.is_empty() {
-        return items;
-    }
     let identity = |item: &Value| key.map_or_else(|| item.clone(), |k| item[k].clone());
     let wanted: Vec<Value> = order
         .iter()

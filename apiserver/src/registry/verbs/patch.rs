@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::update::ATTEMPTS;
 use super::write::{Refused, Stored};
 use crate::registry::call::Call;
-use crate::registry::options::WriteOptions;
-use crate::registry::patch::{Patch, PatchType};
+use crate::registry::options::{FieldValidation, WriteOptions};
+use crate::registry::patch::{Patch, PatchType, repeated_keys};
 use crate::registry::{kinds, managed, meta};
 use crate::response::{ApiError, ApiResponse, Cause};
 
@@ -20,18 +20,26 @@ impl Call {
         let patch = Patch::decode(patch_type, &body)?;
         let stored = match patch {
             Patch::Apply(applied) => self.apply(applied, &options).await?,
-            patch => self.patch_value(&patch, &options).await?,
+            patch => {
+                let repeated = repeated_keys(&self.resource.shape, patch_type, &body);
+                self.patch_value(&patch, &repeated, &options).await?
+            }
         };
         let code = if stored.created { 201 } else { 200 };
         self.object_response(code, &stored.object).await
     }
 
-    async fn patch_value(&self, patch: &Patch, options: &WriteOptions) -> Result<Stored, ApiError> {
+    async fn patch_value(
+        &self,
+        patch: &Patch,
+        repeated: &[String],
+        options: &WriteOptions,
+    ) -> Result<Stored, ApiError> {
         let key = self.key();
         for attempt in 1.. {
             let current = self.current(&self.info.name).await?;
             let old = self.present(&current).await?;
-            let new = self.patched(patch, &old, options)?;
+            let new = self.patched(patch, repeated, &old, options)?;
             let conditional =
                 meta::text(&new, "resourceVersion") != meta::text(&old, "resourceVersion");
             match self.replace(&key, &current, &old, new, options).await {
@@ -53,26 +61,31 @@ impl Call {
     fn patched(
         &self,
         patch: &Patch,
+        repeated: &[String],
         old: &Value,
         options: &WriteOptions,
     ) -> Result<Value, ApiError> {
         let gvk = self.resource.gvk();
         let merged = patch.apply(&self.resource, old)?;
+        let forgets_managers = managed::is_emptied(&merged);
         let shown = merged.clone();
-        let decoded = kinds::decode_patched(&self.resource, &gvk, merged).map_err(|error| {
-            // Upstream shows the whole merged object as the value that is invalid.
-            let fault = Cause::new(
-                "FieldValueInvalid",
-                format!(
-                    "Invalid value: {}: {error}",
-                    meta::quote(&shown.to_string())
-                ),
-                "patch",
-            );
+        // Upstream shows the whole merged object as the value that is invalid.
+        let invalid = |why: String| {
+            let shown = meta::quote(&go_json(&shown));
+            let fault = Cause::new("FieldValueInvalid", format!("Invalid value: {shown}: {why}"), "patch");
             ApiError::invalid("", "", "", vec![fault])
-        })?;
-        self.report_faults(&gvk, decoded.faults, options.field_validation)?;
+        };
+        let decoded = kinds::decode_patched(&self.resource, &gvk, merged).map_err(|e| invalid(e.to_string()))?;
+        let mut faults = decoded.faults;
+        faults.extend(repeated.iter().cloned());
+        if options.field_validation == FieldValidation::Strict && !faults.is_empty() {
+            return Err(invalid(format!("strict decoding error: {}", faults.join(", "))));
+        }
+        self.report_faults(&gvk, faults, options.field_validation)?;
         let mut new = decoded.value;
+        if forgets_managers {
+            managed::forget(&mut new);
+        }
         self.check_name(&new)?;
         meta::set_namespace(&self.resource, &mut new, self.namespace())?;
         managed::track_update(self, Some(old), &mut new, &options.field_manager);
@@ -132,4 +145,37 @@ impl Call {
         }
         Err(self.stale())
     }
+}
+
+/// An object's text with the metadata in the order of upstream's types.
+fn go_json(object: &Value) -> String {
+    const METADATA: &[&str] = &[
+        "name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
+        "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels",
+        "annotations", "ownerReferences", "finalizers", "managedFields",
+    ];
+    const ENTRY: &[&str] =
+        &["manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"];
+    fn ordered(map: &Value, order: &[&str], write: impl Fn(&str, &Value) -> String) -> String {
+        let known = order.iter().filter_map(|k| map.get(*k).map(|v| (*k, v)));
+        let others = map.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v));
+        let others = others.filter(|(k, _)| !order.contains(k));
+        let parts: Vec<String> =
+            known.chain(others).map(|(k, v)| format!("{}:{}", meta::quote(k), write(k, v))).collect();
+        format!("{{{}}}", parts.join(","))
+    }
+    let metadata = |value: &Value| {
+        ordered(value, METADATA, |key, value| match (key, value.as_array()) {
+            ("managedFields", Some(entries)) => {
+                let all: Vec<String> =
+                    entries.iter().map(|e| ordered(e, ENTRY, |_, v| v.to_string())).collect();
+                format!("[{}]", all.join(","))
+            }
+            _ => value.to_string(),
+        })
+    };
+    ordered(object, &[], |key, value| match key {
+        "metadata" if value.is_object() => metadata(value),
+        _ => value.to_string(),
+    })
 }

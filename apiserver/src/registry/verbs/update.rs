@@ -16,6 +16,8 @@ use crate::response::{ApiError, ApiResponse};
 /// How often an update without a resourceVersion is tried against a moving object.
 pub(super) const ATTEMPTS: usize = 5;
 
+const MANAGED: &[u8] = b"\"managedFields\"";
+
 /// How often a change by a rule is tried.
 const CHANGE_ATTEMPTS: usize = 20;
 
@@ -30,7 +32,12 @@ impl Call {
     /// PUT of an object or its status.
     pub async fn update(&self, body: Bytes) -> Result<ApiResponse, ApiError> {
         let options = WriteOptions::parse(&self.query, "UpdateOptions", false)?;
-        let value = self.decode(&self.resource.gvk(), &body, options.field_validation)?;
+        let mut value = self.decode(&self.resource.gvk(), &body, options.field_validation)?;
+        if body.windows(MANAGED.len()).any(|w| w == MANAGED)
+            && serde_json::from_slice::<Value>(&body).is_ok_and(|sent| managed::is_emptied(&sent))
+        {
+            managed::forget(&mut value);
+        }
         self.check_name(&value)?;
         let stored = self.update_value(value, &options).await?;
         let code = if stored.created { 201 } else { 200 };
@@ -164,7 +171,8 @@ impl Call {
     /// resourceVersion and uid, when given, have to be those of the object.
     fn check_preconditions(&self, old: &Value, new: &Value) -> Result<(), ApiError> {
         let uid = meta::text(new, "uid");
-        if !uid.is_empty() && uid != meta::text(old, "uid") {
+        // A patch shows the uid that it found; only a PUT demands one.
+        if self.info.verb == "update" && !uid.is_empty() && uid != meta::text(old, "uid") {
             let resource = &self.resource;
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
