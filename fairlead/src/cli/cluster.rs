@@ -90,9 +90,14 @@ pub(crate) struct ServerSettings {
         required_if_eq("storage", "etcd")
     )]
     pub(crate) etcd_endpoints: Vec<String>,
-    /// The prefix of every key in etcd
-    #[arg(long, default_value = "/registry", value_name = "PREFIX")]
-    pub(crate) etcd_prefix: String,
+    /// Trusts an etcd whose certificate this authority signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// The certificate that etcd knows this server by
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

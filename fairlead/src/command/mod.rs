@@ -5,6 +5,7 @@ mod image;
 mod lab;
 mod part;
 mod running;
+mod server;
 mod token;
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::LabPlace(place) => lab::start_place(&place),
         Command::LabInit(place) => lab::init(&place),
         Command::LabRegistry(options) => lab::serve_registry(options),
+        Command::Server(options) => server::run(options),
+        Command::Apiserver(options) => server::run_apiserver(options),
         Command::Token(command) => token::run(command),
         Command::Scheduler(options) => part::scheduler(&options),
         Command::Controllers(options) => part::controllers(&options),

@@ -45,7 +45,7 @@ pub(crate) fn scheduler(part: &Part) -> anyhow::Result<ExitCode> {
 pub(crate) fn controllers(options: &Controllers) -> anyhow::Result<ExitCode> {
     let selection = selection(&options.controllers)?;
     let signer = match (&options.signing_certificate, &options.signing_key) {
-        (Some(certificate), Some(key)) => Some(signer(certificate, key)?),
+        (Some(certificate), Some(key)) => Some(signer(&read(certificate)?, &read(key)?)),
         _ => None,
     };
     let config = controllers::Config {
@@ -70,15 +70,16 @@ pub(crate) fn selection(items: &[String]) -> anyhow::Result<controllers::Selecti
 /// A year, as kube-controller-manager gives it.
 const CERTIFICATE_VALIDITY: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
-pub(crate) fn signer(certificate: &Path, key: &Path) -> anyhow::Result<controllers::Signer> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    Ok(controllers::Signer {
-        ca_cert_pem: read(certificate)?,
-        ca_key_pem: read(key)?,
+pub(crate) fn signer(certificate_pem: &str, key_pem: &str) -> controllers::Signer {
+    controllers::Signer {
+        ca_cert_pem: certificate_pem.to_owned(),
+        ca_key_pem: key_pem.to_owned(),
         validity: CERTIFICATE_VALIDITY,
-    })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 pub(crate) fn proxy(options: &Proxy) -> anyhow::Result<ExitCode> {
