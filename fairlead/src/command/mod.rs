@@ -3,6 +3,7 @@
 mod client;
 mod image;
 mod lab;
+mod node;
 mod part;
 mod running;
 mod server;
@@ -18,6 +19,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::LabPlace(place) => lab::start_place(&place),
         Command::LabInit(place) => lab::init(&place),
         Command::LabRegistry(options) => lab::serve_registry(options),
+        Command::Join(options) => node::run(options),
         Command::Server(options) => server::run(options),
         Command::Apiserver(options) => server::run_apiserver(options),
         Command::Token(command) => token::run(command),

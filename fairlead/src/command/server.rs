@@ -73,7 +73,11 @@ fn config(settings: &ServerSettings) -> Config {
         advertise_address: settings.advertise_address,
         service_cidrs: settings.service_cidr.clone(),
         cluster_cidrs: settings.cluster_cidr.clone(),
-        cluster_dns: settings.service_cidr.iter().filter_map(|range| nth(range, 10)).collect(),
+        cluster_dns: settings
+            .service_cidr
+            .iter()
+            .filter_map(|range| nth(range, 10))
+            .collect(),
         network: cli::name(settings.network),
         proxy: cli::name(settings.proxy),
         storage,
@@ -116,16 +120,27 @@ impl ControlPlane {
         let no_groups: [&str; 0] = [];
         if self.scheduler {
             let client = server.client_for(UserInfo::new("system:kube-scheduler", no_groups));
-            let deps = scheduler::Deps { client, caches: caches.clone() };
+            let deps = scheduler::Deps {
+                client,
+                caches: caches.clone(),
+            };
             let shutdown = components.shutdown();
-            components.spawn("scheduler", scheduler::run(Default::default(), deps, shutdown));
+            components.spawn(
+                "scheduler",
+                scheduler::run(Default::default(), deps, shutdown),
+            );
         }
         if let Some(selection) = self.controllers {
             let user = UserInfo::new("system:kube-controller-manager", no_groups);
-            let deps = controllers::Deps { client: server.client_for(user), caches };
+            let deps = controllers::Deps {
+                client: server.client_for(user),
+                caches,
+            };
             let config = controllers_config(selection, settings, server);
-            components
-                .spawn("controllers", controllers::run(config, deps, components.shutdown()));
+            components.spawn(
+                "controllers",
+                controllers::run(config, deps, components.shutdown()),
+            );
         }
     }
 }
@@ -154,7 +169,10 @@ pub(crate) fn announce(settings: &ServerSettings, server: &RunningServer) -> any
     let path = settings.data_dir.join("join-command");
     write_private(&path, &format!("{join}\n")).with_context(|| path.display().to_string())?;
     println!("The API server answers at {}.", server.url);
-    println!("Administrators use   export KUBECONFIG={}", server.admin_kubeconfig.display());
+    println!(
+        "Administrators use   export KUBECONFIG={}",
+        server.admin_kubeconfig.display()
+    );
     println!("A machine joins with\n  {join}");
     Ok(())
 }
@@ -163,7 +181,12 @@ pub(crate) fn announce(settings: &ServerSettings, server: &RunningServer) -> any
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)?;
     std::io::Write::write_all(&mut file, text.as_bytes())?;
     std::fs::rename(unfinished, path)
 }

@@ -1,0 +1,190 @@
+//! `fairlead join`: kubelet, pod network, policy, Service proxy and DNS of one node.
+
+mod machine;
+mod membership;
+mod network;
+mod settings;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use kubelet::bootstrap::{Member, keep_certificates};
+use watch_cache::WatchCaches;
+
+use self::settings::Settings;
+use super::running::{Components, block_on};
+use crate::cli::{Join, NodeSettings};
+
+/// Where the CNI plugin asks whether a pod's policy is in the kernel.
+const POLICY_SOCKET: &str = "/run/fairlead/policy.sock";
+const KUBELET_PORT: u16 = 10250;
+const CNI_DIRECTORY: &str = "/opt/cni/bin";
+
+pub(crate) fn run(options: Join) -> anyhow::Result<ExitCode> {
+    machine::require_root("joining a cluster")?;
+    block_on(async {
+        let mut components = Components::new()?;
+        let identity = Identity::of(&options.node)?;
+        let member = membership::obtain(&options, &identity).await?;
+        start(identity, member, &options.node, &mut components).await?;
+        components.finish().await
+    })
+}
+
+/// Who a node is.
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Identity {
+    pub(crate) fn of(options: &NodeSettings) -> anyhow::Result<Self> {
+        let name = super::part::node_name(options.node_name.as_deref())?;
+        let addresses = match options.node_ip.as_slice() {
+            [] => machine::addresses()?,
+            given => given.to_vec(),
+        };
+        Ok(Self { name, addresses })
+    }
+}
+
+/// Starts the components of a node that belongs to its cluster.
+pub(crate) async fn start(
+    identity: Identity,
+    member: Member,
+    options: &NodeSettings,
+    components: &mut Components,
+) -> anyhow::Result<()> {
+    machine::install_plugin(Path::new(CNI_DIRECTORY))?;
+    let shutdown = components.shutdown();
+    let settings = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        settings = settings::wait(member.client.clone()) => settings,
+    };
+    let caches = WatchCaches::new(member.client.clone());
+    let changes = settings::follow(&caches, settings.clone(), shutdown.clone());
+    let node = Node {
+        identity,
+        member,
+        caches,
+        settings,
+    };
+    components.spawn("kubelet", {
+        let deps = kubelet::Deps::new(node.member.client.clone(), node.caches.clone());
+        kubelet::run(node.kubelet(options)?, deps, shutdown.clone())
+    });
+    components.spawn("policy", {
+        let deps = policy::Deps {
+            caches: node.caches.clone(),
+        };
+        let config = policy::Config {
+            socket: POLICY_SOCKET.into(),
+            ..Default::default()
+        };
+        policy::run(config, deps, shutdown.clone())
+    });
+    components.spawn(
+        "network",
+        network::run(node.network(), changes.clone(), shutdown.clone()),
+    );
+    components.spawn("proxy", {
+        let mode = Some(settings::proxy_mode(changes));
+        let (client, caches) = (node.member.client.clone(), node.caches.clone());
+        proxy::run(
+            node.proxy()?,
+            proxy::Deps {
+                client,
+                caches,
+                mode,
+            },
+            shutdown.clone(),
+        )
+    });
+    components.spawn("dns", {
+        let (client, caches) = (node.member.client.clone(), node.caches.clone());
+        dns::run(node.dns(), dns::Deps { client, caches }, shutdown.clone())
+    });
+    let member = node.member.clone();
+    components.spawn("certificates", async move {
+        keep_certificates(member, shutdown).await;
+        Ok::<_, anyhow::Error>(())
+    });
+    Ok(())
+}
+
+/// What the configurations of the components are made of.
+struct Node {
+    identity: Identity,
+    member: Member,
+    caches: WatchCaches,
+    settings: Settings,
+}
+
+impl Node {
+    fn kubelet(&self, options: &NodeSettings) -> anyhow::Result<kubelet::Config> {
+        let label = |text: &String| -> anyhow::Result<(String, String)> {
+            let (key, value) = text
+                .split_once('=')
+                .with_context(|| format!("--node-labels {text}: write KEY=VALUE"))?;
+            Ok((key.to_owned(), value.to_owned()))
+        };
+        Ok(kubelet::Config {
+            node_name: self.identity.name.clone(),
+            node_ips: self.identity.addresses.clone(),
+            runtime_socket: options.container_runtime.clone(),
+            labels: options
+                .node_labels
+                .iter()
+                .map(label)
+                .collect::<Result<_, _>>()?,
+            cluster_dns: self.settings.cluster_dns.clone(),
+            cluster_domain: self.settings.cluster_domain.clone(),
+            listen: Some((any_of(&self.identity.addresses), KUBELET_PORT).into()),
+            serving: Some(self.member.serving.clone()),
+            ..kubelet::Config::default()
+        })
+    }
+
+    fn network(&self) -> network::Config {
+        network::Config {
+            node_name: self.identity.name.clone(),
+            client: self.member.client.clone(),
+            caches: self.caches.clone(),
+        }
+    }
+
+    fn proxy(&self) -> anyhow::Result<proxy::Config> {
+        Ok(proxy::Config {
+            mode: super::part::proxy_mode(&self.settings.proxy)?,
+            node_name: self.identity.name.clone(),
+            cluster_cidrs: self.settings.cluster_cidrs.clone(),
+            service_cidrs: self.settings.service_cidrs.clone(),
+            ..proxy::Config::default()
+        })
+    }
+
+    fn dns(&self) -> dns::Config {
+        let ranges = self
+            .settings
+            .cluster_cidrs
+            .iter()
+            .chain(&self.settings.service_cidrs);
+        dns::Config {
+            node_name: self.identity.name.clone(),
+            addresses: self.identity.addresses.clone(),
+            cluster_domain: self.settings.cluster_domain.clone(),
+            cluster_ranges: ranges.copied().collect(),
+            ..dns::Config::default()
+        }
+    }
+}
+
+/// The address that stands for all of the node's.
+fn any_of(addresses: &[IpAddr]) -> IpAddr {
+    match addresses.iter().any(IpAddr::is_ipv6) {
+        true => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        false => std::net::Ipv4Addr::UNSPECIFIED.into(),
+    }
+}

@@ -1,0 +1,154 @@
+//! The cluster's settings: the ConfigMap `kube-system/fairlead`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use watch_cache::WatchCaches;
+
+const NAMESPACE: &str = "kube-system";
+const NAME: &str = "fairlead";
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What holds for every node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// `vxlan` or `bgp`.
+    pub(crate) network: String,
+    /// `ipvs`, `iptables` or `nftables`.
+    pub(crate) proxy: String,
+    pub(crate) cluster_cidrs: Vec<IpNetwork>,
+    pub(crate) service_cidrs: Vec<IpNetwork>,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+}
+
+impl Settings {
+    /// What is missing is as it is in a new cluster.
+    fn read(data: &BTreeMap<String, String>) -> Self {
+        let text = |name: &str, default: &str| {
+            data.get(name)
+                .map_or(default, String::as_str)
+                .trim()
+                .to_owned()
+        };
+        Self {
+            network: text("network", "vxlan"),
+            proxy: text("proxy", "iptables"),
+            cluster_cidrs: list(&text("clusterCIDRs", "10.244.0.0/16")),
+            service_cidrs: list(&text("serviceCIDRs", "10.96.0.0/12")),
+            cluster_dns: list(&text("clusterDNS", "10.96.0.10")),
+            cluster_domain: text("clusterDomain", "cluster.local"),
+        }
+    }
+}
+
+/// Values with commas between. One that cannot be read is left out and told.
+fn list<T: FromStr>(text: &str) -> Vec<T> {
+    let read = |item: &str| {
+        let value = item.trim().parse().ok();
+        if value.is_none() {
+            tracing::warn!(
+                item,
+                "a value in the ConfigMap kube-system/fairlead is not understood"
+            );
+        }
+        value
+    };
+    text.split(',')
+        .filter(|item| !item.trim().is_empty())
+        .filter_map(read)
+        .collect()
+}
+
+/// Reads the settings; a server that does not answer yet is asked again.
+pub(crate) async fn wait(client: Client) -> Settings {
+    let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    loop {
+        match maps.get(NAME).await {
+            Ok(map) => return Settings::read(&map.data.unwrap_or_default()),
+            Err(error) => tracing::warn!(%error, "the cluster's settings cannot be read yet"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Follows the settings as they change.
+pub(crate) fn follow(
+    caches: &WatchCaches,
+    first: Settings,
+    shutdown: CancellationToken,
+) -> watch::Receiver<Settings> {
+    let (sender, receiver) = watch::channel(first);
+    let maps: Api<ConfigMap> = Api::namespaced(caches.client(), NAMESPACE);
+    tokio::spawn(async move {
+        let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+        let changes = watcher(maps, config).default_backoff().applied_objects();
+        let mut changes = std::pin::pin!(changes);
+        loop {
+            let next = tokio::select! {
+                () = shutdown.cancelled() => return,
+                next = futures::StreamExt::next(&mut changes) => next,
+            };
+            match next {
+                Some(Ok(map)) => {
+                    let settings = Settings::read(&map.data.unwrap_or_default());
+                    sender.send_if_modified(|old| {
+                        std::mem::replace(old, settings.clone()) != settings
+                    });
+                }
+                Some(Err(error)) => tracing::warn!(%error, "the cluster's settings"),
+                None => return,
+            }
+        }
+    });
+    receiver
+}
+
+/// The proxy's mode as the settings say it.
+pub(crate) fn proxy_mode(mut settings: watch::Receiver<Settings>) -> watch::Receiver<proxy::Mode> {
+    let read = |settings: &Settings| settings.proxy.parse::<proxy::Mode>();
+    let first = read(&settings.borrow_and_update()).unwrap_or_default();
+    let (sender, receiver) = watch::channel(first);
+    tokio::spawn(async move {
+        while settings.changed().await.is_ok() {
+            match read(&settings.borrow_and_update()) {
+                Ok(mode) => {
+                    drop(sender.send_if_modified(|old| std::mem::replace(old, mode) != mode))
+                }
+                Err(error) => tracing::warn!(%error, "the proxy stays as it is"),
+            }
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_and_what_is_missing_has_a_default() {
+        let data = [
+            ("proxy", "nftables"),
+            ("clusterCIDRs", "10.1.0.0/16, fd00::/56,x"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = Settings::read(&BTreeMap::from(data));
+        assert_eq!(settings.proxy, "nftables");
+        assert_eq!(settings.network, "vxlan");
+        let cidrs: Vec<String> = settings
+            .cluster_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(cidrs, ["10.1.0.0/16", "fd00::/56"]);
+    }
+}
