@@ -14,8 +14,10 @@
 //! **Invariant:** no other crate of the workspace has `unsafe` code or opens netlink sockets.
 
 pub mod address;
+pub mod conntrack;
 pub mod ethtool;
 pub mod iptables;
+pub mod ipvs;
 pub mod link;
 pub mod mac;
 pub mod monitor;

@@ -28,8 +28,10 @@ pub enum BackendError {
     Nftables(#[from] kernel::nftables::Error),
     #[error(transparent)]
     Sysctl(#[from] kernel::sysctl::Error),
-    #[error("the mode {mode} is not built in")]
-    Unsupported { mode: crate::config::Mode },
+    #[error(transparent)]
+    Ipvs(#[from] kernel::ipvs::Error),
+    #[error(transparent)]
+    Netlink(#[from] kernel::netlink::Error),
 }
 
 /// What became of a batch: Services that the kernel refused, with what it said. Everything

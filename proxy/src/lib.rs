@@ -19,6 +19,7 @@ mod driver;
 mod endpoints;
 mod health;
 mod iptables;
+mod ipvs;
 mod metrics;
 pub mod model;
 mod nftables;
@@ -74,8 +75,11 @@ pub fn cleanup(mode: Mode, config: &Config) -> Result<(), Error> {
 pub fn backend_of(mode: Mode, config: &Config) -> Result<Box<dyn Backend>, BackendError> {
     match mode {
         Mode::Iptables => Ok(Box::new(iptables::IptablesBackend::new(config)?)),
-        Mode::Nftables => Ok(Box::new(nftables::NftablesBackend::new(config)?)),
-        Mode::Ipvs => Err(BackendError::Unsupported { mode }),
+        Mode::Nftables => Ok(Box::new(nftables::NftablesBackend::new(
+            config,
+            nftables::Translation::Nftables,
+        )?)),
+        Mode::Ipvs => Ok(Box::new(ipvs::IpvsBackend::new(config)?)),
     }
 }
 

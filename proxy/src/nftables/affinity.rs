@@ -150,7 +150,7 @@ pub(crate) fn entrance(writer: &mut Writer<'_>, treatment: Treatment) -> String 
     );
     let go = |chain: &str| vec![Statement::goto(chain)];
     let (word, rules) = match treatment {
-        Treatment::Internal(_) | Treatment::InternalLocal(_) => {
+        Treatment::Internal(_) | Treatment::InternalLocal(_) | Treatment::MarkedOffCluster => {
             let target = if matches!(treatment, Treatment::Internal(_)) {
                 &cluster
             } else {
@@ -160,7 +160,7 @@ pub(crate) fn entrance(writer: &mut Writer<'_>, treatment: Treatment) -> String 
             rules.push(go(target));
             ("cluster-ip", rules)
         }
-        Treatment::External(_) | Treatment::Choice(_) => (
+        Treatment::External(_) | Treatment::Choice(_) | Treatment::Marked => (
             "external",
             vec![vec![layout.mark_statement()], go(&cluster)],
         ),

@@ -1,12 +1,13 @@
 //! Sends transactions, and watches over the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use kernel::nftables::{Connection, Element, Error, Monitor, Notice, Transaction};
 
 use super::content::{Content, content};
-use super::layout::Layout;
+use super::layout::{Layout, Translation};
 use super::plan::{self, Held};
 use crate::backend::{Backend, BackendError, Desired, Outcome};
 use crate::config::Config;
@@ -21,6 +22,8 @@ pub(crate) struct NftablesBackend {
     commits: usize,
     /// Somebody else changed our table.
     broken: bool,
+    /// Addresses of the node that are not virtual, with IPVS.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
     config: Config,
     families: Vec<State>,
 }
@@ -33,10 +36,10 @@ struct State {
 }
 
 impl NftablesBackend {
-    pub(crate) fn new(config: &Config) -> Result<Self, BackendError> {
+    pub(crate) fn new(config: &Config, translation: Translation) -> Result<Self, BackendError> {
         let families = Family::ALL
             .into_iter()
-            .map(|family| State::new(config, family))
+            .map(|family| State::new(config, family, translation))
             .collect();
         let mut connection = Connection::open()?;
         // A kernel without nf_tables says so here.
@@ -47,6 +50,7 @@ impl NftablesBackend {
             monitor,
             commits: 0,
             broken: false,
+            own_addresses: BTreeSet::new(),
             config: config.clone(),
             families,
         })
@@ -192,9 +196,9 @@ impl NftablesBackend {
 }
 
 impl State {
-    fn new(config: &Config, family: Family) -> Self {
+    fn new(config: &Config, family: Family, translation: Translation) -> Self {
         Self {
-            layout: Layout::new(config, family),
+            layout: Layout::new(config, family, translation),
             held: Held::default(),
             committed: BTreeMap::new(),
         }
@@ -222,7 +226,10 @@ impl Backend for NftablesBackend {
         self.commits = 0;
         for index in 0..self.families.len() {
             let family = self.families[index].layout.family;
-            self.families[index].layout = Layout::new(&self.config, family);
+            let translation = self.families[index].layout.translation;
+            let mut layout = Layout::new(&self.config, family, translation);
+            layout.own_addresses.clone_from(&self.own_addresses);
+            self.families[index].layout = layout;
             match self.resync_family(index, desired) {
                 Err(Error::Rejected(failures)) => {
                     let first = failures

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernel::nftables::{Datum, ElementData, Key, Set, Statement, Verdict};
 
 use super::affinity;
-use super::layout::{Front, Layout, Map, Shared, Treatment};
+use super::layout::{Front, Layout, Map, Shared, Translation, Treatment};
 use crate::model::{Backend, ServicePicture, ServicePort, TrafficPolicy, Unserved};
 
 /// Elements, chains and sets of one Service.
@@ -63,11 +63,40 @@ impl Writer<'_> {
         self.content
             .hairpins
             .extend(local.map(|backend| backend.address));
-        if port.affinity.is_some() {
+        if self.has_chains() {
             affinity::chains(self);
+        }
+        if self.layout.translation == Translation::Ipvs {
+            self.virtual_addresses();
         }
         self.internal();
         self.external();
+    }
+
+    /// With IPVS, persistence is its business.
+    fn has_chains(&self) -> bool {
+        self.port.affinity.is_some() && self.layout.translation == Translation::Nftables
+    }
+
+    /// Addresses that only Services have: what else goes there is refused.
+    fn virtual_addresses(&mut self) {
+        for address in self
+            .port
+            .external_ips
+            .iter()
+            .chain(&self.port.load_balancer_ips)
+        {
+            if !self.layout.own_addresses.contains(address) {
+                self.content
+                    .elements
+                    .insert((Map::ClusterIps, (*address).into()), None);
+            }
+        }
+    }
+
+    /// What IPVS translates is not refused on its way there.
+    fn spare(&mut self, key: &Key) {
+        self.put(Map::UnservedIps, key.clone(), Verdict::Return);
     }
 
     fn key(&self, address: IpAddr) -> Key {
@@ -88,13 +117,23 @@ impl Writer<'_> {
             self.put(Map::UnservedIps, key, refusal(unserved));
             return;
         }
+        if self.layout.translation == Translation::Ipvs {
+            self.spare(&key);
+            self.lead(
+                Map::ServiceIps,
+                key,
+                Front::Address,
+                Treatment::MarkedOffCluster,
+            );
+            return;
+        }
         let count = port.backends(port.internal_policy).len() as u32;
         let (treatment, map) = match port.internal_policy {
             TrafficPolicy::Cluster => (Treatment::Internal(count), Map::Endpoints),
             TrafficPolicy::Local => (Treatment::InternalLocal(count), Map::LocalEndpoints),
         };
         self.lead(Map::ServiceIps, key.clone(), Front::Address, treatment);
-        if port.affinity.is_none() {
+        if !self.has_chains() {
             self.endpoints(map, &key, port.backends(port.internal_policy));
         }
     }
@@ -133,12 +172,20 @@ impl Writer<'_> {
                 Map::NodeportLocalEndpoints,
             ),
         };
-        if let Some(what) = port.external_unserved() {
-            self.put(unserved, key.clone(), refusal(what));
+        match port.external_unserved() {
+            Some(what) => self.put(unserved, key.clone(), refusal(what)),
+            None if self.layout.translation == Translation::Ipvs && front == Front::Address => {
+                self.spare(&key);
+            }
+            None => {}
         }
         let (cluster, here) = (port.cluster.len() as u32, port.local.len() as u32);
+        let ipvs = self.layout.translation == Translation::Ipvs;
         let treatment = match port.external_policy {
+            TrafficPolicy::Cluster if ipvs => Treatment::Marked,
             TrafficPolicy::Cluster => Treatment::External(cluster),
+            // IPVS has only the local ones: the table sends what begins in the cluster to all.
+            TrafficPolicy::Local if ipvs => Treatment::ExternalLocal { cluster, local: 0 },
             TrafficPolicy::Local => Treatment::ExternalLocal {
                 cluster,
                 local: here,
@@ -148,9 +195,11 @@ impl Writer<'_> {
             return;
         }
         self.lead(services, key.clone(), front, treatment);
-        if port.affinity.is_none() {
-            self.endpoints(all, &key, &port.cluster);
-            if port.external_policy == TrafficPolicy::Local {
+        if !self.has_chains() {
+            if !matches!(treatment, Treatment::Marked) {
+                self.endpoints(all, &key, &port.cluster);
+            }
+            if !ipvs && port.external_policy == TrafficPolicy::Local {
                 self.endpoints(local, &key, &port.local);
             }
         }
@@ -158,7 +207,7 @@ impl Writer<'_> {
 
     /// Leads a front end to the chain of its treatment.
     fn lead(&mut self, map: Map, key: Key, front: Front, treatment: Treatment) {
-        let chain = if self.port.affinity.is_some() {
+        let chain = if self.has_chains() {
             affinity::entrance(self, treatment)
         } else {
             let shared = Shared { front, treatment };

@@ -1,6 +1,8 @@
 //! What is there once, whatever the Services are: sets, maps and the kernel's chains; and the
 //! chains that Services share by the number of their back ends.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -13,7 +15,24 @@ use kernel::nftables::{
 use crate::config::Config;
 use crate::model::Family;
 
-pub(crate) const TABLE: &str = "fairlead-proxy";
+/// Who translates packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Translation {
+    /// The table itself.
+    Nftables,
+    /// IPVS, which sees what is addressed to the node: virtual addresses are the node's own.
+    /// The table marks, filters, and translates only what IPVS cannot.
+    Ipvs,
+}
+
+impl Translation {
+    fn table(self) -> &'static str {
+        match self {
+            Self::Nftables => "fairlead-proxy",
+            Self::Ipvs => "fairlead-ipvs",
+        }
+    }
+}
 
 /// The maps and sets that Services put elements into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +129,10 @@ pub(crate) enum Treatment {
     ExternalLocal { cluster: u32, local: u32 },
     /// Only the choice.
     Choice(u32),
+    /// From outside, and IPVS translates.
+    Marked,
+    /// A cluster IP, and IPVS translates.
+    MarkedOffCluster,
 }
 
 /// A chain that Services share.
@@ -126,6 +149,8 @@ impl Shared {
             Front::Nodeport => "nodeport",
         };
         match self.treatment {
+            Treatment::Marked => external.to_owned(),
+            Treatment::MarkedOffCluster => "cluster-ip".to_owned(),
             Treatment::Internal(n) => format!("cluster-ip-{n}"),
             Treatment::InternalLocal(n) => format!("cluster-ip-local-{n}"),
             Treatment::External(n) => format!("{external}-{n}"),
@@ -151,6 +176,7 @@ impl Shared {
 /// The table's fixed part, for one family.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
+    pub(crate) translation: Translation,
     pub(crate) table: Table,
     pub(crate) family: Family,
     sets: Vec<(Map, Arc<Set>)>,
@@ -161,11 +187,13 @@ pub(crate) struct Layout {
     localhost_nodeports: bool,
     pub(crate) service_cidrs: Vec<IpNetwork>,
     flowtable_devices: Vec<String>,
+    /// The node's own addresses, which are never taken for virtual ones.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
 }
 
 impl Layout {
-    pub(crate) fn new(config: &Config, family: Family) -> Self {
-        let table = Table::new(TableFamily::ip(family.is_v6()), TABLE);
+    pub(crate) fn new(config: &Config, family: Family, translation: Translation) -> Self {
+        let table = Table::new(TableFamily::ip(family.is_v6()), translation.table());
         let sets = Map::ALL
             .map(|map| (map, Arc::new(map.set(&table, family))))
             .to_vec();
@@ -180,6 +208,8 @@ impl Layout {
             localhost_nodeports: config.localhost_nodeports && family == Family::V4,
             service_cidrs: of(&config.service_cidrs),
             flowtable_devices: config.nftables.flowtable_devices.clone(),
+            own_addresses: BTreeSet::new(),
+            translation,
             table,
             family,
         }
@@ -236,10 +266,6 @@ impl Layout {
 
     /// The rules that send what begins in the cluster to this chain.
     pub(crate) fn short_cut(&self, chain: &str) -> Vec<Vec<Statement>> {
-        let local = || {
-            let field = Field::Fib(vec![FibKey::Saddr], FibResult::Type);
-            Statement::eq(field, Datum::AddressType(address_type::LOCAL))
-        };
         let mut rules = Vec::new();
         if !self.cluster_cidrs.is_empty() {
             rules.push(vec![
@@ -247,8 +273,17 @@ impl Layout {
                 Statement::goto(chain),
             ]);
         }
-        rules.push(vec![local(), self.mark_statement(), Statement::goto(chain)]);
+        rules.push(vec![
+            self.from_the_node(),
+            self.mark_statement(),
+            Statement::goto(chain),
+        ]);
         rules
+    }
+
+    fn from_the_node(&self) -> Statement {
+        let field = Field::Fib(vec![FibKey::Saddr], FibResult::Type);
+        Statement::eq(field, Datum::AddressType(address_type::LOCAL))
     }
 
     pub(crate) fn mark_statement(&self) -> Statement {
@@ -297,6 +332,13 @@ impl Layout {
             }
             Treatment::External(n) => {
                 vec![vec![self.mark_statement()], self.translate(front, false, n)]
+            }
+            Treatment::Marked => vec![vec![self.mark_statement()]],
+            Treatment::MarkedOffCluster => {
+                let mut rules: Vec<_> = self.mark_off_cluster().into_iter().collect();
+                // The node itself sends from the virtual address, which no pod can answer.
+                rules.push(vec![self.from_the_node(), self.mark_statement()]);
+                rules
             }
             Treatment::ExternalLocal { local, .. } => {
                 let choice = shared.needs().map(Self::name_of);
@@ -379,15 +421,14 @@ impl Layout {
                 masquerade.clone(),
             ],
         );
-        self.rule(
-            transaction,
-            "nat-postrouting",
-            vec![
-                Statement::ct_status(ct_status::DNAT),
-                Statement::is_in([self.saddr(), self.daddr()], Map::Hairpin.name()),
-                masquerade,
-            ],
-        );
+        let mut body = vec![
+            Statement::is_in([self.saddr(), self.daddr()], Map::Hairpin.name()),
+            masquerade,
+        ];
+        if self.translation == Translation::Nftables {
+            body.insert(0, Statement::ct_status(ct_status::DNAT));
+        }
+        self.rule(transaction, "nat-postrouting", body);
     }
 
     /// Matches what is addressed to the node, on addresses where node ports are served.
@@ -406,6 +447,10 @@ impl Layout {
                 body.push(Statement::ne(self.daddr(), self.loopback()));
             }
             None => {}
+        }
+        if self.translation == Translation::Ipvs {
+            // Virtual addresses are the node's own, but have no node ports.
+            body.push(Statement::not_in([self.daddr()], Map::ClusterIps.name()));
         }
         body
     }
@@ -463,18 +508,27 @@ impl Layout {
             Map::UnservedNodeports.name(),
         ));
         self.rule(transaction, "unserved", body);
-        self.rule(
-            transaction,
-            "unserved",
-            vec![
-                Statement::is_in([self.daddr()], Map::ClusterIps.name()),
-                Statement::goto("reject"),
-            ],
-        );
-        for range in &self.service_cidrs {
-            let body = vec![Statement::daddr(*range), Statement::goto("reject")];
-            self.rule(transaction, "unserved", body);
-        }
+        let with_ports = || {
+            // A virtual address of IPVS is the node's own, and answers to ping.
+            let numbers = [protocol::TCP, protocol::UDP, protocol::SCTP];
+            let elements = numbers
+                .map(|number| Element::new(Datum::Proto(number)))
+                .to_vec();
+            let own = self.translation == Translation::Ipvs;
+            own.then(|| Statement::one_of([Field::L4Proto], elements))
+        };
+        let mut refuse = |to: Statement| {
+            let body = [Some(to), with_ports(), Some(Statement::goto("reject"))];
+            self.rule(
+                transaction,
+                "unserved",
+                body.into_iter().flatten().collect(),
+            );
+        };
+        refuse(Statement::is_in([self.daddr()], Map::ClusterIps.name()));
+        self.service_cidrs
+            .iter()
+            .for_each(|range| refuse(Statement::daddr(*range)));
         // To an ICMP error in the middle of connecting, Linux clients over IPv6 react only at
         // their next attempt, a second later; to a reset at once.
         self.rule(

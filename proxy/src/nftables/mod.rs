@@ -26,3 +26,4 @@ mod layout;
 mod plan;
 
 pub(crate) use backend::NftablesBackend;
+pub(crate) use layout::Translation;

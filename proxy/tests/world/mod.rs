@@ -14,8 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kernel::address::Address;
+use kernel::route::{NextHop, Protocol, Route};
 use kernel::testing::TestNetns;
 use proxy::backend::{Backend, Desired};
 use proxy::picture::Index;
@@ -23,8 +26,6 @@ use proxy::{Config, Mode};
 
 /// Where back ends listen.
 pub const TARGET: u16 = 8080;
-/// Longer than any answer takes, short enough for tests that wait for none.
-const PATIENCE: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ip {
@@ -89,11 +90,16 @@ pub struct World {
     pub b: TestNetns,
     pub far: TestNetns,
     stop: Arc<AtomicBool>,
+    listeners: Vec<TcpListener>,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        for listener in &self.listeners {
+            // Wakes the server that waits for a connection.
+            let _ = socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both);
+        }
     }
 }
 
@@ -110,113 +116,66 @@ impl World {
             node.join(interface, pod, "eth0");
         }
         node.forward();
+        for (namespace, interface) in [
+            (&node, "out"),
+            (&node, "pod-a"),
+            (&node, "pod-b"),
+            (&node, "pod-far"),
+            (&client, "eth0"),
+            (&a, "eth0"),
+            (&b, "eth0"),
+            (&far, "eth0"),
+        ] {
+            ready(namespace, interface);
+        }
         let (v4, v6) = (Ip::V4.addresses(), Ip::V6.addresses());
+        let pods = [(&a, "pod-a"), (&b, "pod-b"), (&far, "pod-far")];
         for x in [&v4, &v6] {
             let bits = if x.node.is_ipv6() { 64 } else { 24 };
-            let host = if x.node.is_ipv6() { 128 } else { 32 };
-            ip(
-                &node,
-                &[
-                    &format!("addr add {}/{bits} dev out nodad", x.node),
-                    &format!("addr add {}/{host} dev lo nodad", x.node_pod_side),
-                    &format!("route add default via {}", x.client),
-                    &format!("route add {}/{host} dev pod-a src {}", x.a, x.node_pod_side),
-                    &format!("route add {}/{host} dev pod-b src {}", x.b, x.node_pod_side),
-                    &format!(
-                        "route add {}/{host} dev pod-far src {}",
-                        x.far, x.node_pod_side
-                    ),
-                ],
-            );
-            if x.node.is_ipv6() {
-                // Neighbour discovery answers only for addresses of the interface itself.
-                for pod in ["pod-a", "pod-b", "pod-far"] {
-                    ip(
-                        &node,
-                        &[&format!("addr add {}/128 dev {pod} nodad", x.node_pod_side)],
-                    );
+            let mut setup = Setup::new(&node);
+            setup.address("out", x.node, bits);
+            setup.address("lo", x.node_pod_side, 0);
+            setup.default_route("out", x.client);
+            for ((pod, interface), address) in pods.iter().zip([x.a, x.b, x.far]) {
+                if x.node.is_ipv6() {
+                    // Neighbour discovery answers only for addresses of the interface itself.
+                    setup.address(interface, x.node_pod_side, 0);
                 }
+                setup.host_route(interface, address, Some(x.node_pod_side));
+                let mut setup = Setup::new(pod);
+                setup.address("eth0", address, 0);
+                setup.host_route("eth0", x.node_pod_side, None);
+                setup.default_route("eth0", x.node_pod_side);
             }
-            ip(
-                &client,
-                &[
-                    &format!("addr add {}/{bits} dev eth0 nodad", x.client),
-                    &format!("route add default via {}", x.node),
-                ],
-            );
-            for (pod, address) in [(&a, x.a), (&b, x.b), (&far, x.far)] {
-                ip(
-                    pod,
-                    &[
-                        &format!("addr add {address}/{host} dev eth0 nodad"),
-                        &format!("route add {}/{host} dev eth0", x.node_pod_side),
-                        &format!("route add default via {} dev eth0", x.node_pod_side),
-                    ],
-                );
-            }
+            let mut setup = Setup::new(&client);
+            setup.address("eth0", x.client, bits);
+            setup.default_route("eth0", x.node);
         }
-        let world = Self {
+        let mut world = Self {
             client,
             node,
             a,
             b,
             far,
             stop: Arc::default(),
+            listeners: Vec::new(),
         };
-        for addresses in [v4, v6] {
-            world.serve(&world.a, addresses.a);
-            world.serve(&world.b, addresses.b);
-            world.serve(&world.far, addresses.far);
+        for x in [v4, v6] {
+            let servers = [(&world.a, x.a), (&world.b, x.b), (&world.far, x.far)]
+                .map(|(pod, address)| serve(&world.stop, pod, address));
+            world.listeners.extend(servers);
         }
         world
     }
 
-    /// Answers every connection and datagram with the names of both ends.
-    fn serve(&self, pod: &TestNetns, address: IpAddr) {
-        let (listener, socket) = pod.run(|| {
-            let at = SocketAddr::new(address, TARGET);
-            (
-                TcpListener::bind(at).expect("free"),
-                UdpSocket::bind(at).expect("free"),
-            )
-        });
-        listener.set_nonblocking(true).expect("a socket");
-        socket
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .expect("a socket");
-        let stop = self.stop.clone();
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((mut stream, peer)) => {
-                        let _ = stream.write_all(format!("{address} {}", peer.ip()).as_bytes());
-                    }
-                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
-                }
-            }
-        });
-        let stop = self.stop.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-                    let _ = socket.send_to(format!("{address} {}", peer.ip()).as_bytes(), peer);
-                }
-            }
-        });
-    }
-
     /// One TCP connection.
     pub fn tcp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
-        from.run(|| {
-            let connected = TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE);
-            let mut text = String::new();
-            let result = connected.and_then(|mut stream| {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.read_to_string(&mut text)
-            });
-            outcome(result.map(|_| text))
-        })
+        connect(from, SocketAddr::new(to, port), PATIENCE)
+    }
+
+    /// One TCP connection that is expected to get no answer at all.
+    pub fn tcp_in_vain(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
+        connect(from, SocketAddr::new(to, port), brief())
     }
 
     /// One datagram and its answer.
@@ -275,6 +234,56 @@ impl World {
     }
 }
 
+/// Answers every connection and datagram with the names of both ends.
+fn serve(stop: &Arc<AtomicBool>, pod: &TestNetns, address: IpAddr) -> TcpListener {
+    let (listener, socket) = pod.run(|| {
+        let at = SocketAddr::new(address, TARGET);
+        (
+            TcpListener::bind(at).expect("free"),
+            UdpSocket::bind(at).expect("free"),
+        )
+    });
+    let waker = listener.try_clone().expect("a descriptor");
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let _ = stream.write_all(format!("{address} {}", peer.ip()).as_bytes());
+        }
+    });
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a socket");
+    let stop = stop.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(format!("{address} {}", peer.ip()).as_bytes(), peer);
+            }
+        }
+    });
+    waker
+}
+
+/// Long enough for an answer on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Longer than any answer should take, short enough for tests that wait for none.
+fn brief() -> Duration {
+    let emulated = std::env::var_os("IPVS_KERNEL").is_some();
+    Duration::from_millis(if emulated { 2000 } else { 600 })
+}
+
+fn connect(from: &TestNetns, to: SocketAddr, patience: Duration) -> Outcome {
+    from.run(|| {
+        let mut text = String::new();
+        let result = TcpStream::connect_timeout(&to, patience).and_then(|mut stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.read_to_string(&mut text)
+        });
+        outcome(result.map(|_| text))
+    })
+}
+
 /// Sends a datagram and waits for the answer.
 pub fn udp_exchange(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -301,18 +310,66 @@ pub fn outcome(result: std::io::Result<String>) -> Outcome {
     }
 }
 
-fn ip(namespace: &TestNetns, commands: &[&str]) {
-    for command in commands {
-        // Only IPv6 knows `nodad`.
-        let command = if command.contains("::") || command.contains("fd0") {
-            (*command).to_owned()
-        } else {
-            command.replace(" nodad", "")
+/// Waits until IPv6 works on an interface: the kernel looks at new links once in a while, and
+/// gives a link-local address then.
+fn ready(namespace: &TestNetns, interface: &str) {
+    let index = namespace.index(interface);
+    for _ in 0..500 {
+        let addresses = kernel::address::list(&mut namespace.socket(), Some(index));
+        let addresses = addresses.unwrap_or_else(|error| panic!("{error}"));
+        if addresses
+            .iter()
+            .any(|address| address.network.is_ipv6() && !address.tentative)
+        {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{interface} does not get ready");
+}
+
+/// Addresses and routes of one namespace.
+struct Setup<'n> {
+    namespace: &'n TestNetns,
+}
+
+impl<'n> Setup<'n> {
+    fn new(namespace: &'n TestNetns) -> Self {
+        Self { namespace }
+    }
+
+    /// With 0 bits, the address alone.
+    fn address(&mut self, interface: &str, ip: IpAddr, bits: u8) {
+        let network = match bits {
+            0 => IpNetwork::from(ip),
+            bits => IpNetwork::new(ip, bits).expect("a prefix length"),
         };
-        let words: Vec<&str> = command.split(' ').collect();
-        let output = namespace.command("ip", &words);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {command}: {error}");
+        let index = self.namespace.index(interface);
+        let address = Address {
+            no_duplicate_detection: ip.is_ipv6(),
+            ..Address::new(index, network)
+        };
+        self.namespace.execute(&[kernel::address::add(&address)]);
+    }
+
+    fn host_route(&mut self, interface: &str, to: IpAddr, source: Option<IpAddr>) {
+        let hop = NextHop::device(self.namespace.index(interface));
+        let mut route = Route::new(IpNetwork::from(to), Protocol::STATIC, hop);
+        route.preferred_source = source;
+        self.namespace.execute(&[kernel::route::add(&route)]);
+    }
+
+    fn default_route(&mut self, interface: &str, gateway: IpAddr) {
+        let any: IpAddr = if gateway.is_ipv6() { "::" } else { "0.0.0.0" }
+            .parse()
+            .expect("any");
+        let hop = NextHop::via(gateway).on(self.namespace.index(interface));
+        let network = IpNetwork::new(any, 0).expect("a prefix length");
+        self.namespace.execute(&[kernel::route::add(&Route::new(
+            network,
+            Protocol::STATIC,
+            hop,
+        ))]);
     }
 }
 

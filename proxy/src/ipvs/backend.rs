@@ -1,0 +1,372 @@
+//! Observes and applies: IPVS, the device, and the table beside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kernel::Ifindex;
+use kernel::ipvs::{Ipvs, Op, VirtualId};
+use kernel::netlink::{self, Socket};
+
+use super::device;
+use super::drain::Draining;
+use super::plan::{self, Context, Virtual, Virtuals, addresses, virtuals};
+use super::settings;
+use crate::backend::{Backend, BackendError, Desired, Outcome};
+use crate::config::Config;
+use crate::model::{ServiceKey, ServicePicture};
+use crate::nftables::{NftablesBackend, Translation};
+use crate::picture::Changes;
+
+/// Looking for foreign changes may take this share of the time.
+const CHECK_SHARE: u32 = 100;
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// The IPVS backend, for both families.
+pub(crate) struct IpvsBackend {
+    ipvs: Ipvs,
+    route: Socket,
+    table: NftablesBackend,
+    config: Config,
+    context: Context,
+    device: Option<Ifindex>,
+    committed: BTreeMap<ServiceKey, Arc<ServicePicture>>,
+    /// By how many Services each address of the device is used.
+    users: BTreeMap<IpAddr, usize>,
+    draining: Draining,
+    next_check: Instant,
+}
+
+impl IpvsBackend {
+    /// Fails where the kernel has no IPVS; nothing is changed then.
+    pub(crate) fn new(config: &Config) -> Result<Self, BackendError> {
+        let ipvs = Ipvs::open()?;
+        Ok(Self {
+            ipvs,
+            route: Socket::route()?,
+            table: NftablesBackend::new(config, Translation::Ipvs)?,
+            config: config.clone(),
+            context: Context::default(),
+            device: None,
+            committed: BTreeMap::new(),
+            users: BTreeMap::new(),
+            draining: Draining::default(),
+            next_check: Instant::now(),
+        })
+    }
+
+    /// The node's addresses as they are now, and what follows from them.
+    fn read_context(&mut self) -> Result<(Context, BTreeSet<IpAddr>), netlink::Error> {
+        let (held, node_addresses) = device::addresses(&mut self.route, self.device)?;
+        let ranges = &self.config.nodeport_addresses;
+        let without = |address: &&IpAddr| {
+            !ranges.is_empty() && !ranges.iter().any(|range| range.contains(**address))
+        };
+        let context = Context {
+            scheduler: self.config.ipvs.scheduler.clone(),
+            without_nodeports: node_addresses.iter().filter(without).copied().collect(),
+            node_addresses,
+        };
+        Ok((context, held))
+    }
+
+    /// The virtual servers in the kernel that are ours: those on the device's addresses, and
+    /// those on the node's own at node ports.
+    fn observe(&mut self, held: &BTreeSet<IpAddr>) -> Result<Virtuals, kernel::ipvs::Error> {
+        let mut observed = Virtuals::new();
+        for (id, server) in self.ipvs.services()? {
+            let node_port =
+                self.context.node_addresses.contains(&id.address) && NODE_PORTS.contains(&id.port);
+            if !held.contains(&id.address) && !node_port {
+                continue;
+            }
+            let listed = self.ipvs.servers(id)?;
+            let reals = listed.iter().map(|real| (real.id, real.weight)).collect();
+            observed.insert(id, Virtual { server, reals });
+        }
+        Ok(observed)
+    }
+
+    /// Performs the operations and names the Services of those that were refused.
+    fn perform(
+        &mut self,
+        ops: &[Op],
+        owners: &BTreeMap<VirtualId, ServiceKey>,
+        outcome: &mut Outcome,
+    ) -> Result<(), BackendError> {
+        let results = self.ipvs.apply(ops)?;
+        let mut again = Vec::new();
+        for (op, result) in ops.iter().zip(results) {
+            match (result, other_way(op)) {
+                (Ok(()), _) => {}
+                (Err(error), _) if error.is_not_found() && is_delete(op) => {}
+                (Err(error), Some(other)) if error.is_exists() || error.is_not_found() => {
+                    again.push((other, error));
+                }
+                (Err(error), _) => refuse(op, &error, owners, outcome),
+            }
+        }
+        let second: Vec<Op> = again.iter().map(|(op, _)| op.clone()).collect();
+        for (op, result) in second.iter().zip(self.ipvs.apply(&second)?) {
+            if let Err(error) = result {
+                refuse(op, &error, owners, outcome);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        old: &Virtuals,
+        new: &Virtuals,
+        owners: &BTreeMap<VirtualId, ServiceKey>,
+        outcome: &mut Outcome,
+    ) -> Result<(), BackendError> {
+        let plan = plan::plan(old, new, &self.draining.places());
+        self.draining.settle(&plan.settled);
+        self.draining
+            .start(&plan.drained, Instant::now(), self.config.ipvs.drain);
+        self.perform(&plan.ops, owners, outcome)
+    }
+
+    /// Counts the users of addresses; answers with those to be added and to be removed.
+    fn count_users(
+        &mut self,
+        old: &BTreeSet<IpAddr>,
+        new: &BTreeSet<IpAddr>,
+    ) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let (mut come, mut gone) = (Vec::new(), Vec::new());
+        for address in new.difference(old) {
+            let users = self.users.entry(*address).or_default();
+            *users += 1;
+            if *users == 1 {
+                come.push(*address);
+            }
+        }
+        for address in old.difference(new) {
+            if let Some(users) = self.users.get_mut(address) {
+                *users -= 1;
+                if *users == 0 {
+                    self.users.remove(address);
+                    gone.push(*address);
+                }
+            }
+        }
+        (come, gone)
+    }
+
+    /// Removes what has drained.
+    fn drain(&mut self) -> Result<(), BackendError> {
+        let mut ops = Vec::new();
+        for service in self.draining.services() {
+            let servers = match self.ipvs.servers(service) {
+                Ok(servers) => servers,
+                Err(kernel::ipvs::Error::Netlink(error)) if error.is_not_found() => Vec::new(),
+                Err(error) => return Err(error.into()),
+            };
+            ops.extend(self.draining.finished(service, &servers, Instant::now()));
+        }
+        self.perform(&ops, &BTreeMap::new(), &mut Outcome::default())
+    }
+
+    /// Whether the kernel's virtual servers are those that were written.
+    fn same_services(&mut self) -> Result<bool, BackendError> {
+        let (context, held) = self.read_context()?;
+        if context != self.context || !self.users.keys().all(|address| held.contains(address)) {
+            return Ok(false);
+        }
+        let observed = self.observe(&held)?;
+        let leaving = self.draining.places();
+        let mut wanted: Virtuals = BTreeMap::new();
+        for picture in self.committed.values() {
+            wanted.extend(virtuals(picture, &self.context));
+        }
+        let same = |id: &VirtualId, held: &Virtual| {
+            wanted.get(id).is_some_and(|wanted| {
+                wanted.server == held.server
+                    && held
+                        .reals
+                        .iter()
+                        .filter(|(real, _)| !leaving.contains(&(*id, **real)))
+                        .eq(wanted.reals.iter())
+            })
+        };
+        Ok(observed.len() == wanted.len() && observed.iter().all(|(id, held)| same(id, held)))
+    }
+}
+
+/// What to do where the kernel says that the thing is there already, or is not there.
+fn other_way(op: &Op) -> Option<Op> {
+    Some(match op.clone() {
+        Op::AddService { id, server } => Op::UpdateService { id, server },
+        Op::UpdateService { id, server } => Op::AddService { id, server },
+        Op::AddServer {
+            service,
+            server,
+            weight,
+        } => Op::UpdateServer {
+            service,
+            server,
+            weight,
+        },
+        // One that should only drain is gone: so much the better.
+        Op::UpdateServer { weight: 0, .. } => return None,
+        Op::UpdateServer {
+            service,
+            server,
+            weight,
+        } => Op::AddServer {
+            service,
+            server,
+            weight,
+        },
+        Op::DeleteService { .. } | Op::DeleteServer { .. } => return None,
+    })
+}
+
+fn is_delete(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::DeleteService { .. } | Op::DeleteServer { .. } | Op::UpdateServer { weight: 0, .. }
+    )
+}
+
+fn refuse(
+    op: &Op,
+    error: &netlink::Error,
+    owners: &BTreeMap<VirtualId, ServiceKey>,
+    outcome: &mut Outcome,
+) {
+    match owners.get(&op.service()) {
+        Some(key) => {
+            outcome.failed.insert(key.clone(), error.to_string());
+        }
+        None => tracing::warn!(%error, "IPVS refused a change"),
+    }
+}
+
+impl Backend for IpvsBackend {
+    fn resync(&mut self, desired: &Desired) -> Result<Outcome, BackendError> {
+        settings::ensure(&self.config.ipvs)?;
+        let timeouts = &self.config.ipvs;
+        self.ipvs.set_timeouts(
+            timeouts.tcp_timeout,
+            timeouts.tcp_fin_timeout,
+            timeouts.udp_timeout,
+        )?;
+        self.device = Some(device::ensure(&mut self.route)?);
+        let (context, held) = self.read_context()?;
+        self.context = context;
+        self.table
+            .own_addresses
+            .clone_from(&self.context.node_addresses);
+        let mut outcome = self.table.resync(desired)?;
+
+        let mut wanted = Virtuals::new();
+        let mut owners = BTreeMap::new();
+        self.users.clear();
+        for (key, picture) in &desired.services {
+            let own = virtuals(picture, &self.context);
+            owners.extend(own.keys().map(|id| (*id, key.clone())));
+            wanted.extend(own);
+            for address in addresses(picture, &self.context) {
+                *self.users.entry(address).or_default() += 1;
+            }
+        }
+        let come: Vec<IpAddr> = self
+            .users
+            .keys()
+            .filter(|address| !held.contains(address))
+            .copied()
+            .collect();
+        let gone: Vec<IpAddr> = held
+            .iter()
+            .filter(|address| !self.users.contains_key(address))
+            .copied()
+            .collect();
+        let device = self.device.unwrap_or(Ifindex(0));
+        device::add(&mut self.route, device, &come)?;
+        let observed = self.observe(&held)?;
+        self.draining.clear();
+        self.write(&observed, &wanted, &owners, &mut outcome)?;
+        device::remove(&mut self.route, device, &gone)?;
+        self.committed.clone_from(&desired.services);
+        Ok(outcome)
+    }
+
+    fn apply(&mut self, changes: &Changes) -> Result<Outcome, BackendError> {
+        let (mut old, mut new, mut owners) = (Virtuals::new(), Virtuals::new(), BTreeMap::new());
+        let (mut come, mut gone) = (Vec::new(), Vec::new());
+        for (key, picture) in changes {
+            let of = |picture: Option<&Arc<ServicePicture>>| {
+                picture.map_or_else(Default::default, |p| {
+                    (virtuals(p, &self.context), addresses(p, &self.context))
+                })
+            };
+            let (before, addresses_before) = of(self.committed.get(key));
+            let (after, addresses_after) = of(picture.as_ref());
+            owners.extend(
+                before
+                    .keys()
+                    .chain(after.keys())
+                    .map(|id| (*id, key.clone())),
+            );
+            old.extend(before);
+            new.extend(after);
+            let (added, removed) = self.count_users(&addresses_before, &addresses_after);
+            come.extend(added);
+            gone.extend(removed);
+        }
+        // An address that one Service gave up and another one took.
+        gone.retain(|address| !self.users.contains_key(address));
+        let device = self.device.unwrap_or(Ifindex(0));
+        device::add(&mut self.route, device, &come)?;
+        let mut outcome = self.table.apply(changes)?;
+        self.write(&old, &new, &owners, &mut outcome)?;
+        device::remove(&mut self.route, device, &gone)?;
+        for (key, picture) in changes {
+            match picture {
+                Some(picture) => self.committed.insert(key.clone(), picture.clone()),
+                None => self.committed.remove(key),
+            };
+        }
+        Ok(outcome)
+    }
+
+    fn intact(&mut self) -> Result<bool, BackendError> {
+        if !self.draining.is_empty() {
+            self.drain()?;
+        }
+        if !self.table.intact()? {
+            return Ok(false);
+        }
+        let start = Instant::now();
+        if start < self.next_check {
+            return Ok(true);
+        }
+        let same = self.same_services()?;
+        self.next_check =
+            Instant::now() + start.elapsed().max(Duration::from_millis(1)) * CHECK_SHARE;
+        Ok(same)
+    }
+
+    fn cleanup(&mut self) -> Result<(), BackendError> {
+        self.device = device::find(&mut self.route)?;
+        let (context, held) = self.read_context()?;
+        self.context = context;
+        let observed = self.observe(&held)?;
+        let ops: Vec<Op> = observed
+            .keys()
+            .map(|id| Op::DeleteService { id: *id })
+            .collect();
+        self.perform(&ops, &BTreeMap::new(), &mut Outcome::default())?;
+        device::delete(&mut self.route)?;
+        self.table.cleanup()?;
+        self.device = None;
+        self.draining.clear();
+        self.committed.clear();
+        self.users.clear();
+        Ok(())
+    }
+}

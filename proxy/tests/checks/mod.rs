@@ -1,0 +1,401 @@
+//! What every backend must do with packets, in either family.
+
+use kernel::iptables::Variant;
+use proxy::{Config, Mode};
+use serde_json::json;
+
+use crate::world::{Answer, Ip, Outcome, Proxy, TARGET, World, config, service, slice};
+
+/// A way of running the proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    pub mode: Mode,
+    pub variant: Option<Variant>,
+    pub ip: Ip,
+}
+
+impl Way {
+    fn config(self) -> Config {
+        Config {
+            iptables_variant: self.variant,
+            ..config(self.mode)
+        }
+    }
+}
+
+fn answered(server: std::net::IpAddr, source: std::net::IpAddr) -> Outcome {
+    Outcome::Answered(Answer { server, source })
+}
+
+pub fn a_cluster_ip_leads_to_every_ready_back_end(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, json!({})))
+        .slice(&slice(
+            "web",
+            &[
+                (x.b, "here", true),
+                (x.far, "there", true),
+                (x.a, "here", false),
+            ],
+        ))
+        .apply();
+    // From a pod: the source stays.
+    let spread = world.spread(&world.a, x.service, 80, 60);
+    for server in [x.b, x.far] {
+        let count = spread
+            .get(&Answer {
+                server,
+                source: x.a,
+            })
+            .copied()
+            .unwrap_or_default();
+        // Binomial with n = 60: below 12 or above 48 happens once in a million runs.
+        assert!((12..=48).contains(&count), "{spread:?}");
+    }
+    assert_eq!(spread.len(), 2);
+    // From the node itself, and over UDP.
+    assert_eq!(world.servers(&world.node, x.service, 80), [x.b, x.far]);
+    assert!(matches!(
+        world.udp(&world.a, x.service, 80),
+        Outcome::Answered(_)
+    ));
+}
+
+pub fn a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, json!({})))
+        .slice(&slice("web", &[(x.far, "there", true)]))
+        .apply();
+    assert_eq!(
+        world.tcp(&world.client, x.service, 80),
+        answered(x.far, x.node_pod_side)
+    );
+    assert_eq!(
+        world.udp(&world.client, x.service, 80),
+        answered(x.far, x.node_pod_side)
+    );
+}
+
+pub fn a_pod_reaches_itself_through_its_service(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, json!({})))
+        .slice(&slice("web", &[(x.a, "here", true)]))
+        .apply();
+    assert_eq!(
+        world.tcp(&world.a, x.service, 80),
+        answered(x.a, x.node_pod_side)
+    );
+}
+
+pub fn without_endpoints_and_at_undefined_ports_connections_are_refused(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    let spec = json!({"spec": {
+        "type": "NodePort",
+        "externalIPs": [x.external],
+        "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080}],
+    }});
+    proxy.service(&service("web", x.service, spec)).apply();
+    for from in [&world.a, &world.node, &world.client] {
+        assert_eq!(world.tcp(from, x.service, 80), Outcome::Refused);
+        assert_eq!(
+            world.tcp(from, x.service, 81),
+            Outcome::Refused,
+            "an undefined port"
+        );
+    }
+    assert_eq!(world.tcp(&world.client, x.node, 30080), Outcome::Refused);
+    assert_eq!(world.tcp(&world.client, x.external, 80), Outcome::Refused);
+    proxy.slice(&slice("web", &[(x.b, "here", true)])).apply();
+    assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.b, x.a));
+    assert_eq!(
+        world.tcp(&world.a, x.service, 81),
+        Outcome::Refused,
+        "an undefined port"
+    );
+}
+
+pub fn a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    let spec = |policy: &str| {
+        json!({"spec": {
+            "type": "NodePort",
+            "externalTrafficPolicy": policy,
+            "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080}],
+        }})
+    };
+    proxy
+        .service(&service("web", x.service, spec("Cluster")))
+        .slice(&slice(
+            "web",
+            &[(x.b, "here", true), (x.far, "there", true)],
+        ))
+        .apply();
+    let spread = world.spread(&world.client, x.node, 30080, 24);
+    let sources: Vec<_> = spread.keys().map(|answer| answer.source).collect();
+    assert!(
+        sources.iter().all(|source| *source == x.node_pod_side),
+        "{spread:?}"
+    );
+    assert_eq!(spread.len(), 2, "{spread:?}");
+    assert_eq!(world.servers(&world.a, x.node, 30080), [x.b, x.far]);
+    assert_eq!(world.servers(&world.node, x.node, 30080), [x.b, x.far]);
+    // IPVS sends nothing from loopback to elsewhere.
+    if way.ip == Ip::V4 && way.mode != Mode::Ipvs {
+        assert_eq!(world.servers(&world.node, x.loopback, 30080), [x.b, x.far]);
+    }
+    assert_eq!(world.tcp(&world.client, x.node, 30081), Outcome::Refused);
+
+    proxy
+        .service(&service("web", x.service, spec("Local")))
+        .apply();
+    let spread = world.spread(&world.client, x.node, 30080, 12);
+    assert_eq!(
+        spread.into_keys().collect::<Vec<_>>(),
+        [Answer {
+            server: x.b,
+            source: x.client
+        }]
+    );
+    // Traffic that begins in the cluster is not bound to the node.
+    assert_eq!(world.servers(&world.a, x.node, 30080), [x.b, x.far]);
+    assert_eq!(world.servers(&world.node, x.node, 30080), [x.b, x.far]);
+
+    proxy
+        .slice(&slice("web", &[(x.far, "there", true)]))
+        .apply();
+    assert_eq!(
+        world.tcp_in_vain(&world.client, x.node, 30080),
+        Outcome::TimedOut
+    );
+    assert_eq!(world.servers(&world.a, x.node, 30080), [x.far]);
+}
+
+pub fn external_addresses_obey_source_ranges_and_policies(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    let spec = |range: String, policy: &str| {
+        json!({
+            "spec": {
+                "type": "LoadBalancer",
+                "externalIPs": [x.external],
+                "externalTrafficPolicy": policy,
+                "loadBalancerSourceRanges": [range],
+            },
+            "status": {"loadBalancer": {"ingress": [{"ip": x.balancer, "ipMode": "VIP"}]}},
+        })
+    };
+    let bits = if x.client.is_ipv6() { 128 } else { 32 };
+    proxy
+        .service(&service(
+            "web",
+            x.service,
+            spec(format!("{}/{bits}", x.client), "Cluster"),
+        ))
+        .slice(&slice("web", &[(x.b, "here", true)]))
+        .apply();
+    assert_eq!(
+        world.tcp(&world.client, x.balancer, 80),
+        answered(x.b, x.node_pod_side)
+    );
+    assert_eq!(
+        world.tcp(&world.client, x.external, 80),
+        answered(x.b, x.node_pod_side)
+    );
+    assert_eq!(
+        world.tcp_in_vain(&world.far, x.balancer, 80),
+        Outcome::TimedOut,
+        "not in the range"
+    );
+
+    proxy
+        .service(&service(
+            "web",
+            x.service,
+            spec(format!("{}/{bits}", x.client), "Local"),
+        ))
+        .apply();
+    assert_eq!(
+        world.tcp(&world.client, x.balancer, 80),
+        answered(x.b, x.client)
+    );
+    assert_eq!(
+        world.tcp(&world.client, x.external, 80),
+        answered(x.b, x.client)
+    );
+
+    proxy
+        .service(&service(
+            "web",
+            x.service,
+            spec(format!("{}/{bits}", x.far), "Cluster"),
+        ))
+        .apply();
+    assert_eq!(
+        world.tcp_in_vain(&world.client, x.balancer, 80),
+        Outcome::TimedOut
+    );
+    assert!(matches!(
+        world.tcp(&world.client, x.external, 80),
+        Outcome::Answered(_)
+    ));
+}
+
+pub fn affinity_keeps_a_client_with_its_back_end(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    let spec = json!({"spec": {"sessionAffinity": "ClientIP"}});
+    proxy
+        .service(&service("web", x.service, spec))
+        .slice(&slice(
+            "web",
+            &[(x.b, "here", true), (x.far, "there", true)],
+        ))
+        .apply();
+    let first = world.spread(&world.a, x.service, 80, 12);
+    assert_eq!(first.len(), 1, "{first:?}");
+    // A change elsewhere in the Service does not move clients.
+    proxy
+        .slice(&slice(
+            "web",
+            &[
+                (x.b, "here", true),
+                (x.far, "there", true),
+                (x.a, "here", true),
+            ],
+        ))
+        .apply();
+    assert_eq!(
+        world.spread(&world.a, x.service, 80, 12).keys().next(),
+        first.keys().next()
+    );
+    proxy.service(&service("web", x.service, json!({}))).apply();
+    assert!(world.spread(&world.a, x.service, 80, 24).len() > 1);
+}
+
+pub fn the_internal_policy_local_stays_on_the_node(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    let spec = json!({"spec": {"internalTrafficPolicy": "Local"}});
+    proxy
+        .service(&service("web", x.service, spec))
+        .slice(&slice(
+            "web",
+            &[(x.b, "here", true), (x.far, "there", true)],
+        ))
+        .apply();
+    assert_eq!(world.servers(&world.a, x.service, 80), [x.b]);
+    proxy
+        .slice(&slice("web", &[(x.far, "there", true)]))
+        .apply();
+    assert_eq!(
+        world.tcp_in_vain(&world.a, x.service, 80),
+        Outcome::TimedOut
+    );
+}
+
+pub fn changes_reach_the_kernel_and_cleanup_removes_everything(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let before = world.dump();
+    let mut proxy = Proxy::new(&world, &way.config());
+    for (ends, expected) in [
+        (vec![(x.b, "here", true)], vec![x.b]),
+        (
+            vec![(x.b, "here", true), (x.far, "there", true)],
+            vec![x.b, x.far],
+        ),
+        (vec![(x.far, "there", true)], vec![x.far]),
+    ] {
+        proxy
+            .service(&service("web", x.service, json!({})))
+            .slice(&slice("web", &ends))
+            .apply();
+        assert_eq!(world.servers(&world.a, x.service, 80), expected);
+    }
+    // A new process over the old rules.
+    let mut next = Proxy::new(&world, &way.config());
+    assert_eq!(
+        world.tcp(&world.a, x.service, 80),
+        Outcome::Refused,
+        "nothing is wanted now"
+    );
+    next.service(&service("web", x.service, json!({})))
+        .slice(&slice("web", &[(x.b, "here", true)]));
+    next.resync();
+    assert_eq!(world.servers(&world.a, x.service, 80), [x.b]);
+    assert!(
+        matches!(world.tcp(&world.client, x.b, TARGET), Outcome::Answered(_)),
+        "no Service"
+    );
+    next.index
+        .service_deleted(&proxy::model::ServiceKey::new("default", "web"));
+    next.apply();
+    assert_eq!(world.tcp(&world.a, x.service, 80), Outcome::Refused);
+    next.cleanup();
+    let rules = |text: &str| {
+        text.lines()
+            .filter(|line| line.contains("KUBE") || line.contains("fairlead"))
+            .count()
+    };
+    assert_eq!(rules(&world.dump()), rules(&before), "{}", world.dump());
+}
+
+pub fn rules_that_somebody_deletes_are_noticed_and_written_again(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, json!({})))
+        .slice(&slice("web", &[(x.b, "here", true)]))
+        .apply();
+    assert!(proxy.intact());
+    let family = if way.ip == Ip::V4 {
+        "iptables"
+    } else {
+        "ip6tables"
+    };
+    match (way.mode, way.variant) {
+        (Mode::Iptables, Some(variant)) => {
+            let infix = if variant == Variant::Nft {
+                "nft"
+            } else {
+                "legacy"
+            };
+            world
+                .node
+                .command(&format!("{family}-{infix}"), &["-t", "nat", "-F"]);
+        }
+        _ => {
+            world.node.command("nft", &["flush", "ruleset"]);
+        }
+    }
+    assert!(!proxy.intact());
+    proxy.resync();
+    assert!(proxy.intact());
+    assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.b, x.a));
+    // Rules of others are none of our business.
+    world.node.command(
+        &format!("{family}-legacy"),
+        &["-A", "INPUT", "-j", "ACCEPT"],
+    );
+    world
+        .node
+        .command(&format!("{family}-nft"), &["-A", "INPUT", "-j", "ACCEPT"]);
+    assert!(proxy.intact());
+}
