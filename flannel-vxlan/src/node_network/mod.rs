@@ -2,6 +2,7 @@
 //! runtime reads, forwarding, and masquerading of what leaves the pod network.
 
 mod conflist;
+mod keep;
 mod masquerade;
 
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use kernel::nftables::{self, Connection};
 use kernel::sysctl;
 
 pub use conflist::conflist;
+pub use keep::{Routed, keep};
 pub use masquerade::{Masquerade, TABLE as MASQUERADE_TABLE};
 
 /// The node's part in the pod network.
