@@ -22,7 +22,6 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Join(options) => node::run(options),
         Command::Server(options) => server::run(options),
         Command::Apiserver(options) => server::run_apiserver(options),
-        Command::Join(options) => node::join(options),
         Command::Up(options) => node::up(options),
         Command::Token(command) => token::run(command),
         Command::Scheduler(options) => part::scheduler(&options),

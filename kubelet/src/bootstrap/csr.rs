@@ -45,9 +45,22 @@ pub(super) fn client_request(node: &str) -> Result<Request, JoinError> {
 
 /// The certificate with which the kubelet's server answers.
 pub(super) fn serving_request(node: &NodeNames) -> Result<Request, JoinError> {
+    request(&node.name, serving_names(node)?, SERVING_SIGNER, "server auth")
+}
+
+fn serving_names(node: &NodeNames) -> Result<Vec<SanType>, JoinError> {
     let mut names = vec![SanType::DnsName(node.name.as_str().try_into()?)];
     names.extend(node.ips.iter().copied().map(SanType::IpAddress));
-    request(&node.name, names, SERVING_SIGNER, "server auth")
+    Ok(names)
+}
+
+/// What the kubelet's server shows until the cluster has signed a certificate: chain and key.
+pub(super) fn self_signed(node: &NodeNames) -> Result<(String, String), JoinError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = serving_names(node)?;
+    let certificate = params.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
 }
 
 fn failure(what: &'static str, error: kube::Error) -> JoinError {

@@ -181,6 +181,17 @@ impl Store {
         Ok(())
     }
 
+    /// One of other names, or one that has ended, is no use any more.
+    pub(super) fn forget_serving(&self) -> Result<(), JoinError> {
+        let path = self.path(SERVING_CERTIFICATE);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(JoinError::Write { path: path.display().to_string(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn serving_certificate(&self) -> Option<String> {
         fs::read_to_string(self.path(SERVING_CERTIFICATE)).ok()
     }

@@ -14,8 +14,10 @@ use kubelet::bootstrap::{Member, keep_certificates};
 use watch_cache::WatchCaches;
 
 use self::settings::Settings;
+use super::part::selection;
 use super::running::{Components, block_on};
-use crate::cli::{Join, NodeSettings};
+use super::server::{ControlPlane, announce, start_server};
+use crate::cli::{Join, NodeSettings, Up};
 
 /// Where the CNI plugin asks whether a pod's policy is in the kernel.
 const POLICY_SOCKET: &str = "/run/fairlead/policy.sock";
@@ -27,7 +29,38 @@ pub(crate) fn run(options: Join) -> anyhow::Result<ExitCode> {
     block_on(async {
         let mut components = Components::new()?;
         let identity = Identity::of(&options.node)?;
-        let member = membership::obtain(&options, &identity).await?;
+        let invitation = membership::Invitation {
+            server: options.server,
+            token: options.token,
+            ca_cert_hash: options.ca_cert_hash,
+        };
+        let member = membership::obtain(invitation, &options.node, &identity).await?;
+        start(identity, member, &options.node, &mut components).await?;
+        components.finish().await
+    })
+}
+
+/// `fairlead up`: server and node in one process.
+pub(crate) fn up(options: Up) -> anyhow::Result<ExitCode> {
+    machine::require_root("a cluster's node")?;
+    block_on(async {
+        let mut components = Components::new()?;
+        let server = start_server(&options.server, &mut components).await?;
+        let everything = selection(&["*".to_owned()])?;
+        let parts = ControlPlane { controllers: Some(everything), scheduler: true };
+        parts.start(&options.server, &server, &mut components);
+        announce(&options.server, &server)?;
+        let identity = Identity::of(&options.node)?;
+        let invitation = membership::Invitation {
+            server: server.join.url.clone(),
+            token: Some(server.join.token.clone()),
+            ca_cert_hash: Some(server.join.ca_hash.clone()),
+        };
+        components.spawn("apiserver", async move {
+            server.wait().await;
+            Ok::<_, anyhow::Error>(())
+        });
+        let member = membership::obtain(invitation, &options.node, &identity).await?;
         start(identity, member, &options.node, &mut components).await?;
         components.finish().await
     })
@@ -61,7 +94,7 @@ pub(crate) async fn start(
     let shutdown = components.shutdown();
     let settings = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        settings = settings::wait(member.client.clone()) => settings,
+        settings = settings::wait(member.client.clone()) => settings?,
     };
     let caches = WatchCaches::new(member.client.clone());
     let changes = settings::follow(&caches, settings.clone(), shutdown.clone());

@@ -1,5 +1,6 @@
 //! The pod network of a node: the overlay or the routed mode, as the settings say.
 
+use flannel_vxlan::node_network::{Routed, keep};
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -56,10 +57,7 @@ async fn run_one(
             Ok(flannel_vxlan::run(overlay(config, settings), deps, stop).await?)
         }
         "bgp" => routed(config, settings, stop).await,
-        other => anyhow::bail!(
-            "the network {other:?} in the ConfigMap kube-system/fairlead is unknown: it is vxlan \
-             or bgp"
-        ),
+        other => anyhow::bail!("the network {other:?} is neither vxlan nor bgp"),
     }
 }
 
@@ -72,17 +70,25 @@ fn overlay(config: &Config, settings: &Settings) -> flannel_vxlan::Config {
     }
 }
 
+/// The speaker, and beside it what pods need of their node, which the overlay does by itself.
 async fn routed(
     config: &Config,
-    _settings: &Settings,
+    settings: &Settings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let own = Routed {
+        node_name: config.node_name.clone(),
+        cluster_networks: settings.cluster_cidrs.clone(),
+        masquerade: true,
+        policy_socket: Some(POLICY_SOCKET.into()),
+        conflist: flannel_vxlan::Config::default().conflist,
+    };
     let speaker = bgp_agent::NodeConfig {
         node_name: config.node_name.clone(),
         ..bgp_agent::NodeConfig::default()
     };
-    let deps = bgp_agent::Deps {
-        caches: config.caches.clone(),
-    };
-    Ok(bgp_agent::run(speaker, deps, stop).await?)
+    let deps = bgp_agent::Deps { caches: config.caches.clone() };
+    let keeping = keep(own, config.caches.clone(), stop.clone());
+    let (result, ()) = tokio::join!(bgp_agent::run(speaker, deps, stop.clone()), keeping);
+    Ok(result?)
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -32,48 +33,47 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// What is missing is as it is in a new cluster.
-    fn read(data: &BTreeMap<String, String>) -> Self {
+    fn read(data: &BTreeMap<String, String>) -> anyhow::Result<Self> {
         let text = |name: &str, default: &str| {
-            data.get(name)
-                .map_or(default, String::as_str)
-                .trim()
-                .to_owned()
+            data.get(name).map_or(default, String::as_str).trim().to_owned()
         };
-        Self {
-            network: text("network", "vxlan"),
-            proxy: text("proxy", "iptables"),
-            cluster_cidrs: list(&text("clusterCIDRs", "10.244.0.0/16")),
-            service_cidrs: list(&text("serviceCIDRs", "10.96.0.0/12")),
-            cluster_dns: list(&text("clusterDNS", "10.96.0.10")),
+        let network = text("network", "vxlan");
+        ensure!(
+            ["vxlan", "bgp"].contains(&network.as_str()),
+            "the network {network:?} is neither vxlan nor bgp"
+        );
+        let proxy = text("proxy", "iptables");
+        proxy.parse::<proxy::Mode>()?;
+        Ok(Self {
+            network,
+            proxy,
+            cluster_cidrs: list("clusterCIDRs", &text("clusterCIDRs", "10.244.0.0/16"))?,
+            service_cidrs: list("serviceCIDRs", &text("serviceCIDRs", "10.96.0.0/12"))?,
+            cluster_dns: list("clusterDNS", &text("clusterDNS", "10.96.0.10"))?,
             cluster_domain: text("clusterDomain", "cluster.local"),
-        }
+        })
     }
 }
 
-/// Values with commas between. One that cannot be read is left out and told.
-fn list<T: FromStr>(text: &str) -> Vec<T> {
-    let read = |item: &str| {
-        let value = item.trim().parse().ok();
-        if value.is_none() {
-            tracing::warn!(
-                item,
-                "a value in the ConfigMap kube-system/fairlead is not understood"
-            );
-        }
-        value
-    };
-    text.split(',')
-        .filter(|item| !item.trim().is_empty())
-        .filter_map(read)
-        .collect()
+/// Values with commas between.
+fn list<T>(name: &str, text: &str) -> anyhow::Result<Vec<T>>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items.map(|item| item.parse().with_context(|| format!("{name}: {item}"))).collect()
 }
 
-/// Reads the settings; a server that does not answer yet is asked again.
-pub(crate) async fn wait(client: Client) -> Settings {
+/// Reads the settings; a server that has just started may not have written them yet.
+pub(crate) async fn wait(client: Client) -> anyhow::Result<Settings> {
     let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
     loop {
-        match maps.get(NAME).await {
-            Ok(map) => return Settings::read(&map.data.unwrap_or_default()),
+        match maps.get_opt(NAME).await {
+            Ok(Some(map)) => {
+                return Settings::read(&map.data.unwrap_or_default())
+                    .context("the ConfigMap kube-system/fairlead");
+            }
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "the cluster's settings cannot be read yet"),
         }
         tokio::time::sleep(RETRY).await;
@@ -98,12 +98,17 @@ pub(crate) fn follow(
                 next = futures::StreamExt::next(&mut changes) => next,
             };
             match next {
-                Some(Ok(map)) => {
-                    let settings = Settings::read(&map.data.unwrap_or_default());
-                    sender.send_if_modified(|old| {
-                        std::mem::replace(old, settings.clone()) != settings
-                    });
-                }
+                Some(Ok(map)) => match Settings::read(&map.data.unwrap_or_default()) {
+                    Ok(new) => drop(sender.send_if_modified(|old| {
+                        let differs = *old != new;
+                        *old = new;
+                        differs
+                    })),
+                    // What cannot be understood changes nothing.
+                    Err(error) => {
+                        tracing::error!("the ConfigMap kube-system/fairlead is not taken: {error:#}");
+                    }
+                },
                 Some(Err(error)) => tracing::warn!(%error, "the cluster's settings"),
                 None => return,
             }
@@ -134,21 +139,26 @@ pub(crate) fn proxy_mode(mut settings: watch::Receiver<Settings>) -> watch::Rece
 mod tests {
     use super::*;
 
+    fn read(pairs: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Settings::read(&pairs.collect())
+    }
+
     #[test]
     fn settings_are_read_and_what_is_missing_has_a_default() {
-        let data = [
-            ("proxy", "nftables"),
-            ("clusterCIDRs", "10.1.0.0/16, fd00::/56,x"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let settings = Settings::read(&BTreeMap::from(data));
+        let settings =
+            read(&[("proxy", "nftables"), ("clusterCIDRs", "10.1.0.0/16, fd00::/56")]).unwrap();
         assert_eq!(settings.proxy, "nftables");
         assert_eq!(settings.network, "vxlan");
-        let cidrs: Vec<String> = settings
-            .cluster_cidrs
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let cidrs: Vec<String> = settings.cluster_cidrs.iter().map(ToString::to_string).collect();
         assert_eq!(cidrs, ["10.1.0.0/16", "fd00::/56"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = read(&[("clusterCIDRs", "10.244.0.0/99")]).unwrap_err();
+        assert!(format!("{error:#}").starts_with("clusterCIDRs: 10.244.0.0/99"), "{error:#}");
+        assert!(read(&[("network", "carrier-pigeon")]).is_err());
+        assert!(read(&[("proxy", "magic")]).is_err());
     }
 }
