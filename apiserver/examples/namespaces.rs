@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
     let port: u16 = arguments.next().unwrap_or_else(|| "6443".into()).parse()?;
-    let directory = arguments.next().unwrap_or_else(|| "/tmp/fairlead-serve".into());
+    let directory = arguments
+        .next()
+        .unwrap_or_else(|| "/tmp/fairlead-serve".into());
     let config = Config {
         secure_port: port,
         data_dir: directory.into(),
@@ -80,9 +82,16 @@ async fn finish(client: &Client, api: &ApiServer, namespace: Namespace) -> Resul
         if !resource.namespaced() || !resource.allows("delete") {
             continue;
         }
-        for object in api.registry().list(&resource.storage.0, &resource.plural, &name) {
+        for object in api
+            .registry()
+            .list(&resource.storage.0, &resource.plural, &name)
+        {
             left += 1;
-            let path = format!("{}/{}?gracePeriodSeconds=0&propagationPolicy=Background", resource.path(Some(&name)), object.name());
+            let path = format!(
+                "{}/{}?gracePeriodSeconds=0&propagationPolicy=Background",
+                resource.path(Some(&name)),
+                object.name()
+            );
             let request = http::Request::delete(path).body(Vec::new())?;
             let _ = client.request_text(request).await;
         }

@@ -17,7 +17,10 @@ async fn main() {
     let config = Config {
         data_dir: directory.into(),
         bind_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        secure_port: arguments.next().and_then(|port| port.parse().ok()).unwrap_or(6443),
+        secure_port: arguments
+            .next()
+            .and_then(|port| port.parse().ok())
+            .unwrap_or(6443),
         ..Config::default()
     };
     let shutdown = CancellationToken::new();

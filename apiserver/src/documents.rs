@@ -32,8 +32,10 @@ pub(crate) fn answer(
             None => not_found(),
         },
         ["openapi", "v2"] => crate::openapi::v2(registry, headers)?.map_or_else(not_found, Ok),
-        ["openapi", "v3", rest @ ..] => crate::openapi::v3(registry, &rest.join("/"), headers, query)?
-            .map_or_else(not_found, Ok),
+        ["openapi", "v3", rest @ ..] => {
+            crate::openapi::v3(registry, &rest.join("/"), headers, query)?
+                .map_or_else(not_found, Ok)
+        }
         [""] => json(&json!({"paths": paths(registry)}), headers, query),
         _ => not_found(),
     }

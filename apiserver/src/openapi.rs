@@ -9,7 +9,10 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::HeaderMap;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH,
+    VARY,
+};
 use parking_lot::Mutex;
 use schema::openapi::{Documents, V2_PROTOBUF, encode_v2};
 use schema::resources::ResourceTable;
@@ -47,12 +50,18 @@ impl OpenApiCache {
         }
         let all = registry.catalog.all();
         let custom: Vec<_> = all.iter().filter_map(|r| r.published_schema()).collect();
-        let documents = Documents { table: &table, custom: &custom };
+        let documents = Documents {
+            table: &table,
+            custom: &custom,
+        };
         let (hash, bytes) = build(&documents)?;
         let made = (hash, Bytes::from(compress(&bytes)));
         let mut kept = self.kept.lock();
         if !kept.as_ref().is_some_and(|k| Arc::ptr_eq(&k.table, &table)) {
-            *kept = Some(Kept { table, documents: HashMap::new() });
+            *kept = Some(Kept {
+                table,
+                documents: HashMap::new(),
+            });
         }
         if let Some(kept) = kept.as_mut() {
             kept.documents.insert(name.to_owned(), made.clone());
@@ -86,40 +95,88 @@ pub(crate) fn v3(
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Option<ApiResponse>, ApiError> {
-    let found = registry.openapi.get(registry, &format!("v3/{path}"), |documents| {
-        let document = if path.is_empty() { documents.v3_index() } else { documents.v3(path)? };
-        Some((if path.is_empty() { String::new() } else { documents.hash(path) }, json(&document)))
-    });
-    let Some((hash, bytes)) = found else { return Ok(None) };
+    let found = registry
+        .openapi
+        .get(registry, &format!("v3/{path}"), |documents| {
+            let document = if path.is_empty() {
+                documents.v3_index()
+            } else {
+                documents.v3(path)?
+            };
+            Some((
+                if path.is_empty() {
+                    String::new()
+                } else {
+                    documents.hash(path)
+                },
+                json(&document),
+            ))
+        });
+    let Some((hash, bytes)) = found else {
+        return Ok(None);
+    };
     let mut answer = send(headers, "application/json", &hash, bytes);
     // Whoever names the current hash may keep the document for good.
     if !hash.is_empty() && query.get("hash") == Some(&hash) {
-        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000"));
+        answer.headers_mut().insert(
+            CACHE_CONTROL,
+            HeaderValue::from_static("public, max-age=31536000"),
+        );
     }
     Ok(Some(answer))
 }
 
 /// `/openapi/v2`
-pub(crate) fn v2(registry: &Registry, headers: &HeaderMap) -> Result<Option<ApiResponse>, ApiError> {
-    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+pub(crate) fn v2(
+    registry: &Registry,
+    headers: &HeaderMap,
+) -> Result<Option<ApiResponse>, ApiError> {
+    let accept = headers
+        .get(ACCEPT)
+        .and_then(|a| a.to_str().ok())
+        .unwrap_or_default();
     let protobuf = accept.contains("proto-openapi");
     let name = if protobuf { "v2.pb" } else { "v2" };
     let found = registry.openapi.get(registry, name, |documents| {
         let document = documents.v2();
-        let bytes = if protobuf { encode_v2(&document) } else { json(&document) };
+        let bytes = if protobuf {
+            encode_v2(&document)
+        } else {
+            json(&document)
+        };
         Some((documents.hash(""), bytes))
     });
-    let content_type = if protobuf { V2_PROTOBUF } else { "application/json" };
+    let content_type = if protobuf {
+        V2_PROTOBUF
+    } else {
+        "application/json"
+    };
     Ok(found.map(|(hash, bytes)| send(headers, content_type, &hash, bytes)))
 }
 
-fn send(headers: &HeaderMap, content_type: &'static str, hash: &str, compressed: Bytes) -> ApiResponse {
+fn send(
+    headers: &HeaderMap,
+    content_type: &'static str,
+    hash: &str,
+    compressed: Bytes,
+) -> ApiResponse {
     let tag = format!("\"{hash}\"");
-    if !hash.is_empty() && headers.get(IF_NONE_MATCH).is_some_and(|t| t.as_bytes() == tag.as_bytes()) {
+    if !hash.is_empty()
+        && headers
+            .get(IF_NONE_MATCH)
+            .is_some_and(|t| t.as_bytes() == tag.as_bytes())
+    {
         return response::with_type(304, content_type, Body::empty());
     }
-    let gzip = headers.get(ACCEPT_ENCODING).and_then(|e| e.to_str().ok()).is_some_and(|e| e.contains("gzip"));
-    let body = if gzip { compressed } else { Bytes::from(decompress(&compressed)) };
+    let gzip = headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|e| e.to_str().ok())
+        .is_some_and(|e| e.contains("gzip"));
+    let body = if gzip {
+        compressed
+    } else {
+        Bytes::from(decompress(&compressed))
+    };
     let mut answer = response::with_type(200, content_type, Body::from(body));
     let own = answer.headers_mut();
     if gzip {

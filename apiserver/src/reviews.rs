@@ -161,12 +161,7 @@ fn check(call: &Call, spec: &Value, is_self: bool) -> Result<(), ApiError> {
     if causes.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(
-        &call.resource.group,
-        "",
-        "",
-        causes,
-    ))
+    Err(ApiError::invalid(&call.resource.group, "", "", causes))
 }
 
 fn question(spec: &Value) -> Result<Attributes, ApiError> {

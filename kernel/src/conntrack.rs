@@ -46,7 +46,14 @@ pub struct Flow {
 impl Flow {
     /// A flow as a planner's test makes it.
     pub fn new(original: Tuple, reply: Tuple, status: u32) -> Self {
-        Self { original, reply, status, mark: 0, zone: 0, id: 0 }
+        Self {
+            original,
+            reply,
+            status,
+            mark: 0,
+            zone: 0,
+            id: 0,
+        }
     }
 }
 
@@ -57,7 +64,9 @@ pub struct Conntrack {
 
 impl Conntrack {
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open(Protocol::Netfilter)? })
+        Ok(Self {
+            socket: Socket::open(Protocol::Netfilter)?,
+        })
     }
 
     /// The tracked connections of a family, of all protocols that have ports.
@@ -85,7 +94,11 @@ impl Conntrack {
 }
 
 fn family(v6: bool) -> u8 {
-    if v6 { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
+    if v6 {
+        libc::AF_INET6 as u8
+    } else {
+        libc::AF_INET as u8
+    }
 }
 
 fn delete_request(flow: &Flow) -> Request {
@@ -100,7 +113,13 @@ fn delete_request(flow: &Flow) -> Request {
         body.u16_be(18, flow.zone);
     }
     let object = format!("{}:{}", t.destination, t.destination_port);
-    Request::new("delete the tracked connection to", object, DELETE, 0, body.into_bytes())
+    Request::new(
+        "delete the tracked connection to",
+        object,
+        DELETE,
+        0,
+        body.into_bytes(),
+    )
 }
 
 fn put_tuple(w: &mut Attributes, tuple: &Tuple) {
@@ -133,7 +152,9 @@ fn read_tuple(attribute: &Attribute<'_>) -> Option<Tuple> {
     let part = |kind| attribute.nested().find(|a| a.kind == kind);
     let (ip, protocol) = (part(1)?, part(2)?);
     let end = |kinds: [u16; 2]| {
-        ip.nested().find(|a| kinds.contains(&a.kind)).and_then(|a| address(a.value))
+        ip.nested()
+            .find(|a| kinds.contains(&a.kind))
+            .and_then(|a| address(a.value))
     };
     let number = |kind| protocol.nested().find(|a| a.kind == kind);
     Some(Tuple {

@@ -62,7 +62,11 @@ impl std::fmt::Display for VirtualId {
             132 => "sctp",
             _ => "ip",
         };
-        write!(f, "{protocol} {}", std::net::SocketAddr::new(self.address, self.port))
+        write!(
+            f,
+            "{protocol} {}",
+            std::net::SocketAddr::new(self.address, self.port)
+        )
     }
 }
 
@@ -97,13 +101,27 @@ pub struct RealServer {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    AddService { id: VirtualId, server: VirtualServer },
-    UpdateService { id: VirtualId, server: VirtualServer },
+    AddService {
+        id: VirtualId,
+        server: VirtualServer,
+    },
+    UpdateService {
+        id: VirtualId,
+        server: VirtualServer,
+    },
     /// With its real servers.
     DeleteService { id: VirtualId },
-    AddServer { service: VirtualId, server: RealId, weight: u32 },
+    AddServer {
+        service: VirtualId,
+        server: RealId,
+        weight: u32,
+    },
     /// Changes the weight; connections stay also with weight 0.
-    UpdateServer { service: VirtualId, server: RealId, weight: u32 },
+    UpdateServer {
+        service: VirtualId,
+        server: RealId,
+        weight: u32,
+    },
     /// Its connections end.
     DeleteServer { service: VirtualId, server: RealId },
 }
@@ -139,7 +157,10 @@ impl Op {
         let mut object = self.service().to_string();
         if let Some((server, weight)) = self.real() {
             body.nest(2, |w| put_server(w, server, weight));
-            object = format!("{object}: {}", std::net::SocketAddr::new(server.address, server.port));
+            object = format!(
+                "{object}: {}",
+                std::net::SocketAddr::new(server.address, server.port)
+            );
         }
         Request::new(operation, object, family, 0, body.into_bytes())
     }
@@ -163,7 +184,11 @@ impl Op {
 }
 
 fn address_family(address: IpAddr) -> u16 {
-    if address.is_ipv6() { libc::AF_INET6 as u16 } else { libc::AF_INET as u16 }
+    if address.is_ipv6() {
+        libc::AF_INET6 as u16
+    } else {
+        libc::AF_INET as u16
+    }
 }
 
 fn put_address(w: &mut Attributes, kind: u16, address: IpAddr) {
@@ -215,8 +240,13 @@ impl Ipvs {
         let mut socket = Socket::open(Protocol::Generic)?;
         let mut body = Attributes::with_header(&[GET_FAMILY, 1, 0, 0]);
         body.text(2, FAMILY);
-        let request =
-            Request::new("find the netlink family", FAMILY, CONTROLLER, 0, body.into_bytes());
+        let request = Request::new(
+            "find the netlink family",
+            FAMILY,
+            CONTROLLER,
+            0,
+            body.into_bytes(),
+        );
         let replies = match socket.query(&request) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => return Err(Error::Missing),
             other => other?,
@@ -249,10 +279,19 @@ impl Ipvs {
     pub fn servers(&mut self, id: VirtualId) -> Result<Vec<RealServer>, Error> {
         let mut body = Attributes::with_header(&[command::GET_DEST, 1, 0, 0]);
         body.nest(1, |w| put_service(w, id, None));
-        let request = Request::new("list IPVS servers of", id, self.family, 0, body.into_bytes());
+        let request = Request::new(
+            "list IPVS servers of",
+            id,
+            self.family,
+            0,
+            body.into_bytes(),
+        );
         let replies = self.socket.dump(&request)?;
         let family = address_family(id.address);
-        Ok(replies.iter().filter_map(|reply| real_server(reply, family)).collect())
+        Ok(replies
+            .iter()
+            .filter_map(|reply| real_server(reply, family))
+            .collect())
     }
 
     /// Idle timeouts of established TCP, of closing TCP and of UDP connections; `None` leaves one.
@@ -267,8 +306,13 @@ impl Ipvs {
             // The kernel takes 0 for "as it is".
             body.u32(kind, timeout.map_or(0, |t| t.as_secs() as u32));
         }
-        let request =
-            Request::new("set", "the IPVS timeouts", self.family, NLM_F_ACK, body.into_bytes());
+        let request = Request::new(
+            "set",
+            "the IPVS timeouts",
+            self.family,
+            NLM_F_ACK,
+            body.into_bytes(),
+        );
         Ok(self.socket.execute(&request)?)
     }
 }
@@ -300,7 +344,11 @@ fn service(reply: &Reply) -> Option<(VirtualId, VirtualServer)> {
         scheduler: find(6)?.as_text()?.to_owned(),
         flags,
         // The kernel keeps a number here also where it means nothing.
-        persistence: if flags & flag::PERSISTENT != 0 { find(8)?.as_u32()? } else { 0 },
+        persistence: if flags & flag::PERSISTENT != 0 {
+            find(8)?.as_u32()?
+        } else {
+            0
+        },
     };
     Some((id, server))
 }
@@ -308,10 +356,19 @@ fn service(reply: &Reply) -> Option<(VirtualId, VirtualServer)> {
 fn real_server(reply: &Reply, service_family: u16) -> Option<RealServer> {
     let nested = attributes(reply).find(|attribute| attribute.kind == 2)?;
     let find = |kind| nested.nested().find(|attribute| attribute.kind == kind);
-    let family = find(11).and_then(|attribute| attribute.as_u16()).unwrap_or(service_family);
-    let number = |kind| find(kind).and_then(|attribute| attribute.as_u32()).unwrap_or_default();
+    let family = find(11)
+        .and_then(|attribute| attribute.as_u16())
+        .unwrap_or(service_family);
+    let number = |kind| {
+        find(kind)
+            .and_then(|attribute| attribute.as_u32())
+            .unwrap_or_default()
+    };
     Some(RealServer {
-        id: RealId { address: address(find(1)?.value, family)?, port: find(2)?.as_u16_be()? },
+        id: RealId {
+            address: address(find(1)?.value, family)?,
+            port: find(2)?.as_u16_be()?,
+        },
         weight: number(4),
         active: number(7),
         inactive: number(8),

@@ -44,7 +44,10 @@ impl Cgroups {
     pub fn detect(mount: impl Into<PathBuf>) -> Self {
         let mount = mount.into();
         let unified = mount.join("cgroup.controllers").exists();
-        Self { version: if unified { Version::Two } else { Version::One }, mount }
+        Self {
+            version: if unified { Version::Two } else { Version::One },
+            mount,
+        }
     }
 
     pub fn version(&self) -> Version {
@@ -136,13 +139,22 @@ fn settings_v1(controller: &str, limits: &PodLimits) -> Vec<(String, String)> {
         "cpu" => vec![
             ("cpu.shares".into(), limits.cpu_shares.to_string()),
             ("cpu.cfs_period_us".into(), CPU_PERIOD.to_string()),
-            ("cpu.cfs_quota_us".into(), limits.cpu_quota.map_or_else(none, |quota| quota.to_string())),
+            (
+                "cpu.cfs_quota_us".into(),
+                limits
+                    .cpu_quota
+                    .map_or_else(none, |quota| quota.to_string()),
+            ),
         ],
         "memory" => vec![(
             "memory.limit_in_bytes".into(),
             limits.memory.map_or_else(none, |bytes| bytes.to_string()),
         )],
-        "pids" => limits.pids.map(|pids| ("pids.max".into(), pids.to_string())).into_iter().collect(),
+        "pids" => limits
+            .pids
+            .map(|pids| ("pids.max".into(), pids.to_string()))
+            .into_iter()
+            .collect(),
         _ => limits
             .hugepages
             .iter()
@@ -152,10 +164,17 @@ fn settings_v1(controller: &str, limits: &PodLimits) -> Vec<(String, String)> {
 }
 
 fn settings_v2(limits: &PodLimits) -> Vec<(String, String)> {
-    let max = |value: Option<i64>| value.map_or_else(|| "max".to_owned(), |value| value.to_string());
+    let max =
+        |value: Option<i64>| value.map_or_else(|| "max".to_owned(), |value| value.to_string());
     let mut settings = vec![
-        ("cpu.weight".to_owned(), weight_of_shares(limits.cpu_shares).to_string()),
-        ("cpu.max".to_owned(), format!("{} {CPU_PERIOD}", max(limits.cpu_quota))),
+        (
+            "cpu.weight".to_owned(),
+            weight_of_shares(limits.cpu_shares).to_string(),
+        ),
+        (
+            "cpu.max".to_owned(),
+            format!("{} {CPU_PERIOD}", max(limits.cpu_quota)),
+        ),
         ("memory.max".to_owned(), max(limits.memory)),
         ("pids.max".to_owned(), max(limits.pids)),
     ];
@@ -219,11 +238,18 @@ mod tests {
     #[test]
     fn limits_are_written_in_the_words_of_each_version() {
         let v2 = settings_v2(&limits());
-        let find = |name: &str| v2.iter().find(|(file, _)| file == name).map(|(_, value)| value.as_str());
+        let find = |name: &str| {
+            v2.iter()
+                .find(|(file, _)| file == name)
+                .map(|(_, value)| value.as_str())
+        };
         assert_eq!(find("cpu.max"), Some("50000 100000"));
         assert_eq!(find("memory.max"), Some("max"));
         assert_eq!(find("hugetlb.2MB.max"), Some("4194304"));
-        assert_eq!(settings_v1("memory", &limits()), [("memory.limit_in_bytes".into(), "-1".into())]);
+        assert_eq!(
+            settings_v1("memory", &limits()),
+            [("memory.limit_in_bytes".into(), "-1".into())]
+        );
     }
 
     #[test]
@@ -234,7 +260,11 @@ mod tests {
         limits.memory = Some(64 << 20);
         limits.hugepages.clear();
         cgroups.apply(&path, &limits).unwrap();
-        let file = if cgroups.version() == Version::One { "memory.limit_in_bytes" } else { "memory.max" };
+        let file = if cgroups.version() == Version::One {
+            "memory.limit_in_bytes"
+        } else {
+            "memory.max"
+        };
         assert_eq!(cgroups.read("memory", &path, file), Some(64 << 20));
         limits.memory = Some(128 << 20);
         cgroups.apply(&path, &limits).unwrap();

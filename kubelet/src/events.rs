@@ -90,7 +90,13 @@ impl Recorder {
         reason: &'static str,
         message: String,
     ) {
-        let note = Note { about, severity, reason, message, at: Timestamp::now() };
+        let note = Note {
+            about,
+            severity,
+            reason,
+            message,
+            at: Timestamp::now(),
+        };
         if self.queue.try_send(note).is_err() {
             tracing::warn!(reason, "an event was dropped: too many are waiting");
         }
@@ -111,8 +117,18 @@ type Key = (String, Option<String>, Severity, &'static str, String);
 
 fn key(note: &Note) -> Key {
     let about = &note.about;
-    let uid = about.uid.clone().or_else(|| about.name.clone()).unwrap_or_default();
-    (uid, about.field_path.clone(), note.severity, note.reason, note.message.clone())
+    let uid = about
+        .uid
+        .clone()
+        .or_else(|| about.name.clone())
+        .unwrap_or_default();
+    (
+        uid,
+        about.field_path.clone(),
+        note.severity,
+        note.reason,
+        note.message.clone(),
+    )
 }
 
 struct Written {
@@ -123,14 +139,19 @@ struct Written {
 async fn write_all(client: Client, node: String, mut notes: mpsc::Receiver<Note>) {
     let mut written: BTreeMap<Key, Written> = BTreeMap::new();
     while let Some(note) = notes.recv().await {
-        let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let namespace = note
+            .about
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned());
         let api = Api::<Event>::namespaced(client.clone(), &namespace);
         let key = key(&note);
         if let Some(before) = written.get_mut(&key) {
             before.count += 1;
             let patch = json!({"count": before.count, "lastTimestamp": Time(note.at)});
-            let patched =
-                api.patch(&before.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+            let patched = api
+                .patch(&before.name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await;
             match patched {
                 Ok(_) => continue,
                 // The event has expired: it is written anew.

@@ -20,7 +20,6 @@
 //! - Nothing of another program is touched: only sandboxes and containers with a pod's
 //!   labels, cgroups below `kubepods`, files below the kubelet's root.
 
-
 pub mod bootstrap;
 mod cgroups;
 mod config;

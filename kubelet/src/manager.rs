@@ -105,7 +105,10 @@ impl Manager {
     }
 
     fn count(&self) {
-        self.context.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
+        self.context
+            .metrics
+            .pods
+            .set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
     }
 
     fn take(&mut self, change: Change<Pod>) {
@@ -113,7 +116,8 @@ impl Manager {
             Change::Applied { old, new } => {
                 // The same name, but another pod: the old one was deleted meanwhile.
                 let old_uid = old.as_ref().and_then(|old| old.metadata.uid.clone());
-                if let Some(old_uid) = old_uid.filter(|uid| Some(uid) != new.metadata.uid.as_ref()) {
+                if let Some(old_uid) = old_uid.filter(|uid| Some(uid) != new.metadata.uid.as_ref())
+                {
                     self.tell(&old_uid, Message::Gone);
                 }
                 self.applied(new);
@@ -127,7 +131,10 @@ impl Manager {
 
     fn take_all(&mut self) {
         let list = self.pods.list();
-        let uids: BTreeSet<String> = list.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let uids: BTreeSet<String> = list
+            .iter()
+            .filter_map(|pod| pod.metadata.uid.clone())
+            .collect();
         for (uid, mailbox) in &self.workers {
             if !uids.contains(uid) {
                 let _ = mailbox.send(Message::Gone);
@@ -168,12 +175,14 @@ impl Manager {
         if is_admitted(pod) || pod.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
-        self.context.with_room(uid, |room| admission::admit(pod, room)).map_err(|rejection| Ending {
-            reason: rejection.reason,
-            message: rejection.message,
-            grace: Some(0),
-            disrupted: false,
-        })
+        self.context
+            .with_room(uid, |room| admission::admit(pod, room))
+            .map_err(|rejection| Ending {
+                reason: rejection.reason,
+                message: rejection.message,
+                grace: Some(0),
+                disrupted: false,
+            })
     }
 
     /// A container's process has ended: its pod's worker looks at it.
@@ -183,9 +192,12 @@ impl Manager {
             found.map(|(uid, _)| uid.clone())
         };
         let listed = self.context.list().into_iter().find(|listed| {
-            listed.observed.by_id(id).is_some() || listed.observed.sandboxes.iter().any(|s| s.id == id)
+            listed.observed.by_id(id).is_some()
+                || listed.observed.sandboxes.iter().any(|s| s.id == id)
         });
-        let mut uid = listed.and_then(|listed| listed.pod.metadata.uid.clone()).or_else(|| owner(&self.seen));
+        let mut uid = listed
+            .and_then(|listed| listed.pod.metadata.uid.clone())
+            .or_else(|| owner(&self.seen));
         if uid.is_none() {
             // Started so recently that nobody has it listed yet.
             self.relist().await;
@@ -216,7 +228,11 @@ impl Manager {
         }
         for (uid, seen) in &found {
             if self.workers.contains_key(uid) {
-                if self.seen.get(uid).is_none_or(|before| before.mark != seen.mark) {
+                if self
+                    .seen
+                    .get(uid)
+                    .is_none_or(|before| before.mark != seen.mark)
+                {
                     self.tell(uid, Message::Look);
                 }
             } else if self.pods.is_synced() {
@@ -231,7 +247,9 @@ impl Manager {
 
     /// The API knows no such pod (any more): it is removed.
     fn adopt_orphan(&mut self, uid: String, seen: &Seen) {
-        let Seen { identity, grace, .. } = seen;
+        let Seen {
+            identity, grace, ..
+        } = seen;
         tracing::info!(pod = %identity, uid, "the runtime has a pod that the API does not know: removing it");
         let pod = Pod {
             metadata: ObjectMeta {
@@ -252,7 +270,11 @@ impl Manager {
         let context = self.context.clone();
         let known: BTreeSet<String> = self.workers.keys().cloned().collect();
         let work = move || {
-            for entry in std::fs::read_dir(context.paths.pods()).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(context.paths.pods())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let uid = entry.file_name().to_string_lossy().into_owned();
                 if known.contains(&uid) {
                     continue;
@@ -268,7 +290,11 @@ impl Manager {
 
 /// Whether a kubelet has let the pod in before.
 fn is_admitted(pod: &Pod) -> bool {
-    phase_is_final(pod) || pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+    phase_is_final(pod)
+        || pod
+            .status
+            .as_ref()
+            .is_some_and(|status| status.start_time.is_some())
 }
 
 fn ticker(period: Duration) -> tokio::time::Interval {

@@ -43,7 +43,11 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("kubelet_running_pods", "Pods with a worker", self.pods.clone());
+        registry.register(
+            "kubelet_running_pods",
+            "Pods with a worker",
+            self.pods.clone(),
+        );
         registry.register(
             "kubelet_runtime_operations",
             "Calls to the container runtime",
@@ -64,18 +68,27 @@ impl Metrics {
             "The kubelet's own share of starting a pod, without the runtime's",
             self.pod_start_own.clone(),
         );
-        registry.register("kubelet_evictions", "Pods evicted under pressure", self.evictions.clone());
+        registry.register(
+            "kubelet_evictions",
+            "Pods evicted under pressure",
+            self.evictions.clone(),
+        );
     }
 
     pub fn count<T, E>(&self, operation: &'static str, result: &Result<T, E>) {
-        self.operations.get_or_create(&Operation { operation }).inc();
+        self.operations
+            .get_or_create(&Operation { operation })
+            .inc();
         if result.is_err() {
-            self.operation_errors.get_or_create(&Operation { operation }).inc();
+            self.operation_errors
+                .get_or_create(&Operation { operation })
+                .inc();
         }
     }
 
     pub fn observe_start(&self, total: Duration, runtime: Duration) {
         self.pod_start.observe(total.as_secs_f64());
-        self.pod_start_own.observe(total.saturating_sub(runtime).as_secs_f64());
+        self.pod_start_own
+            .observe(total.saturating_sub(runtime).as_secs_f64());
     }
 }

@@ -58,7 +58,11 @@ where
         + 'static,
 {
     fn new(client: Client, changed: mpsc::UnboundedSender<String>) -> Self {
-        Self { client, changed, entries: Mutex::default() }
+        Self {
+            client,
+            changed,
+            entries: Mutex::default(),
+        }
     }
 
     /// The object, once the API has said whether there is one. The pod with this uid is told
@@ -95,7 +99,13 @@ where
         let (sender, answer) = watch::channel(None);
         let users: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        let task = follow(api, name.to_owned(), sender, users.clone(), self.changed.clone());
+        let task = follow(
+            api,
+            name.to_owned(),
+            sender,
+            users.clone(),
+            self.changed.clone(),
+        );
         let stopped = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -103,7 +113,11 @@ where
                 () = task => {}
             }
         });
-        Entry { answer, users, _stop: stop.drop_guard() }
+        Entry {
+            answer,
+            users,
+            _stop: stop.drop_guard(),
+        }
     }
 
     fn release(&self, uid: &str) {
@@ -129,11 +143,15 @@ async fn follow<K>(
         // An error is tried again by the stream itself; what was known stays.
         let Ok(object) = item else { continue };
         let version = |object: &Option<Arc<K>>| {
-            object.as_ref().map(|object| object.meta().resource_version.clone())
+            object
+                .as_ref()
+                .map(|object| object.meta().resource_version.clone())
         };
         let new = object.map(Arc::new);
         let news = sender.send_if_modified(|answer| {
-            let news = answer.as_ref().is_none_or(|old| version(old) != version(&new));
+            let news = answer
+                .as_ref()
+                .is_none_or(|old| version(old) != version(&new));
             *answer = Some(new);
             news
         });

@@ -78,12 +78,20 @@ fn scaled(quantity: &Quantity, unit: i128) -> i64 {
 
 /// An amount in the unit in which a resource is counted: thousandths for cpu, else whole.
 pub fn amount(resource: &str, quantity: &Quantity) -> i64 {
-    if resource == "cpu" { milli(quantity) } else { value(quantity) }
+    if resource == "cpu" {
+        milli(quantity)
+    } else {
+        value(quantity)
+    }
 }
 
 /// The reverse of [`amount`].
 pub fn quantity(resource: &str, amount: i64) -> Quantity {
-    if resource == "cpu" { from_milli(amount) } else { Quantity(amount.to_string()) }
+    if resource == "cpu" {
+        from_milli(amount)
+    } else {
+        Quantity(amount.to_string())
+    }
 }
 
 /// Thousandths as upstream prints them.

@@ -12,6 +12,7 @@ use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::context::Context;
 use crate::events::Recorder;
+use crate::housekeeping;
 use crate::images::Images;
 use crate::manager::Manager;
 use crate::metrics::Metrics;
@@ -21,7 +22,6 @@ use crate::runtime::Runtime;
 use crate::server;
 use crate::tokens::Tokens;
 use crate::volumes::Paths;
-use crate::housekeeping;
 
 /// What the kubelet is given.
 #[derive(Clone)]
@@ -35,7 +35,12 @@ pub struct Deps {
 
 impl Deps {
     pub fn new(client: Client, caches: WatchCaches) -> Self {
-        Self { client, caches, runtime: None, metrics: Metrics::default() }
+        Self {
+            client,
+            caches,
+            runtime: None,
+            metrics: Metrics::default(),
+        }
     }
 }
 
@@ -45,9 +50,15 @@ pub enum Error {
     #[error("the kubelet has to run as root")]
     NotRoot,
     #[error("the kubelet cannot use {path}: {source}")]
-    Directory { path: String, source: std::io::Error },
+    Directory {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("the kubelet cannot listen on {address}: {source}; is another kubelet running?")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    Listen {
+        address: std::net::SocketAddr,
+        source: std::io::Error,
+    },
     #[error("the kubelet's server has no usable certificate: {0}")]
     Certificate(#[from] server::TlsError),
     #[error("this machine has no name")]
@@ -74,7 +85,9 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         images: Images::new(runtime.clone(), events.clone()),
         runtime,
         cgroups: Cgroups::detect(&config.cgroup_mount),
-        paths: Paths { root: config.root.clone() },
+        paths: Paths {
+            root: config.root.clone(),
+        },
         events,
         objects: ObjectStore::new(deps.client.clone(), objects_sender),
         tokens: Tokens::new(deps.client.clone()),
@@ -88,12 +101,20 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     });
     let pods = deps.caches.selected::<Pod>(&pod_selector);
     let tasks = tokio_util::task::TaskTracker::new();
-    tasks.spawn(node::keep_registered(context.clone(), machine, shutdown.clone()));
+    tasks.spawn(node::keep_registered(
+        context.clone(),
+        machine,
+        shutdown.clone(),
+    ));
     tasks.spawn(node::keep_lease(context.clone(), shutdown.clone()));
     if let Some(server) = server {
         tasks.spawn(server.run(context.clone(), shutdown.clone()));
     }
-    tasks.spawn(node::watch_pressure(context.clone(), evictions_sender, shutdown.clone()));
+    tasks.spawn(node::watch_pressure(
+        context.clone(),
+        evictions_sender,
+        shutdown.clone(),
+    ));
     tasks.spawn(housekeeping::run(context.clone(), shutdown.clone()));
     let ready = async {
         wait_for_runtime(&context).await;

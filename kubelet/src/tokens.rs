@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::authentication::v1::{
-    BoundObjectReference, TokenRequest, TokenRequestSpec,
-};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -39,7 +37,10 @@ pub struct Tokens {
 
 impl Tokens {
     pub fn new(client: Client) -> Self {
-        Self { client, known: Arc::default() }
+        Self {
+            client,
+            known: Arc::default(),
+        }
     }
 
     /// A token that is good for a while yet. When the API cannot be asked, a token that has
@@ -80,11 +81,15 @@ impl Tokens {
             }),
             ..TokenRequest::default()
         };
-        let answer =
-            api.create_token_request(&wanted.service_account, &PostParams::default(), &request).await?;
+        let answer = api
+            .create_token_request(&wanted.service_account, &PostParams::default(), &request)
+            .await?;
         let status = answer.status.unwrap_or_default();
         let expires = status.expiration_timestamp.map_or(now, |time| time.0);
-        Ok(Token { text: status.token.unwrap_or_default(), renew_at: renewal(now, expires) })
+        Ok(Token {
+            text: status.token.unwrap_or_default(),
+            renew_at: renewal(now, expires),
+        })
     }
 
     pub fn release(&self, uid: &str) {

@@ -14,7 +14,10 @@ fn waiter() -> Value {
 }
 
 fn container_id(pod: &Value) -> String {
-    pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default().to_owned()
+    pod["status"]["containerStatuses"][0]["containerID"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]
@@ -33,17 +36,31 @@ fn a_new_kubelet_takes_over_what_runs() {
         let after = node.pod("stays");
         assert_eq!(container_id(&after), container_id(&before));
         assert_eq!(after["status"]["containerStatuses"][0]["restartCount"], 0);
-        assert_eq!(condition(&after, "Ready"), "True", "it never became unready");
+        assert_eq!(
+            condition(&after, "Ready"),
+            "True",
+            "it never became unready"
+        );
         let ready_since = |pod: &Value| {
-            let list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            list.iter().find(|c| c["type"] == "Ready").map(|c| c["lastTransitionTime"].clone())
+            let list = pod["status"]["conditions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            list.iter()
+                .find(|c| c["type"] == "Ready")
+                .map(|c| c["lastTransitionTime"].clone())
         };
         assert_eq!(ready_since(&after), ready_since(&before));
-        let gone = container_id(&goes).trim_start_matches("containerd://").to_owned();
+        let gone = container_id(&goes)
+            .trim_start_matches("containerd://")
+            .to_owned();
         let runtime = cri::Runtime::new(socket());
         let begun = Instant::now();
         while runtime.container_status(gone.clone()).await.is_ok() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "the orphan is removed");
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "the orphan is removed"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         node.api.delete("api/v1/pods", "default", "stays", None);
@@ -53,44 +70,70 @@ fn a_new_kubelet_takes_over_what_runs() {
 
 #[test]
 fn pods_outlive_the_runtimes_restart_and_the_node_says_so() {
-    inside::run("pods_outlive_the_runtimes_restart_and_the_node_says_so", async || {
-        let mut node = Node::start().await;
-        node.create("p", waiter());
-        let before = node.ready("p").await;
-        let node_ready = |api: &support::api::Api| {
-            condition(&api.get("api/v1/nodes", "", support::node::NODE).unwrap_or_default(), "Ready")
-        };
-        assert_eq!(node_ready(&node.api), "True");
-        node.kill_containerd();
-        let begun = Instant::now();
-        while node_ready(&node.api) != "False" {
-            assert!(begun.elapsed() < Duration::from_secs(30), "the node is not ready without a runtime");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert_eq!(node.pod("p")["status"]["phase"], "Running", "the pod still runs");
-        node.restart_containerd();
-        let begun = Instant::now();
-        while node_ready(&node.api) != "True" {
-            assert!(begun.elapsed() < Duration::from_secs(30));
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let after = node.ready("p").await;
-        assert_eq!(container_id(&after), container_id(&before));
-        node.create("q", waiter());
-        node.ready("q").await;
-    });
+    inside::run(
+        "pods_outlive_the_runtimes_restart_and_the_node_says_so",
+        async || {
+            let mut node = Node::start().await;
+            node.create("p", waiter());
+            let before = node.ready("p").await;
+            let node_ready = |api: &support::api::Api| {
+                condition(
+                    &api.get("api/v1/nodes", "", support::node::NODE)
+                        .unwrap_or_default(),
+                    "Ready",
+                )
+            };
+            assert_eq!(node_ready(&node.api), "True");
+            node.kill_containerd();
+            let begun = Instant::now();
+            while node_ready(&node.api) != "False" {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(30),
+                    "the node is not ready without a runtime"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert_eq!(
+                node.pod("p")["status"]["phase"],
+                "Running",
+                "the pod still runs"
+            );
+            node.restart_containerd();
+            let begun = Instant::now();
+            while node_ready(&node.api) != "True" {
+                assert!(begun.elapsed() < Duration::from_secs(30));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let after = node.ready("p").await;
+            assert_eq!(container_id(&after), container_id(&before));
+            node.create("q", waiter());
+            node.ready("q").await;
+        },
+    );
 }
 
 #[test]
 fn a_killed_container_is_seen_and_restarted_at_once() {
-    inside::run("a_killed_container_is_seen_and_restarted_at_once", async || {
-        let node = Node::start().await;
-        node.create("p", waiter());
-        node.ready("p").await;
-        let begun = Instant::now();
-        let _ = node.exec("p", "c", &["sh", "-c", "kill -9 -1; kill 1"]).await;
-        node.wait("p", "restarted", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-        node.ready("p").await;
-    });
+    inside::run(
+        "a_killed_container_is_seen_and_restarted_at_once",
+        async || {
+            let node = Node::start().await;
+            node.create("p", waiter());
+            node.ready("p").await;
+            let begun = Instant::now();
+            let _ = node
+                .exec("p", "c", &["sh", "-c", "kill -9 -1; kill 1"])
+                .await;
+            node.wait("p", "restarted", |pod| {
+                pod["status"]["containerStatuses"][0]["restartCount"] == 1
+            })
+            .await;
+            assert!(
+                begun.elapsed() < Duration::from_secs(4),
+                "{:?}",
+                begun.elapsed()
+            );
+            node.ready("p").await;
+        },
+    );
 }

@@ -223,7 +223,7 @@ mod tests {
         for hierarchy in hierarchies().unwrap() {
             hierarchy.create(&cgroup.join("a/b")).unwrap();
             hierarchy.create(&cgroup.join("a/b")).unwrap();
-            assert_eq!(hierarchy.processes(&cgroup), []);
+            assert!(hierarchy.processes(&cgroup).is_empty());
             hierarchy.remove(&cgroup).unwrap();
             hierarchy.remove(&cgroup).unwrap();
             assert!(!hierarchy.mount_point.join(&cgroup).exists());

@@ -54,7 +54,10 @@ impl Catalog {
 
     fn build_table(&self) -> ResourceTable {
         let all = self.all();
-        let custom = all.iter().filter(|r| r.is_custom()).map(|r| r.definition.clone());
+        let custom = all
+            .iter()
+            .filter(|r| r.is_custom())
+            .map(|r| r.definition.clone());
         schema::resources::builtin().with(custom.collect())
     }
 

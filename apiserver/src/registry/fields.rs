@@ -146,7 +146,11 @@ const NEW_EVENT: &[(&str, &str)] = &[
 ];
 
 /// The name under which a selector's field is kept, or upstream's refusal.
-pub fn known_label(group: &str, resource: &str, label: &str) -> Result<Cow<'static, str>, ApiError> {
+pub fn known_label(
+    group: &str,
+    resource: &str,
+    label: &str,
+) -> Result<Cow<'static, str>, ApiError> {
     match label {
         "metadata.name" => return Ok("metadata.name".into()),
         "metadata.namespace" => return Ok("metadata.namespace".into()),

@@ -390,7 +390,10 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
                 format!("Invalid value: {shown}: field is immutable"),
                 format!("metadata.{field}"),
             );
-            faults.extend(std::iter::repeat_n(fault, if resource.is_custom() { 1 } else { 2 }));
+            faults.extend(std::iter::repeat_n(
+                fault,
+                if resource.is_custom() { 1 } else { 2 },
+            ));
         }
     }
     // Upstream looks at these in four places and tells each time; the message says it once.

@@ -207,7 +207,11 @@ impl Call {
             "Object" => IncludeObject::Object,
             _ => IncludeObject::Metadata,
         };
-        let headers = if columns { Headers::Shown } else { Headers::Hidden };
+        let headers = if columns {
+            Headers::Shown
+        } else {
+            Headers::Hidden
+        };
         let metadata = match (meta, values) {
             (Some(meta), _) => meta.to_value(),
             (None, [one]) => one["metadata"].clone(),

@@ -59,7 +59,13 @@ fn respond(call: &Call, scale: &Value) -> Result<ApiResponse, ApiError> {
     }
     let printer = Printer::Builtin(Gvk::new("autoscaling", "v1", "Scale"));
     let (include, headers) = (IncludeObject::Metadata, Headers::Shown);
-    let table = printer.table(&[scale], &scale["metadata"], include, headers, Timestamp::now());
+    let table = printer.table(
+        &[scale],
+        &scale["metadata"],
+        include,
+        headers,
+        Timestamp::now(),
+    );
     Ok(response::value(200, &table, call.accepted))
 }
 

@@ -196,7 +196,8 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
     for name in ["used", "other"] {
         assert_eq!(admin.post(secrets, secret(name)).await.code, 201);
     }
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
     assert_eq!(admin.post(accounts, account).await.code, 201);
     let pod = json!({

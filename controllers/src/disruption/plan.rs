@@ -190,7 +190,11 @@ mod tests {
                 status.desired_healthy,
                 status.expected_pods,
             );
-            assert_eq!(got, (Some(expect.0), Some(expect.1), Some(expect.2)), "{spec}");
+            assert_eq!(
+                got,
+                (Some(expect.0), Some(expect.1), Some(expect.2)),
+                "{spec}"
+            );
         }
     }
 
@@ -201,13 +205,19 @@ mod tests {
             json!({"p0": "2026-01-01T00:09:00Z"}),
         );
         let (told, wait) = status(&recent, &pods(3, 0), 0, now());
-        assert_eq!((told.current_healthy, told.disruptions_allowed), (Some(2), Some(1)));
+        assert_eq!(
+            (told.current_healthy, told.disruptions_allowed),
+            (Some(2), Some(1))
+        );
         assert_eq!(wait, Some(Duration::from_secs(60)));
         let old = budget(
             json!({"minAvailable": 1}),
             json!({"p0": "2026-01-01T00:07:00Z"}),
         );
-        assert_eq!(status(&old, &pods(3, 0), 0, now()).0.current_healthy, Some(3));
+        assert_eq!(
+            status(&old, &pods(3, 0), 0, now()).0.current_healthy,
+            Some(3)
+        );
     }
 
     #[test]

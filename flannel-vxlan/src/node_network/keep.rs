@@ -61,7 +61,10 @@ fn network(config: &Routed, nodes: &WatchCache<Node>) -> Option<NodeNetwork> {
     }
     let mut exceptions = config.cluster_networks.clone();
     exceptions.extend(own.iter().copied());
-    let masquerade = Masquerade { sources: own.clone(), exceptions };
+    let masquerade = Masquerade {
+        sources: own.clone(),
+        exceptions,
+    };
     Some(NodeNetwork {
         pod_networks: own,
         mtu: underlay_mtu(&node).unwrap_or(ETHERNET_MTU),
@@ -77,7 +80,12 @@ fn underlay_mtu(node: &Node) -> Option<u32> {
     let mut socket = Socket::route().ok()?;
     let own = internal_addresses(node);
     let addresses = kernel::address::list(&mut socket, None).ok()?;
-    let address = addresses.iter().find(|address| own.contains(&address.network.ip()))?;
+    let address = addresses
+        .iter()
+        .find(|address| own.contains(&address.network.ip()))?;
     let links = link::list(&mut socket).ok()?;
-    links.iter().find(|link| link.index == address.interface).map(|link| link.mtu)
+    links
+        .iter()
+        .find(|link| link.index == address.interface)
+        .map(|link| link.mtu)
 }

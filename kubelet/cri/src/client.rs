@@ -27,7 +27,9 @@ pub struct Runtime {
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Runtime")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,9 +90,11 @@ impl Runtime {
         match tokio::time::timeout(limit + Duration::from_secs(1), send(request)).await {
             Err(_) => Err(Error::Deadline { call: name }),
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => {
-                Err(Error::from_status(&self.socket.display().to_string(), name, &status))
-            }
+            Ok(Err(status)) => Err(Error::from_status(
+                &self.socket.display().to_string(),
+                name,
+                &status,
+            )),
         }
     }
 
@@ -206,10 +210,17 @@ impl Runtime {
     ) -> Result<v1::ExecSyncResponse, Error> {
         let mut client = self.runtime.clone();
         let seconds = i64::try_from(timeout.as_secs().max(1)).unwrap_or(i64::MAX);
-        let request = v1::ExecSyncRequest { container_id, cmd, timeout: seconds };
-        self.call("exec_sync", timeout + SHORT, request, |request| async move {
-            client.exec_sync(request).await
-        })
+        let request = v1::ExecSyncRequest {
+            container_id,
+            cmd,
+            timeout: seconds,
+        };
+        self.call(
+            "exec_sync",
+            timeout + SHORT,
+            request,
+            |request| async move { client.exec_sync(request).await },
+        )
         .await
     }
 }

@@ -5,7 +5,11 @@ use tonic::{Code, Status};
 pub enum Error {
     /// The runtime's socket does not answer.
     #[error("the container runtime at {socket} does not answer {call}: {reason}")]
-    Unreachable { socket: String, call: &'static str, reason: String },
+    Unreachable {
+        socket: String,
+        call: &'static str,
+        reason: String,
+    },
     /// The runtime did not answer in time.
     #[error("the container runtime did not finish {call} in time")]
     Deadline { call: &'static str },
@@ -17,7 +21,11 @@ pub enum Error {
     Unimplemented { call: &'static str },
     /// The runtime refused or failed.
     #[error("{message}")]
-    Failed { call: &'static str, code: Code, message: String },
+    Failed {
+        call: &'static str,
+        code: Code,
+        message: String,
+    },
 }
 
 impl Error {
@@ -27,10 +35,16 @@ impl Error {
             Code::NotFound => Self::NotFound { call, message },
             Code::Unimplemented => Self::Unimplemented { call },
             Code::DeadlineExceeded => Self::Deadline { call },
-            Code::Unavailable => {
-                Self::Unreachable { socket: socket.to_owned(), call, reason: message }
-            }
-            code => Self::Failed { call, code, message },
+            Code::Unavailable => Self::Unreachable {
+                socket: socket.to_owned(),
+                call,
+                reason: message,
+            },
+            code => Self::Failed {
+                call,
+                code,
+                message,
+            },
         }
     }
 

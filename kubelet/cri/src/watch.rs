@@ -32,7 +32,9 @@ impl TaskEvents {
             .subscribe(SubscribeRequest { filters })
             .await
             .map_err(|status| Error::from_status("containerd", "Subscribe", &status))?;
-        Ok(Self { stream: response.into_inner() })
+        Ok(Self {
+            stream: response.into_inner(),
+        })
     }
 
     /// The next exit of a container's main process; `None` when the stream has ended.
@@ -49,7 +51,9 @@ impl TaskEvents {
 fn notice_of(envelope: &Envelope) -> Option<TaskNotice> {
     let event = TaskEvent::decode(envelope.event.as_ref()?.value.as_slice()).ok()?;
     let is_exec = envelope.topic == "/tasks/exit" && event.id != event.container_id;
-    (!is_exec).then_some(TaskNotice { container_id: event.container_id })
+    (!is_exec).then_some(TaskNotice {
+        container_id: event.container_id,
+    })
 }
 
 #[cfg(test)]
@@ -58,11 +62,17 @@ mod tests {
     use crate::events::Any;
 
     fn envelope(topic: &str, container: &str, process: &str) -> Envelope {
-        let event = TaskEvent { container_id: container.into(), id: process.into() };
+        let event = TaskEvent {
+            container_id: container.into(),
+            id: process.into(),
+        };
         Envelope {
             namespace: "k8s.io".into(),
             topic: topic.into(),
-            event: Some(Any { type_url: String::new(), value: event.encode_to_vec() }),
+            event: Some(Any {
+                type_url: String::new(),
+                value: event.encode_to_vec(),
+            }),
         }
     }
 
@@ -70,6 +80,11 @@ mod tests {
     fn an_exec_that_exits_is_no_notice() {
         assert_eq!(notice_of(&envelope("/tasks/exit", "c1", "probe")), None);
         let notice = notice_of(&envelope("/tasks/exit", "c1", "c1"));
-        assert_eq!(notice, Some(TaskNotice { container_id: "c1".into() }));
+        assert_eq!(
+            notice,
+            Some(TaskNotice {
+                container_id: "c1".into()
+            })
+        );
     }
 }

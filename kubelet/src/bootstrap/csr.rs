@@ -1,7 +1,9 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
@@ -31,11 +33,20 @@ fn request(
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-    params.distinguished_name.push(DnType::CommonName, format!("system:node:{node}"));
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "system:nodes");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("system:node:{node}"));
     params.subject_alt_names = names;
     let pem = params.serialize_request(&key)?.pem()?;
-    Ok(Request { key_pem: key.serialize_pem(), pem, signer, usage })
+    Ok(Request {
+        key_pem: key.serialize_pem(),
+        pem,
+        signer,
+        usage,
+    })
 }
 
 /// The certificate with which the node speaks to the API.
@@ -45,7 +56,12 @@ pub(super) fn client_request(node: &str) -> Result<Request, JoinError> {
 
 /// The certificate with which the kubelet's server answers.
 pub(super) fn serving_request(node: &NodeNames) -> Result<Request, JoinError> {
-    request(&node.name, serving_names(node)?, SERVING_SIGNER, "server auth")
+    request(
+        &node.name,
+        serving_names(node)?,
+        SERVING_SIGNER,
+        "server auth",
+    )
 }
 
 fn serving_names(node: &NodeNames) -> Result<Vec<SanType>, JoinError> {
@@ -66,9 +82,10 @@ pub(super) fn self_signed(node: &NodeNames) -> Result<(String, String), JoinErro
 fn failure(what: &'static str, error: kube::Error) -> JoinError {
     match error {
         kube::Error::Api(status) if status.code == 401 => JoinError::TokenRefused,
-        kube::Error::Api(status) if status.code == 403 => {
-            JoinError::Forbidden { what, message: status.message.clone() }
-        }
+        kube::Error::Api(status) if status.code == 403 => JoinError::Forbidden {
+            what,
+            message: status.message.clone(),
+        },
         source => JoinError::Api { what, source },
     }
 }
@@ -81,32 +98,50 @@ pub(super) async fn obtain(
 ) -> Result<String, JoinError> {
     let api = Api::<CertificateSigningRequest>::all(client.clone());
     let object = CertificateSigningRequest {
-        metadata: ObjectMeta { generate_name: Some("node-csr-".to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            generate_name: Some("node-csr-".to_owned()),
+            ..ObjectMeta::default()
+        },
         spec: CertificateSigningRequestSpec {
             request: ByteString(request.pem.clone().into_bytes()),
             signer_name: request.signer.to_owned(),
-            usages: Some(vec!["digital signature".to_owned(), request.usage.to_owned()]),
+            usages: Some(vec![
+                "digital signature".to_owned(),
+                request.usage.to_owned(),
+            ]),
             ..CertificateSigningRequestSpec::default()
         },
         status: None,
     };
     let created = api.create(&PostParams::default(), &object).await;
-    let name = created.map_err(|error| failure("a certificate request", error))?.name_any();
+    let name = created
+        .map_err(|error| failure("a certificate request", error))?
+        .name_any();
     let begun = Instant::now();
     while begun.elapsed() < patience {
-        let found = api.get(&name).await.map_err(|error| failure("its certificate request", error))?;
+        let found = api
+            .get(&name)
+            .await
+            .map_err(|error| failure("its certificate request", error))?;
         let status = found.status.unwrap_or_default();
         if let Some(certificate) = status.certificate.filter(|bytes| !bytes.0.is_empty()) {
             return Ok(String::from_utf8_lossy(&certificate.0).into_owned());
         }
-        let bad = status.conditions.iter().flatten().find(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
+        let bad = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
         if let Some(bad) = bad {
             let message = bad.message.clone().unwrap_or_default();
             return Err(JoinError::Denied { name, message });
         }
         tokio::time::sleep(LOOK).await;
     }
-    Err(JoinError::NotSigned { name, seconds: patience.as_secs() })
+    Err(JoinError::NotSigned {
+        name,
+        seconds: patience.as_secs(),
+    })
 }
 
 #[cfg(test)]
@@ -122,11 +157,17 @@ mod tests {
             ips: vec!["10.0.0.1".parse().unwrap()],
             state_dir: "/x".into(),
         };
-        for request in [client_request("n1").unwrap(), serving_request(&node).unwrap()] {
+        for request in [
+            client_request("n1").unwrap(),
+            serving_request(&node).unwrap(),
+        ] {
             let (_, pem) = x509_parser::pem::parse_x509_pem(request.pem.as_bytes()).unwrap();
             let (_, csr) = X509CertificationRequest::from_der(&pem.contents).unwrap();
             let subject = csr.certification_request_info.subject.to_string();
-            assert!(subject.contains("CN=system:node:n1") && subject.contains("O=system:nodes"), "{subject}");
+            assert!(
+                subject.contains("CN=system:node:n1") && subject.contains("O=system:nodes"),
+                "{subject}"
+            );
         }
     }
 }

@@ -27,7 +27,10 @@ pub(super) async fn authority(server: &str, hash: &str) -> Result<String, JoinEr
 fn parse_hash(hash: &str) -> Result<[u8; 32], JoinError> {
     let wrong = || JoinError::Hash(hash.to_owned());
     let hex = hash.strip_prefix("sha256:").ok_or_else(wrong)?;
-    hex::decode(hex).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)
+    hex::decode(hex)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(wrong)
 }
 
 /// The hash of a certificate's public key, as kubeadm has it.
@@ -41,7 +44,10 @@ fn choose(chain: &[Vec<u8>], wanted: &[u8; 32], server: &str) -> Result<String, 
         X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.is_ca())
     };
     let authorities: Vec<&Vec<u8>> = chain.iter().filter(is_ca).collect();
-    if let Some(found) = authorities.iter().find(|der| key_hash(der).as_ref() == Some(wanted)) {
+    if let Some(found) = authorities
+        .iter()
+        .find(|der| key_hash(der).as_ref() == Some(wanted))
+    {
         return Ok(pem(found));
     }
     match authorities.first().and_then(|der| key_hash(der)) {
@@ -49,25 +55,38 @@ fn choose(chain: &[Vec<u8>], wanted: &[u8; 32], server: &str) -> Result<String, 
             server: server.to_owned(),
             found: format!("sha256:{}", hex::encode(found)),
         }),
-        None => Err(JoinError::NoCa { server: server.to_owned() }),
+        None => Err(JoinError::NoCa {
+            server: server.to_owned(),
+        }),
     }
 }
 
 fn pem(der: &[u8]) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .collect();
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        lines.join("\n")
+    )
 }
 
 /// A clock that is off makes every certificate look wrong: better said at once.
 fn check_clock(chain: &[Vec<u8>], now: Timestamp) -> Result<(), JoinError> {
     for der in chain {
-        let Ok((_, certificate)) = X509Certificate::from_der(der) else { continue };
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            continue;
+        };
         let at = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(now);
         let validity = certificate.validity();
-        let (from, to) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+        let (from, to) = (
+            at(validity.not_before.timestamp()),
+            at(validity.not_after.timestamp()),
+        );
         if now < from || to < now {
             let now = at(now.as_second());
             return Err(JoinError::Clock { now, from, to });
@@ -78,12 +97,20 @@ fn check_clock(chain: &[Vec<u8>], now: Timestamp) -> Result<(), JoinError> {
 
 /// What the server shows in its handshake. Nothing is trusted yet, and nothing is sent.
 async fn chain(server: &str) -> Result<Vec<Vec<u8>>, JoinError> {
-    let uri: http::Uri = server.parse().map_err(|_| JoinError::Address(server.to_owned()))?;
+    let uri: http::Uri = server
+        .parse()
+        .map_err(|_| JoinError::Address(server.to_owned()))?;
     let wrong = || JoinError::Address(server.to_owned());
-    let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(wrong)?;
+    let host = uri
+        .host()
+        .filter(|_| uri.scheme_str() == Some("https"))
+        .ok_or_else(wrong)?;
     let host = host.trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(443);
-    let unreachable = |reason: String| JoinError::Unreachable { server: server.to_owned(), reason };
+    let unreachable = |reason: String| JoinError::Unreachable {
+        server: server.to_owned(),
+        reason,
+    };
     let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
     let seen = Arc::new(Seen::default());
     let config = ClientConfig::builder_with_provider(seen.provider.clone())
@@ -94,7 +121,9 @@ async fn chain(server: &str) -> Result<Vec<Vec<u8>>, JoinError> {
         .with_no_client_auth();
     let handshake = async {
         let stream = TcpStream::connect((host.as_str(), port)).await?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
     };
     match tokio::time::timeout(CONNECT, handshake).await {
         Err(_) => Err(unreachable("no answer".to_owned())),
@@ -154,7 +183,9 @@ impl ServerCertVerifier for Seen {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -171,7 +202,10 @@ mod tests {
         let ca = params.self_signed(&key).unwrap();
         let issuer = Issuer::from_params(&params, &key);
         let leaf_key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&leaf_key, &issuer).unwrap();
+        let leaf = CertificateParams::new(vec!["localhost".into()])
+            .unwrap()
+            .signed_by(&leaf_key, &issuer)
+            .unwrap();
         (ca.der().to_vec(), leaf.der().to_vec())
     }
 
@@ -181,10 +215,22 @@ mod tests {
         let wanted = key_hash(&ca).unwrap();
         let chain = vec![leaf.clone(), ca.clone()];
         assert_eq!(choose(&chain, &wanted, "s").unwrap(), pem(&ca));
-        assert!(matches!(choose(&chain, &[0; 32], "s"), Err(JoinError::WrongCa { .. })));
+        assert!(matches!(
+            choose(&chain, &[0; 32], "s"),
+            Err(JoinError::WrongCa { .. })
+        ));
         let of_leaf = key_hash(&leaf).unwrap();
-        assert!(matches!(choose(&chain, &of_leaf, "s"), Err(JoinError::WrongCa { .. })), "a leaf is no CA");
-        assert!(matches!(choose(&[leaf], &wanted, "s"), Err(JoinError::NoCa { .. })));
+        assert!(
+            matches!(
+                choose(&chain, &of_leaf, "s"),
+                Err(JoinError::WrongCa { .. })
+            ),
+            "a leaf is no CA"
+        );
+        assert!(matches!(
+            choose(&[leaf], &wanted, "s"),
+            Err(JoinError::NoCa { .. })
+        ));
     }
 
     #[test]
@@ -192,7 +238,12 @@ mod tests {
         let (ca, _) = pki();
         assert!(check_clock(&[ca.clone()], Timestamp::now()).is_ok());
         let error = check_clock(&[ca], Timestamp::from_second(0).unwrap()).unwrap_err();
-        assert!(error.to_string().contains("this machine's clock says 1970-01-01T00:00:00Z"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("this machine's clock says 1970-01-01T00:00:00Z"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -205,9 +256,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_named() {
-        let error = authority("https://127.0.0.1:1", &format!("sha256:{}", "ab".repeat(32))).await.unwrap_err();
+        let error = authority(
+            "https://127.0.0.1:1",
+            &format!("sha256:{}", "ab".repeat(32)),
+        )
+        .await
+        .unwrap_err();
         assert!(matches!(error, JoinError::Unreachable { .. }), "{error}");
-        let error = authority("127.0.0.1:1", &format!("sha256:{}", "ab".repeat(32))).await.unwrap_err();
+        let error = authority("127.0.0.1:1", &format!("sha256:{}", "ab".repeat(32)))
+            .await
+            .unwrap_err();
         assert!(matches!(error, JoinError::Address(_)), "{error}");
     }
 }

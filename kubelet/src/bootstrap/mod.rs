@@ -20,8 +20,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 
-pub use rotate::keep_certificates;
 use rotate::RotatingClient;
+pub use rotate::keep_certificates;
 use store::Store;
 
 use crate::server::{Identity, Serving, TlsError};
@@ -68,34 +68,56 @@ pub struct Member {
 pub enum JoinError {
     #[error("\"{0}\" is not a server's address: write https://HOST:6443")]
     Address(String),
-    #[error("\"{0}\" is not a CA hash: write sha256: and 64 hexadecimal digits, as `fairlead token create` prints it")]
+    #[error(
+        "\"{0}\" is not a CA hash: write sha256: and 64 hexadecimal digits, as `fairlead token create` prints it"
+    )]
     Hash(String),
     #[error("\"{0}\" is not a join token: it has the form abcdef.0123456789abcdef")]
     Token(String),
-    #[error("cannot reach {server}: {reason}; is `fairlead server` running there, and its port open?")]
+    #[error(
+        "cannot reach {server}: {reason}; is `fairlead server` running there, and its port open?"
+    )]
     Unreachable { server: String, reason: String },
-    #[error("{server} does not belong to the cluster with this CA hash (its CA has {found}): check --ca-cert-hash, or the address")]
+    #[error(
+        "{server} does not belong to the cluster with this CA hash (its CA has {found}): check --ca-cert-hash, or the address"
+    )]
     WrongCa { server: String, found: String },
     #[error("{server} does not show its CA certificate: is it a Fairlead server?")]
     NoCa { server: String },
-    #[error("this machine's clock says {now}, but the cluster's certificates are valid from {from} to {to}: set the clock")]
-    Clock { now: Timestamp, from: Timestamp, to: Timestamp },
-    #[error("the server did not accept the token: it is wrong or has expired; make a new one with `fairlead token create`")]
+    #[error(
+        "this machine's clock says {now}, but the cluster's certificates are valid from {from} to {to}: set the clock"
+    )]
+    Clock {
+        now: Timestamp,
+        from: Timestamp,
+        to: Timestamp,
+    },
+    #[error(
+        "the server did not accept the token: it is wrong or has expired; make a new one with `fairlead token create`"
+    )]
     TokenRefused,
     #[error("the server refuses {what} to this node: {message}")]
     Forbidden { what: &'static str, message: String },
     #[error("the certificate request {name} was denied: {message}")]
     Denied { name: String, message: String },
-    #[error("nobody signed the certificate request {name} within {seconds} s: are the server's controllers running?")]
+    #[error(
+        "nobody signed the certificate request {name} within {seconds} s: are the server's controllers running?"
+    )]
     NotSigned { name: String, seconds: u64 },
     #[error("the server's answer to {what}: {source}")]
-    Api { what: &'static str, source: kube::Error },
+    Api {
+        what: &'static str,
+        source: kube::Error,
+    },
     #[error("cannot make a key or a certificate request: {0}")]
     Key(#[from] rcgen::Error),
     #[error("cannot use the credentials in {path}: {reason}; remove them to join anew")]
     Stored { path: String, reason: String },
     #[error("cannot write {path}: {source}")]
-    Write { path: String, source: std::io::Error },
+    Write {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("the server's certificate is unusable: {0}")]
     Tls(#[from] TlsError),
 }
@@ -119,7 +141,9 @@ pub async fn join(join: &Join) -> Result<Member, JoinError> {
 /// Takes up the membership of an earlier start; `None` when there was none.
 pub async fn resume(node: &NodeNames) -> Result<Option<Member>, JoinError> {
     let store = Store::new(&node.state_dir);
-    let Some((kubeconfig, ca)) = store.read_client()? else { return Ok(None) };
+    let Some((kubeconfig, ca)) = store.read_client()? else {
+        return Ok(None);
+    };
     finish(store, kubeconfig, ca, node.clone()).await.map(Some)
 }
 
@@ -140,18 +164,33 @@ async fn finish(
             Identity::from_pem(&certificate, &key)?
         }
     };
-    let serving = Serving { identity, client_ca: ca.clone() };
-    Ok(Member { client, serving, ca, kubeconfig, rotating, node })
+    let serving = Serving {
+        identity,
+        client_ca: ca.clone(),
+    };
+    Ok(Member {
+        client,
+        serving,
+        ca,
+        kubeconfig,
+        rotating,
+        node,
+    })
 }
 
 fn check_token(token: &str) -> Result<(), JoinError> {
     let part = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        text.len() == length
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     };
     match token.split_once('.') {
         Some((id, secret)) if part(id, 6) && part(secret, 16) => Ok(()),
         // The token itself does not belong in a message.
-        _ => Err(JoinError::Token(token.split('.').next().unwrap_or_default().to_owned())),
+        _ => Err(JoinError::Token(
+            token.split('.').next().unwrap_or_default().to_owned(),
+        )),
     }
 }
 
@@ -162,7 +201,13 @@ mod tests {
     #[test]
     fn tokens_have_their_form() {
         assert!(check_token("abcdef.0123456789abcdef").is_ok());
-        for wrong in ["", "abcdef", "abc.0123456789abcdef", "ABCDEF.0123456789abcdef", "abcdef.short"] {
+        for wrong in [
+            "",
+            "abcdef",
+            "abc.0123456789abcdef",
+            "ABCDEF.0123456789abcdef",
+            "abcdef.short",
+        ] {
             assert!(check_token(wrong).is_err(), "{wrong}");
         }
     }

@@ -23,7 +23,9 @@ pub(super) struct RotatingClient {
 
 impl RotatingClient {
     pub(super) fn new(client: Client) -> Self {
-        Self { current: Arc::new(RwLock::new(client)) }
+        Self {
+            current: Arc::new(RwLock::new(client)),
+        }
     }
 
     /// A client that uses whatever credentials are the newest.
@@ -47,8 +49,12 @@ pub async fn keep_certificates(member: Member, shutdown: CancellationToken) {
     loop {
         let pause = match renew(&member, &store).await {
             Ok(next) => {
-                let left = next.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
-                Duration::try_from(left).unwrap_or(LOOK).clamp(Duration::from_secs(1), LOOK)
+                let left = next
+                    .duration_since(Timestamp::now())
+                    .max(SignedDuration::ZERO);
+                Duration::try_from(left)
+                    .unwrap_or(LOOK)
+                    .clamp(Duration::from_secs(1), LOOK)
             }
             Err(error) => {
                 tracing::warn!(%error, "the node's certificates were not renewed");
@@ -80,7 +86,10 @@ async fn renew(member: &Member, store: &Store) -> Result<Timestamp, JoinError> {
         let request = csr::serving_request(&member.node)?;
         let certificate = csr::obtain(&member.client, &request, PATIENCE).await?;
         store.write_serving(&certificate, &request.key_pem)?;
-        member.serving.identity.replace(&certificate, &request.key_pem)?;
+        member
+            .serving
+            .identity
+            .replace(&certificate, &request.key_pem)?;
         tracing::info!("renewed the certificate of the kubelet's server");
         serving_due = due(&certificate);
     }

@@ -49,27 +49,40 @@ pub(super) fn validity(pem: &str) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     let at = |seconds: i64| Timestamp::from_second(seconds).ok();
     let validity = certificate.validity();
-    Some(Validity { from: at(validity.not_before.timestamp())?, to: at(validity.not_after.timestamp())? })
+    Some(Validity {
+        from: at(validity.not_before.timestamp())?,
+        to: at(validity.not_after.timestamp())?,
+    })
 }
 
 /// Whether a server certificate names all addresses of the node.
 fn names(pem: &str, node: &NodeNames) -> bool {
     let Some(der) = first(pem) else { return false };
-    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(&der) else {
+        return false;
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return false;
+    };
     let listed = |ip: &IpAddr| {
         let bytes = match ip {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        names.value.general_names.iter().any(|name| matches!(name, GeneralName::IPAddress(ip) if *ip == bytes))
+        names
+            .value
+            .general_names
+            .iter()
+            .any(|name| matches!(name, GeneralName::IPAddress(ip) if *ip == bytes))
     };
     node.ips.iter().all(listed)
 }
 
 impl Store {
     pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self {
+            directory: directory.to_owned(),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -79,13 +92,23 @@ impl Store {
     /// Writes a file that only root reads; a reader never sees half of it.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, JoinError> {
         let path = self.path(name);
-        let wrong = |source| JoinError::Write { path: path.display().to_string(), source };
+        let wrong = |source| JoinError::Write {
+            path: path.display().to_string(),
+            source,
+        };
         fs::create_dir_all(&self.directory).map_err(wrong)?;
         let part = self.path(&format!("{name}.part"));
         let _ = fs::remove_file(&part);
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&part).map_err(wrong)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(wrong)?;
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&part)
+            .map_err(wrong)?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(wrong)?;
         fs::rename(&part, &path).map_err(wrong)?;
         Ok(path)
     }
@@ -113,7 +136,10 @@ impl Store {
     }
 
     fn stored(&self, reason: impl ToString) -> JoinError {
-        JoinError::Stored { path: self.path(KUBECONFIG).display().to_string(), reason: reason.to_string() }
+        JoinError::Stored {
+            path: self.path(KUBECONFIG).display().to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     pub(super) fn read_kubeconfig(&self) -> Result<Kubeconfig, JoinError> {
@@ -127,9 +153,14 @@ impl Store {
             return Ok(None);
         }
         let kubeconfig = self.read_kubeconfig()?;
-        let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.clone());
+        let cluster = kubeconfig
+            .clusters
+            .first()
+            .and_then(|named| named.cluster.clone());
         let data = cluster.and_then(|cluster| cluster.certificate_authority_data);
-        let ca = data.and_then(|data| STANDARD.decode(data).ok()).and_then(|ca| String::from_utf8(ca).ok());
+        let ca = data
+            .and_then(|data| STANDARD.decode(data).ok())
+            .and_then(|ca| String::from_utf8(ca).ok());
         let ca = ca.ok_or_else(|| self.stored("it has no certificate authority"))?;
         let certificate = self.client_certificate()?;
         let expired = validity(&certificate).is_none_or(|validity| validity.to < Timestamp::now());
@@ -142,17 +173,27 @@ impl Store {
     /// The certificate in the kubeconfig, PEM.
     pub(super) fn client_certificate(&self) -> Result<String, JoinError> {
         let kubeconfig = self.read_kubeconfig()?;
-        let user = kubeconfig.auth_infos.first().and_then(|named| named.auth_info.clone());
+        let user = kubeconfig
+            .auth_infos
+            .first()
+            .and_then(|named| named.auth_info.clone());
         let data = user.and_then(|user| user.client_certificate_data);
-        let text = data.and_then(|data| STANDARD.decode(data).ok()).and_then(|t| String::from_utf8(t).ok());
+        let text = data
+            .and_then(|data| STANDARD.decode(data).ok())
+            .and_then(|t| String::from_utf8(t).ok());
         text.ok_or_else(|| self.stored("it has no client certificate"))
     }
 
     /// The server's address in the kubeconfig.
     pub(super) fn server(&self) -> Result<String, JoinError> {
         let kubeconfig = self.read_kubeconfig()?;
-        let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.clone());
-        cluster.and_then(|cluster| cluster.server).ok_or_else(|| self.stored("it names no server"))
+        let cluster = kubeconfig
+            .clusters
+            .first()
+            .and_then(|named| named.cluster.clone());
+        cluster
+            .and_then(|cluster| cluster.server)
+            .ok_or_else(|| self.stored("it names no server"))
     }
 
     /// A client from the kubeconfig.
@@ -166,12 +207,16 @@ impl Store {
     }
 
     /// The server's certificate and key, if they are still good for this node.
-    pub(super) fn read_serving(&self, node: &NodeNames) -> Result<Option<(String, String)>, JoinError> {
+    pub(super) fn read_serving(
+        &self,
+        node: &NodeNames,
+    ) -> Result<Option<(String, String)>, JoinError> {
         let read = |name: &str| fs::read_to_string(self.path(name)).ok();
         let (Some(certificate), Some(key)) = (read(SERVING_CERTIFICATE), read(SERVING_KEY)) else {
             return Ok(None);
         };
-        let good = validity(&certificate).is_some_and(|validity| Timestamp::now() < validity.renew_at());
+        let good =
+            validity(&certificate).is_some_and(|validity| Timestamp::now() < validity.renew_at());
         Ok((good && names(&certificate, node)).then_some((certificate, key)))
     }
 
@@ -185,9 +230,10 @@ impl Store {
     pub(super) fn forget_serving(&self) -> Result<(), JoinError> {
         let path = self.path(SERVING_CERTIFICATE);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(JoinError::Write { path: path.display().to_string(), source })
-            }
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(JoinError::Write {
+                path: path.display().to_string(),
+                source,
+            }),
             _ => Ok(()),
         }
     }
@@ -199,11 +245,16 @@ impl Store {
 
 /// A client that shows the join token.
 pub(super) fn client_with_token(server: &str, ca: &str, token: &str) -> Result<Client, JoinError> {
-    let uri: http::Uri = server.parse().map_err(|_| JoinError::Address(server.to_owned()))?;
+    let uri: http::Uri = server
+        .parse()
+        .map_err(|_| JoinError::Address(server.to_owned()))?;
     let mut config = Config::new(uri);
     config.root_cert = first(ca).map(|der| vec![der]);
     config.auth_info.token = Some(token.to_owned().into());
-    Client::try_from(config).map_err(|source| JoinError::Api { what: "the connection", source })
+    Client::try_from(config).map_err(|source| JoinError::Api {
+        what: "the connection",
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -217,7 +268,9 @@ mod tests {
     fn certificate(ips: &[&str]) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["n1".into()]).unwrap();
-        params.subject_alt_names.extend(ips.iter().map(|ip| SanType::IpAddress(ip.parse().unwrap())));
+        params
+            .subject_alt_names
+            .extend(ips.iter().map(|ip| SanType::IpAddress(ip.parse().unwrap())));
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
@@ -227,8 +280,13 @@ mod tests {
         let store = Store::new(&dir.path().join("node"));
         assert!(store.read_client().unwrap().is_none());
         let (pem, key) = certificate(&[]);
-        let path = store.write_client("https://10.0.0.1:6443", &pem, &pem, &key).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let path = store
+            .write_client("https://10.0.0.1:6443", &pem, &pem, &key)
+            .unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(store.read_client().unwrap(), Some((path, pem)));
         assert_eq!(store.server().unwrap(), "https://10.0.0.1:6443");
     }
@@ -251,6 +309,13 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_when_a_third_is_left() {
         let at = crate::testing::at;
-        assert_eq!(Validity { from: at(0), to: at(300) }.renew_at(), at(200));
+        assert_eq!(
+            Validity {
+                from: at(0),
+                to: at(300)
+            }
+            .renew_at(),
+            at(200)
+        );
     }
 }

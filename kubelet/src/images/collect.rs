@@ -41,7 +41,11 @@ pub fn to_remove(
 fn excess(total: u64, available: u64, config: &ImageCollection) -> u64 {
     let used = total.saturating_sub(available);
     let percent = |percent: f64| (total as f64 * percent / 100.0) as u64;
-    if used < percent(config.high_percent) { 0 } else { used.saturating_sub(percent(config.low_percent)) }
+    if used < percent(config.high_percent) {
+        0
+    } else {
+        used.saturating_sub(percent(config.low_percent))
+    }
 }
 
 fn is_kept(tags: &[String], keep: &[String]) -> bool {
@@ -61,7 +65,11 @@ pub async fn collect(
     config: &ImageCollection,
     all: bool,
 ) -> Result<u64, cri::Error> {
-    let wanted = if all { u64::MAX } else { excess_now(runtime, config).await? };
+    let wanted = if all {
+        u64::MAX
+    } else {
+        excess_now(runtime, config).await?
+    };
     if wanted == 0 {
         return Ok(0);
     }
@@ -70,13 +78,19 @@ pub async fn collect(
         .await?
         .into_iter()
         .flat_map(|container| {
-            [container.image_ref, container.image_id, container.image.unwrap_or_default().image]
+            [
+                container.image_ref,
+                container.image_id,
+                container.image.unwrap_or_default().image,
+            ]
         })
         .collect();
     let list = runtime.list_images().await?;
     let last_used = images.last_used(list.iter().map(|image| image.id.clone()));
-    let sizes: BTreeMap<String, u64> =
-        list.iter().map(|image| (image.id.clone(), image.size)).collect();
+    let sizes: BTreeMap<String, u64> = list
+        .iter()
+        .map(|image| (image.id.clone(), image.size))
+        .collect();
     let candidates = list
         .into_iter()
         .filter(|image| {
@@ -86,7 +100,10 @@ pub async fn collect(
             !used && !image.pinned && !is_local(image) && !is_kept(&image.repo_tags, &config.keep)
         })
         .map(|image| Candidate {
-            last_used: last_used.get(&image.id).copied().unwrap_or_else(Timestamp::now),
+            last_used: last_used
+                .get(&image.id)
+                .copied()
+                .unwrap_or_else(Timestamp::now),
             bytes: image.size,
             id: image.id,
         })
@@ -102,12 +119,19 @@ pub async fn collect(
     Ok(freed)
 }
 
-async fn excess_now(runtime: &Arc<dyn Runtime>, config: &ImageCollection) -> Result<u64, cri::Error> {
+async fn excess_now(
+    runtime: &Arc<dyn Runtime>,
+    config: &ImageCollection,
+) -> Result<u64, cri::Error> {
     let filesystems = runtime.image_filesystems().await?.image_filesystems;
     let excess = filesystems.iter().filter_map(|usage| {
         let stat = statvfs(usage.fs_id.as_ref()?.mountpoint.as_str()).ok()?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-        Some(excess(bytes(stat.blocks()), bytes(stat.blocks_available()), config))
+        Some(excess(
+            bytes(stat.blocks()),
+            bytes(stat.blocks_available()),
+            config,
+        ))
     });
     Ok(excess.max().unwrap_or(0))
 }
@@ -119,12 +143,24 @@ mod tests {
 
     #[test]
     fn the_longest_unused_images_go_first_until_enough_is_free() {
-        let candidate = |id: &str, bytes, used| Candidate { id: id.into(), bytes, last_used: at(used) };
-        let list = vec![candidate("new", 10, 900), candidate("b", 10, 20), candidate("a", 10, 10)];
+        let candidate = |id: &str, bytes, used| Candidate {
+            id: id.into(),
+            bytes,
+            last_used: at(used),
+        };
+        let list = vec![
+            candidate("new", 10, 900),
+            candidate("b", 10, 20),
+            candidate("a", 10, 10),
+        ];
         let age = SignedDuration::from_secs(120);
         assert_eq!(to_remove(list.clone(), 5, age, at(1000)), ["a"]);
         assert_eq!(to_remove(list.clone(), 15, age, at(1000)), ["a", "b"]);
-        assert_eq!(to_remove(list, 100, age, at(1000)), ["a", "b"], "the new one is too young");
+        assert_eq!(
+            to_remove(list, 100, age, at(1000)),
+            ["a", "b"],
+            "the new one is too young"
+        );
     }
 
     #[test]

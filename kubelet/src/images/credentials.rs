@@ -21,15 +21,21 @@ impl Credentials {
         let mut credentials = Self::default();
         for secret in secrets {
             let Some(data) = &secret.data else { continue };
-            let parse = |key: &str| -> Option<Value> {
-                serde_json::from_slice(&data.get(key)?.0).ok()
-            };
+            let parse =
+                |key: &str| -> Option<Value> { serde_json::from_slice(&data.get(key)?.0).ok() };
             let auths = match parse(".dockerconfigjson") {
                 Some(mut config) => config.get_mut("auths").map(Value::take),
                 None => parse(".dockercfg"),
             };
-            for (server, entry) in auths.as_ref().and_then(Value::as_object).into_iter().flatten() {
-                credentials.entries.push((server.clone(), auth(server, entry)));
+            for (server, entry) in auths
+                .as_ref()
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
+                credentials
+                    .entries
+                    .push((server.clone(), auth(server, entry)));
             }
         }
         credentials
@@ -50,7 +56,10 @@ impl Credentials {
 fn auth(server: &str, entry: &Value) -> AuthConfig {
     let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     let (mut username, mut password) = (text("username"), text("password"));
-    let decoded = STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = STANDARD
+        .decode(text("auth"))
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some((user, secret)) = decoded.as_deref().and_then(|pair| pair.split_once(':')) {
         if username.is_empty() {
             username = user.to_owned();
@@ -72,19 +81,34 @@ fn auth(server: &str, entry: &Value) -> AuthConfig {
 /// How closely a server entry fits an image; `None` when it does not. An entry is a host
 /// with an optional scheme and path; a `*` stands for one part of the host's name.
 fn specificity(server: &str, image: &Reference) -> Option<usize> {
-    let server = server.trim_start_matches("https://").trim_start_matches("http://");
+    let server = server
+        .trim_start_matches("https://")
+        .trim_start_matches("http://");
     let (host, path) = server.split_once('/').unwrap_or((server, ""));
     let path = path.trim_matches('/');
-    let path = if matches!(path, "v1" | "v2") { "" } else { path };
-    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { "docker.io" } else { host };
+    let path = if matches!(path, "v1" | "v2") {
+        ""
+    } else {
+        path
+    };
+    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") {
+        "docker.io"
+    } else {
+        host
+    };
     let (pattern, wanted) = (split_port(host), split_port(&image.registry));
     if pattern.1 != wanted.1 && !(pattern.1.is_none() && matches!(wanted.1, Some("443" | "80"))) {
         return None;
     }
-    let (parts, wanted): (Vec<&str>, Vec<&str>) =
-        (pattern.0.split('.').collect(), wanted.0.split('.').collect());
+    let (parts, wanted): (Vec<&str>, Vec<&str>) = (
+        pattern.0.split('.').collect(),
+        wanted.0.split('.').collect(),
+    );
     let fits = parts.len() == wanted.len()
-        && parts.iter().zip(&wanted).all(|(part, wanted)| *part == "*" || part == wanted);
+        && parts
+            .iter()
+            .zip(&wanted)
+            .all(|(part, wanted)| *part == "*" || part == wanted);
     let path_fits = path.is_empty()
         || image.repository == path
         || image.repository.starts_with(&format!("{path}/"));
@@ -121,7 +145,11 @@ mod tests {
         let credentials = Credentials::from_secrets(&[secret(&config)]);
         let users = |image: &str| -> Vec<String> {
             let image = Reference::parse(image).unwrap();
-            credentials.matching(&image).into_iter().map(|auth| auth.username).collect()
+            credentials
+                .matching(&image)
+                .into_iter()
+                .map(|auth| auth.username)
+                .collect()
         };
         assert_eq!(users("nginx"), ["hub"]);
         assert_eq!(users("r.io/team/x"), ["team", "r"]);

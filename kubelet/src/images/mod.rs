@@ -75,7 +75,12 @@ pub struct Images {
 
 impl Images {
     pub fn new(runtime: Arc<dyn Runtime>, events: Recorder) -> Self {
-        Self { runtime, events, pulls: Arc::new(Semaphore::new(PULLS)), used: Arc::default() }
+        Self {
+            runtime,
+            events,
+            pulls: Arc::new(Semaphore::new(PULLS)),
+            used: Arc::default(),
+        }
     }
 
     /// Makes sure that the image is on the node, by the pull policy.
@@ -86,11 +91,15 @@ impl Images {
             self.warn(&request, "InspectFailed", message.clone());
             Failure(Waiting::new("InvalidImageName", message))
         })?;
-        let found = self.runtime.image_status(&reference.full()).await.map_err(|error| {
-            let message = format!("Failed to inspect image \"{image}\": {error}");
-            self.warn(&request, "InspectFailed", message.clone());
-            Failure(Waiting::new("ImageInspectError", message))
-        })?;
+        let found = self
+            .runtime
+            .image_status(&reference.full())
+            .await
+            .map_err(|error| {
+                let message = format!("Failed to inspect image \"{image}\": {error}");
+                self.warn(&request, "InspectFailed", message.clone());
+                Failure(Waiting::new("ImageInspectError", message))
+            })?;
         match (decide(request.policy, found.as_ref()), found) {
             (Decision::Use, Some(found)) => {
                 let message = format!("Container image \"{image}\" already present on machine");
@@ -98,7 +107,8 @@ impl Images {
                 Ok(self.present(found))
             }
             (Decision::Refuse, _) => {
-                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+                let message =
+                    format!("Container image \"{image}\" is not present with pull policy of Never");
                 self.warn(&request, "ErrImageNeverPull", message.clone());
                 Err(Failure(Waiting::new("ErrImageNeverPull", message)))
             }
@@ -112,21 +122,31 @@ impl Images {
         let begun = std::time::Instant::now();
         let _turn = self.pulls.acquire().await;
         let credentials = Credentials::from_secrets(request.secrets);
-        let mut candidates: Vec<Option<v1::AuthConfig>> =
-            credentials.matching(reference).into_iter().map(Some).collect();
+        let mut candidates: Vec<Option<v1::AuthConfig>> = credentials
+            .matching(reference)
+            .into_iter()
+            .map(Some)
+            .collect();
         if candidates.is_empty() {
             candidates.push(None);
         }
         let mut complaint = String::new();
         for auth in candidates {
             let sandbox = request.sandbox.clone();
-            match self.runtime.pull_image(&reference.full(), auth, sandbox).await {
+            match self
+                .runtime
+                .pull_image(&reference.full(), auth, sandbox)
+                .await
+            {
                 Ok(id) => {
                     let took = begun.elapsed().as_millis();
                     let message = format!("Successfully pulled image \"{image}\" in {took}ms");
                     self.note(request, "Pulled", message);
                     let found = self.runtime.image_status(&id).await.ok().flatten();
-                    return Ok(self.present(found.unwrap_or(v1::Image { id, ..v1::Image::default() })));
+                    return Ok(self.present(found.unwrap_or(v1::Image {
+                        id,
+                        ..v1::Image::default()
+                    })));
                 }
                 Err(error) => complaint = error.to_string(),
             }
@@ -139,16 +159,31 @@ impl Images {
 
     fn present(&self, image: v1::Image) -> Present {
         self.used.lock().insert(image.id.clone(), Timestamp::now());
-        let user = ImageUser { uid: image.uid.map(|uid| uid.value), name: image.username };
+        let user = ImageUser {
+            uid: image.uid.map(|uid| uid.value),
+            name: image.username,
+        };
         Present { id: image.id, user }
     }
 
     fn note(&self, request: &Request<'_>, reason: &'static str, message: String) {
-        self.events.pod(request.pod, request.container, Severity::Normal, reason, message);
+        self.events.pod(
+            request.pod,
+            request.container,
+            Severity::Normal,
+            reason,
+            message,
+        );
     }
 
     fn warn(&self, request: &Request<'_>, reason: &'static str, message: String) {
-        self.events.pod(request.pod, request.container, Severity::Warning, reason, message);
+        self.events.pod(
+            request.pod,
+            request.container,
+            Severity::Warning,
+            reason,
+            message,
+        );
     }
 
     /// When each image was last used. Images that were not seen before count from now.
@@ -196,7 +231,10 @@ mod tests {
 
     #[test]
     fn policies_decide_what_is_pulled() {
-        let pulled = v1::Image { repo_digests: vec!["a@sha256:1".into()], ..v1::Image::default() };
+        let pulled = v1::Image {
+            repo_digests: vec!["a@sha256:1".into()],
+            ..v1::Image::default()
+        };
         let loaded = v1::Image::default();
         for (policy, found, expected) in [
             (PullPolicy::Always, None, Decision::Pull),

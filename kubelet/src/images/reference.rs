@@ -37,10 +37,18 @@ impl Reference {
             Some(_) => (DEFAULT_REGISTRY.to_owned(), name.to_owned()),
             None => (DEFAULT_REGISTRY.to_owned(), format!("library/{name}")),
         };
-        let repository = path.strip_prefix("index.docker.io/").unwrap_or(&path).to_owned();
+        let repository = path
+            .strip_prefix("index.docker.io/")
+            .unwrap_or(&path)
+            .to_owned();
         check_repository(&repository)?;
         let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
-        Ok(Self { registry, repository, tag, digest })
+        Ok(Self {
+            registry,
+            repository,
+            tag,
+            digest,
+        })
     }
 
     pub fn full(&self) -> String {
@@ -56,22 +64,34 @@ impl Reference {
 }
 
 fn is_host(first: &str) -> bool {
-    first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase())
+    first.contains(['.', ':'])
+        || first == "localhost"
+        || first.chars().any(|c| c.is_ascii_uppercase())
 }
 
 fn check_tag(tag: &str) -> Result<String, ReferenceError> {
     let sound = !tag.is_empty()
         && tag.len() <= 128
-        && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+        && tag
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
         && !tag.starts_with(['.', '-']);
-    if sound { Ok(tag.to_owned()) } else { Err(ReferenceError::Format) }
+    if sound {
+        Ok(tag.to_owned())
+    } else {
+        Err(ReferenceError::Format)
+    }
 }
 
 fn check_digest(digest: &str) -> Result<String, ReferenceError> {
     let sound = digest.split_once(':').is_some_and(|(kind, hex)| {
         !kind.is_empty() && hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit())
     });
-    if sound { Ok(digest.to_owned()) } else { Err(ReferenceError::Format) }
+    if sound {
+        Ok(digest.to_owned())
+    } else {
+        Err(ReferenceError::Format)
+    }
 }
 
 fn check_repository(path: &str) -> Result<(), ReferenceError> {
@@ -83,7 +103,9 @@ fn check_repository(path: &str) -> Result<(), ReferenceError> {
         !part.is_empty()
             && part.starts_with(inner)
             && part.ends_with(inner)
-            && part.chars().all(|c| inner(c) || matches!(c, '.' | '_' | '-'))
+            && part
+                .chars()
+                .all(|c| inner(c) || matches!(c, '.' | '_' | '-'))
     };
     if path.split('/').all(part_is_sound) && path.len() <= 255 {
         Ok(())
@@ -106,7 +128,10 @@ mod tests {
             ("localhost/a", "localhost/a:latest".to_owned()),
             ("r.io:5000/a/b:c", "r.io:5000/a/b:c".to_owned()),
             ("r.io:5000/a", "r.io:5000/a:latest".to_owned()),
-            (&format!("a@{digest}"), format!("docker.io/library/a@{digest}")),
+            (
+                &format!("a@{digest}"),
+                format!("docker.io/library/a@{digest}"),
+            ),
             (&format!("r.io/a:t@{digest}"), format!("r.io/a:t@{digest}")),
         ] {
             assert_eq!(Reference::parse(text).map(|r| r.full()), Ok(full), "{text}");
@@ -115,9 +140,26 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for text in ["", "a b", "a:", "a:b c", "/a", "a//b", "a@sha256:x", "-a", "https://r.io/a"] {
-            assert_eq!(Reference::parse(text), Err(ReferenceError::Format), "{text}");
+        for text in [
+            "",
+            "a b",
+            "a:",
+            "a:b c",
+            "/a",
+            "a//b",
+            "a@sha256:x",
+            "-a",
+            "https://r.io/a",
+        ] {
+            assert_eq!(
+                Reference::parse(text),
+                Err(ReferenceError::Format),
+                "{text}"
+            );
         }
-        assert_eq!(Reference::parse("library/Nginx"), Err(ReferenceError::UpperCase));
+        assert_eq!(
+            Reference::parse("library/Nginx"),
+            Err(ReferenceError::UpperCase)
+        );
     }
 }

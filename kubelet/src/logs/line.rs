@@ -29,7 +29,12 @@ impl<'a> Line<'a> {
             _ => return None,
         };
         let partial = parts.next()?.split(|byte| *byte == b':').next() == Some(b"P");
-        Some(Self { time, stream, partial, text: parts.next().unwrap_or_default() })
+        Some(Self {
+            time,
+            stream,
+            partial,
+            text: parts.next().unwrap_or_default(),
+        })
     }
 
     pub fn at(&self) -> Option<Timestamp> {
@@ -46,11 +51,24 @@ mod tests {
         let line = Line::parse(b"2024-01-02T03:04:05.678901234Z stderr P a b ").unwrap();
         assert_eq!(line.time, "2024-01-02T03:04:05.678901234Z");
         assert_eq!(line.at().unwrap().subsec_nanosecond(), 678_901_234);
-        assert_eq!((line.stream, line.partial, line.text), (Stream::Stderr, true, &b"a b "[..]));
+        assert_eq!(
+            (line.stream, line.partial, line.text),
+            (Stream::Stderr, true, &b"a b "[..])
+        );
         let empty = Line::parse(b"2024-01-02T03:04:05Z stdout F ").unwrap();
         assert_eq!((empty.partial, empty.text), (false, &b""[..]));
-        assert!(Line::parse(b"2024-01-02T03:04:05+01:00 stdout F x").unwrap().at().is_some());
-        for text in [&b""[..], b"x", b"2024 stdin F x", b"2024-01-02T03:04:05Z stdout"] {
+        assert!(
+            Line::parse(b"2024-01-02T03:04:05+01:00 stdout F x")
+                .unwrap()
+                .at()
+                .is_some()
+        );
+        for text in [
+            &b""[..],
+            b"x",
+            b"2024 stdin F x",
+            b"2024-01-02T03:04:05Z stdout",
+        ] {
             assert_eq!(Line::parse(text), None);
         }
     }

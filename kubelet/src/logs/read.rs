@@ -77,9 +77,13 @@ pub fn read(
 /// A line as the reader wants it; empty when it is left out. `begun` says whether the line
 /// is the beginning of what the container wrote as one line.
 fn shape(raw: &[u8], options: &Options, begun: &mut bool) -> Vec<u8> {
-    let Some(line) = Line::parse(raw.strip_suffix(b"\n").unwrap_or(raw)) else { return Vec::new() };
+    let Some(line) = Line::parse(raw.strip_suffix(b"\n").unwrap_or(raw)) else {
+        return Vec::new();
+    };
     let first = std::mem::replace(begun, !line.partial);
-    let early = options.since.is_some_and(|since| line.at().is_some_and(|at| at < since));
+    let early = options
+        .since
+        .is_some_and(|since| line.at().is_some_and(|at| at < since));
     let other = options.stream.is_some_and(|stream| stream != line.stream);
     if early || other {
         return Vec::new();
@@ -113,7 +117,9 @@ fn hand_over(
 
 /// The new file when the one that is read was moved away.
 fn rotated(path: &Path, file: &File) -> io::Result<Option<File>> {
-    let Ok(next) = File::open(path) else { return Ok(None) };
+    let Ok(next) = File::open(path) else {
+        return Ok(None);
+    };
     let (old, new) = (file.metadata()?, next.metadata()?);
     Ok((old.ino() != new.ino()).then_some(next))
 }
@@ -156,13 +162,18 @@ pub fn last_words(message: Option<&Path>, log: Option<&Path>) -> String {
     if words.is_empty()
         && let Some(log) = log
     {
-        let options = Options { tail: Some(LOG_MESSAGE_LINES), ..Options::default() };
+        let options = Options {
+            tail: Some(LOG_MESSAGE_LINES),
+            ..Options::default()
+        };
         let collect = |piece: Vec<u8>| {
             words.extend(piece);
             true
         };
         let _ = read(log, &options, collect, || true);
-        let excess = words.len().saturating_sub(usize::try_from(LOG_MESSAGE_BYTES).unwrap_or(0));
+        let excess = words
+            .len()
+            .saturating_sub(usize::try_from(LOG_MESSAGE_BYTES).unwrap_or(0));
         words.drain(..excess);
     }
     String::from_utf8_lossy(&words).into_owned()
@@ -188,7 +199,16 @@ mod tests {
         let path = dir.path().join("0.log");
         fs::write(&path, LOG).unwrap();
         let mut all = Vec::new();
-        read(&path, options, |piece| { all.extend(piece); true }, || true).unwrap();
+        read(
+            &path,
+            options,
+            |piece| {
+                all.extend(piece);
+                true
+            },
+            || true,
+        )
+        .unwrap();
         String::from_utf8(all).unwrap()
     }
 
@@ -197,14 +217,53 @@ mod tests {
         let options = Options::default;
         for (options, expected) in [
             (options(), "one\ntwo\nthree\n"),
-            (Options { tail: Some(1), ..options() }, "three\n"),
-            (Options { tail: Some(0), ..options() }, ""),
-            (Options { tail: Some(99), ..options() }, "one\ntwo\nthree\n"),
-            (Options { limit_bytes: Some(5), ..options() }, "one\nt"),
-            (Options { since: "2024-01-01T00:00:03Z".parse().ok(), ..options() }, "three\n"),
-            (Options { stream: Some(Stream::Stderr), ..options() }, "two\n"),
             (
-                Options { timestamps: true, ..options() },
+                Options {
+                    tail: Some(1),
+                    ..options()
+                },
+                "three\n",
+            ),
+            (
+                Options {
+                    tail: Some(0),
+                    ..options()
+                },
+                "",
+            ),
+            (
+                Options {
+                    tail: Some(99),
+                    ..options()
+                },
+                "one\ntwo\nthree\n",
+            ),
+            (
+                Options {
+                    limit_bytes: Some(5),
+                    ..options()
+                },
+                "one\nt",
+            ),
+            (
+                Options {
+                    since: "2024-01-01T00:00:03Z".parse().ok(),
+                    ..options()
+                },
+                "three\n",
+            ),
+            (
+                Options {
+                    stream: Some(Stream::Stderr),
+                    ..options()
+                },
+                "two\n",
+            ),
+            (
+                Options {
+                    timestamps: true,
+                    ..options()
+                },
                 "2024-01-01T00:00:01Z one\n2024-01-01T00:00:02Z two\n2024-01-01T00:00:03Z three\n",
             ),
         ] {
@@ -221,11 +280,17 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         let (reader_path, reader_over) = (path.clone(), over.clone());
         let reader = std::thread::spawn(move || {
-            let options = Options { follow: true, ..Options::default() };
+            let options = Options {
+                follow: true,
+                ..Options::default()
+            };
             let emit = |piece: Vec<u8>| piece.is_empty() || sender.send(piece).is_ok();
-            read(&reader_path, &options, emit, || reader_over.load(Ordering::SeqCst))
+            read(&reader_path, &options, emit, || {
+                reader_over.load(Ordering::SeqCst)
+            })
         });
-        let next = || String::from_utf8(receiver.recv_timeout(Duration::from_secs(5)).unwrap()).unwrap();
+        let next =
+            || String::from_utf8(receiver.recv_timeout(Duration::from_secs(5)).unwrap()).unwrap();
         assert_eq!(next(), "a\n");
         fs::rename(&path, dir.path().join("0.log.1")).unwrap();
         let mut file = File::create(&path).unwrap();

@@ -34,7 +34,9 @@ fn with_suffix(log: &Path, suffix: &str) -> PathBuf {
 
 /// The files that were moved away before, the oldest first.
 fn moved(log: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else { return Ok(Vec::new()) };
+    let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else {
+        return Ok(Vec::new());
+    };
     let prefix = format!("{}.", name.to_string_lossy());
     let mut files: Vec<PathBuf> = fs::read_dir(directory)?
         .flatten()
@@ -61,6 +63,10 @@ mod tests {
             assert!(!log.exists());
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        assert_eq!(moved(&log).unwrap().len(), 2, "with the new one there are three");
+        assert_eq!(
+            moved(&log).unwrap().len(),
+            2,
+            "with the new one there are three"
+        );
     }
 }

@@ -4,9 +4,14 @@ use k8s_openapi::api::core::v1::NodeAddress;
 
 /// The addresses of a node, as its status has them.
 pub fn node_addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
-    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
-    let mut addresses: Vec<NodeAddress> =
-        ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    let address = |kind: &str, address: String| NodeAddress {
+        type_: kind.to_owned(),
+        address,
+    };
+    let mut addresses: Vec<NodeAddress> = ips
+        .iter()
+        .map(|ip| address("InternalIP", ip.to_string()))
+        .collect();
     addresses.push(address("Hostname", name.to_owned()));
     addresses
 }
@@ -21,20 +26,29 @@ pub(super) fn detect() -> Vec<IpAddr> {
         (!own.is_loopback() && !own.is_unspecified()).then_some(own)
     };
     // Addresses for documentation: they only choose the default route.
-    let v4 = by_route(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into());
+    let v4 = by_route(
+        Ipv4Addr::UNSPECIFIED.into(),
+        Ipv4Addr::new(192, 0, 2, 1).into(),
+    );
     let v6 = by_route(
         Ipv6Addr::UNSPECIFIED.into(),
         Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     );
     let routed: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
-    if routed.is_empty() { by_interface() } else { routed }
+    if routed.is_empty() {
+        by_interface()
+    } else {
+        routed
+    }
 }
 
 /// Without a default route: the first global address of each family.
 fn by_interface() -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-        let Some(address) = interface.address else { continue };
+        let Some(address) = interface.address else {
+            continue;
+        };
         let ip: IpAddr = if let Some(v4) = address.as_sockaddr_in() {
             v4.ip().into()
         } else if let Some(v6) = address.as_sockaddr_in6() {

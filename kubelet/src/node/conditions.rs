@@ -13,7 +13,11 @@ pub(super) struct Health {
 }
 
 /// The conditions of the node. Each keeps the time of its last change.
-pub(super) fn make(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+pub(super) fn make(
+    health: &Health,
+    before: &[NodeCondition],
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let pressure = |kind, under, bad: (&str, &str), good: (&str, &str)| {
         let (reason, message) = if under { bad } else { good };
         (kind, under, reason.to_owned(), message.to_owned())
@@ -22,8 +26,14 @@ pub(super) fn make(health: &Health, before: &[NodeCondition], now: Timestamp) ->
         pressure(
             "MemoryPressure",
             health.memory_pressure,
-            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ),
+            (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
         ),
         pressure(
             "DiskPressure",
@@ -34,12 +44,28 @@ pub(super) fn make(health: &Health, before: &[NodeCondition], now: Timestamp) ->
         pressure(
             "PIDPressure",
             health.pid_pressure,
-            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
-            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            (
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ),
+            (
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
         ),
         match &health.complaint {
-            None => ("Ready", true, "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
-            Some(complaint) => ("Ready", false, "KubeletNotReady".to_owned(), complaint.clone()),
+            None => (
+                "Ready",
+                true,
+                "KubeletReady".to_owned(),
+                "kubelet is posting ready status".to_owned(),
+            ),
+            Some(complaint) => (
+                "Ready",
+                false,
+                "KubeletNotReady".to_owned(),
+                complaint.clone(),
+            ),
         },
     ];
     wanted
@@ -47,7 +73,9 @@ pub(super) fn make(health: &Health, before: &[NodeCondition], now: Timestamp) ->
         .map(|(kind, status, reason, message)| {
             let status = if status { "True" } else { "False" };
             let old = before.iter().find(|condition| condition.type_ == kind);
-            let kept = old.filter(|old| old.status == status).and_then(|old| old.last_transition_time.clone());
+            let kept = old
+                .filter(|old| old.status == status)
+                .and_then(|old| old.last_transition_time.clone());
             NodeCondition {
                 type_: kind.to_owned(),
                 status: status.to_owned(),
@@ -69,12 +97,19 @@ mod tests {
     fn a_condition_keeps_its_time_until_it_changes() {
         let ready = make(&Health::default(), &[], at(0));
         let later = make(&Health::default(), &ready, at(60));
-        let find = |list: &[NodeCondition]| list.iter().find(|c| c.type_ == "Ready").cloned().unwrap();
+        let find =
+            |list: &[NodeCondition]| list.iter().find(|c| c.type_ == "Ready").cloned().unwrap();
         assert_eq!(find(&later).last_transition_time, Some(Time(at(0))));
         assert_eq!(find(&later).last_heartbeat_time, Some(Time(at(60))));
-        let health = Health { complaint: Some("no network".into()), ..Health::default() };
+        let health = Health {
+            complaint: Some("no network".into()),
+            ..Health::default()
+        };
         let down = find(&make(&health, &later, at(70)));
-        assert_eq!((down.status.as_str(), down.message.as_deref()), ("False", Some("no network")));
+        assert_eq!(
+            (down.status.as_str(), down.message.as_deref()),
+            ("False", Some("no network"))
+        );
         assert_eq!(down.last_transition_time, Some(Time(at(70))));
     }
 }

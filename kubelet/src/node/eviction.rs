@@ -67,7 +67,12 @@ pub(super) struct Candidate {
 pub(super) fn choose(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.sort_by_key(|pod| {
         let over = pod.usage - pod.request;
-        (over <= 0, pod.priority, std::cmp::Reverse(over), pod.uid.clone())
+        (
+            over <= 0,
+            pod.priority,
+            std::cmp::Reverse(over),
+            pod.uid.clone(),
+        )
     });
     candidates.into_iter().next()
 }
@@ -100,10 +105,17 @@ pub(crate) async fn run(
         }
         {
             let mut facts = context.facts.write();
-            [facts.memory_pressure, facts.disk_pressure, facts.pid_pressure] = shown;
+            [
+                facts.memory_pressure,
+                facts.disk_pressure,
+                facts.pid_pressure,
+            ] = shown;
         }
         let settled = evicted_at.is_none_or(|at| at.elapsed() > Duration::from_secs(15));
-        if (now.memory || now.disk || now.pids) && settled && relieve(&context, now, &evictions).await {
+        if (now.memory || now.disk || now.pids)
+            && settled
+            && relieve(&context, now, &evictions).await
+        {
             evicted_at = Some(Instant::now());
         }
     }
@@ -111,7 +123,13 @@ pub(crate) async fn run(
 
 fn percent(path: &Path) -> Option<(f64, f64)> {
     let stat = statvfs(path).ok()?;
-    let share = |left: u64, all: u64| if all == 0 { 100.0 } else { left as f64 * 100.0 / all as f64 };
+    let share = |left: u64, all: u64| {
+        if all == 0 {
+            100.0
+        } else {
+            left as f64 * 100.0 / all as f64
+        }
+    };
     let blocks = share(stat.blocks_available(), stat.blocks());
     Some((blocks, share(stat.files_available(), stat.files())))
 }
@@ -119,7 +137,11 @@ fn percent(path: &Path) -> Option<(f64, f64)> {
 async fn observe(context: &Context) -> Signals {
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let (nodefs_percent, inodes_percent) = percent(&context.config.root).unwrap_or((100.0, 100.0));
-    let filesystems = context.runtime.image_filesystems().await.unwrap_or_default();
+    let filesystems = context
+        .runtime
+        .image_filesystems()
+        .await
+        .unwrap_or_default();
     let imagefs = filesystems.image_filesystems.iter().filter_map(|usage| {
         percent(Path::new(usage.fs_id.as_ref()?.mountpoint.as_str())).map(|(blocks, _)| blocks)
     });
@@ -160,7 +182,9 @@ async fn relieve(
     } else {
         "pids"
     };
-    let Some(chosen) = choose(candidates(context, resource).await) else { return false };
+    let Some(chosen) = choose(candidates(context, resource).await) else {
+        return false;
+    };
     let message = format!(
         "The node was low on resource: {resource}. Usage of the pod was {}, request is {}.",
         chosen.usage, chosen.request
@@ -177,11 +201,21 @@ fn evict(
 ) {
     let listed = context.pods.lock().get(uid).cloned();
     if let Some(listed) = listed {
-        context.events.pod(&listed.pod, None, Severity::Warning, "Evicted", message.clone());
+        context.events.pod(
+            &listed.pod,
+            None,
+            Severity::Warning,
+            "Evicted",
+            message.clone(),
+        );
     }
     context.metrics.evictions.inc();
-    let ending =
-        Ending { reason: "Evicted".to_owned(), message, grace: Some(0), disrupted: true };
+    let ending = Ending {
+        reason: "Evicted".to_owned(),
+        message,
+        grace: Some(0),
+        disrupted: true,
+    };
     let _ = evictions.send((uid.to_owned(), ending));
 }
 
@@ -219,7 +253,13 @@ fn read(context: &Context, pod: &Pod, controller: &str, v1: &str, v2: &str) -> i
 }
 
 fn memory_usage(context: &Context, pod: &Pod) -> i64 {
-    read(context, pod, "memory", "memory.usage_in_bytes", "memory.current")
+    read(
+        context,
+        pod,
+        "memory",
+        "memory.usage_in_bytes",
+        "memory.current",
+    )
 }
 
 fn pid_usage(context: &Context, pod: &Pod) -> i64 {
@@ -232,7 +272,11 @@ fn disk_usage(path: &Path) -> u64 {
     let mut sum = 0;
     let mut stack = vec![path.to_owned()];
     while let Some(directory) = stack.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let Ok(meta) = entry.metadata() else { continue };
             sum += meta.blocks() * 512;
             if meta.is_dir() {
@@ -257,10 +301,16 @@ async fn storage_usage(context: &Arc<Context>, pod: &Pod) -> i64 {
         .sum();
     let directories = [
         context.paths.volume(&identity.uid, "empty-dir", ""),
-        context.config.pod_logs.join(crate::pod::config::log_directory(&identity)),
+        context
+            .config
+            .pod_logs
+            .join(crate::pod::config::log_directory(&identity)),
     ];
     let files = tokio::task::spawn_blocking(move || -> u64 {
-        directories.iter().map(|directory| disk_usage(directory)).sum()
+        directories
+            .iter()
+            .map(|directory| disk_usage(directory))
+            .sum()
     });
     i64::try_from(layers + files.await.unwrap_or(0)).unwrap_or(i64::MAX)
 }
@@ -275,27 +325,42 @@ async fn enforce_storage_limits(
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let volumes = containers::spec(pod).volumes.iter().flatten();
         for volume in volumes {
-            let Some(source) = &volume.empty_dir else { continue };
-            let Some(limit) = source.size_limit.as_ref().map(value).filter(|limit| *limit > 0) else {
+            let Some(source) = &volume.empty_dir else {
+                continue;
+            };
+            let Some(limit) = source
+                .size_limit
+                .as_ref()
+                .map(value)
+                .filter(|limit| *limit > 0)
+            else {
                 continue;
             };
             let path = context.paths.volume(&uid, "empty-dir", &volume.name);
-            let used = tokio::task::spawn_blocking(move || disk_usage(&path)).await.unwrap_or(0);
+            let used = tokio::task::spawn_blocking(move || disk_usage(&path))
+                .await
+                .unwrap_or(0);
             if i64::try_from(used).unwrap_or(i64::MAX) > limit {
                 let message = format!(
                     "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
                     volume.name,
-                    source.size_limit.as_ref().map(|limit| limit.0.clone()).unwrap_or_default()
+                    source
+                        .size_limit
+                        .as_ref()
+                        .map(|limit| limit.0.clone())
+                        .unwrap_or_default()
                 );
                 evict(context, &uid, message, evictions);
             }
         }
-        let limit = resources::of_pod(pod, Side::Limits, "ephemeral-storage").filter(|limit| *limit > 0);
+        let limit =
+            resources::of_pod(pod, Side::Limits, "ephemeral-storage").filter(|limit| *limit > 0);
         if let Some(limit) = limit
             && storage_usage(context, pod).await > limit
         {
-            let message =
-                format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
+            let message = format!(
+                "Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "
+            );
             evict(context, &uid, message, evictions);
         }
     }
@@ -316,15 +381,56 @@ mod tests {
             pids_percent: 90.0,
         };
         assert_eq!(pressure(&calm, &limits), Pressure::default());
-        assert!(pressure(&Signals { memory_available: 1 << 20, ..calm }, &limits).memory);
-        assert!(pressure(&Signals { imagefs_percent: 14.0, ..calm }, &limits).disk);
-        assert!(pressure(&Signals { inodes_percent: 1.0, ..calm }, &limits).disk);
-        assert!(pressure(&Signals { pids_percent: 1.0, ..calm }, &limits).pids);
+        assert!(
+            pressure(
+                &Signals {
+                    memory_available: 1 << 20,
+                    ..calm
+                },
+                &limits
+            )
+            .memory
+        );
+        assert!(
+            pressure(
+                &Signals {
+                    imagefs_percent: 14.0,
+                    ..calm
+                },
+                &limits
+            )
+            .disk
+        );
+        assert!(
+            pressure(
+                &Signals {
+                    inodes_percent: 1.0,
+                    ..calm
+                },
+                &limits
+            )
+            .disk
+        );
+        assert!(
+            pressure(
+                &Signals {
+                    pids_percent: 1.0,
+                    ..calm
+                },
+                &limits
+            )
+            .pids
+        );
     }
 
     #[test]
     fn who_uses_more_than_it_asked_for_goes_first() {
-        let pod = |uid: &str, usage, request, priority| Candidate { uid: uid.into(), usage, request, priority };
+        let pod = |uid: &str, usage, request, priority| Candidate {
+            uid: uid.into(),
+            usage,
+            request,
+            priority,
+        };
         let chosen = choose(vec![
             pod("modest", 10, 100, -5),
             pod("greedy", 300, 100, 0),

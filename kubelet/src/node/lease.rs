@@ -15,7 +15,9 @@ const NAMESPACE: &str = "kube-node-lease";
 
 /// Renews the node's Lease four times in its duration: the sign of life that is cheap.
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
-    let seconds = u64::try_from(context.config.lease_seconds).unwrap_or(40).max(4);
+    let seconds = u64::try_from(context.config.lease_seconds)
+        .unwrap_or(40)
+        .max(4);
     let period = Duration::from_secs(seconds) / 4;
     let mut failures = 0_u32;
     loop {
@@ -46,7 +48,10 @@ async fn renew(context: &Context) -> Result<(), kube::Error> {
         "leaseDurationSeconds": context.config.lease_seconds,
         "renewTime": now,
     }});
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+    match api
+        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+    {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => return other.map(drop),
     }

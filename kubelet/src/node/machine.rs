@@ -16,19 +16,26 @@ pub struct Machine {
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// A field of /proc/meminfo, in bytes.
 pub(super) fn meminfo(text: &str, field: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024)
 }
 
 /// A variable of /etc/os-release.
 fn os_release(text: &str, name: &str) -> Option<String> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
     Some(value.trim_matches(['"', '\'']).to_owned())
 }
 
@@ -47,7 +54,9 @@ impl Machine {
         let release = read("/etc/os-release");
         let stat = statvfs(root).ok();
         let uname = nix::sys::utsname::uname().ok();
-        let kernel = uname.as_ref().map(|uname| uname.release().to_string_lossy().into_owned());
+        let kernel = uname
+            .as_ref()
+            .map(|uname| uname.release().to_string_lossy().into_owned());
         let machine_id = Some(read("/etc/machine-id")).filter(|id| !id.is_empty());
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
@@ -81,8 +90,14 @@ fn hugepages(root: &Path) -> Vec<(u64, u64)> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let size: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let count: u64 = read(&entry.path().join("nr_hugepages").display().to_string()).parse().ok()?;
+            let size: u64 = name
+                .strip_prefix("hugepages-")?
+                .strip_suffix("kB")?
+                .parse()
+                .ok()?;
+            let count: u64 = read(&entry.path().join("nr_hugepages").display().to_string())
+                .parse()
+                .ok()?;
             Some((size * 1024, size * 1024 * count))
         })
         .collect();
@@ -99,7 +114,10 @@ mod tests {
         let text = "MemTotal:       24689412 kB\nMemFree: 1 kB\n";
         assert_eq!(meminfo(text, "MemTotal"), Some(24_689_412 * 1024));
         assert_eq!(meminfo(text, "SwapTotal"), None);
-        assert_eq!(os_release("PRETTY_NAME=\"Debian 12\"\n", "PRETTY_NAME"), Some("Debian 12".into()));
+        assert_eq!(
+            os_release("PRETTY_NAME=\"Debian 12\"\n", "PRETTY_NAME"),
+            Some("Debian 12".into())
+        );
         let machine = Machine::read(Path::new("/"));
         assert!(machine.cpus > 0 && machine.memory_bytes > 0 && machine.storage_bytes > 0);
     }

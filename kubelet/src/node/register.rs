@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, DaemonEndpoint,
+    ContainerImage, DaemonEndpoint, Node, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -33,7 +33,10 @@ pub(crate) fn facts(config: &Config, machine: &Machine) -> Facts {
     let cpus = i64::try_from(machine.cpus).unwrap_or(1);
     capacity.insert("cpu".to_owned(), from_milli(cpus * 1000));
     capacity.insert("memory".to_owned(), from_kibibytes(machine.memory_bytes));
-    capacity.insert("ephemeral-storage".to_owned(), from_kibibytes(machine.storage_bytes));
+    capacity.insert(
+        "ephemeral-storage".to_owned(),
+        from_kibibytes(machine.storage_bytes),
+    );
     capacity.insert("pods".to_owned(), Quantity(config.max_pods.to_string()));
     for (size, bytes) in &machine.hugepages {
         let name = match size {
@@ -50,10 +53,23 @@ pub(crate) fn facts(config: &Config, machine: &Machine) -> Facts {
     hold_back(&mut allocatable, "memory", eviction);
     hold_back(&mut allocatable, "ephemeral-storage", held);
     for (name, text) in &config.reserved {
-        hold_back(&mut allocatable, name, amount(name, &Quantity(text.clone())));
+        hold_back(
+            &mut allocatable,
+            name,
+            amount(name, &Quantity(text.clone())),
+        );
     }
-    let host_ips = if config.node_ips.is_empty() { addresses::detect() } else { config.node_ips.clone() };
-    Facts { host_ips, capacity, allocatable, ..Facts::default() }
+    let host_ips = if config.node_ips.is_empty() {
+        addresses::detect()
+    } else {
+        config.node_ips.clone()
+    };
+    Facts {
+        host_ips,
+        capacity,
+        allocatable,
+        ..Facts::default()
+    }
 }
 
 fn hold_back(list: &mut ResourceList, name: &str, held: i64) {
@@ -68,7 +84,13 @@ fn hold_back(list: &mut ResourceList, name: &str, held: i64) {
 
 /// Registers the node and keeps its status true.
 pub(crate) async fn run(context: Arc<Context>, machine: Machine, shutdown: CancellationToken) {
-    let mut keeper = Keeper { context, machine, written: None, written_at: None, runtime_seen: None };
+    let mut keeper = Keeper {
+        context,
+        machine,
+        written: None,
+        written_at: None,
+        runtime_seen: None,
+    };
     loop {
         let pause = keeper.step().await;
         tokio::select! {
@@ -92,7 +114,9 @@ impl Keeper {
     async fn step(&mut self) -> Duration {
         let (status, ready) = self.status().await;
         let steady = steady(&status);
-        let due = self.written_at.is_none_or(|at| at.elapsed() >= self.context.config.status_interval);
+        let due = self
+            .written_at
+            .is_none_or(|at| at.elapsed() >= self.context.config.status_interval);
         if due || self.written.as_ref() != Some(&steady) {
             match self.write(&status).await {
                 Ok(()) => {
@@ -118,13 +142,25 @@ impl Keeper {
                 let failing: Vec<String> = conditions
                     .iter()
                     .filter(|condition| {
-                        matches!(condition.r#type.as_str(), "RuntimeReady" | "NetworkReady") && !condition.status
+                        matches!(condition.r#type.as_str(), "RuntimeReady" | "NetworkReady")
+                            && !condition.status
                     })
-                    .map(|c| format!("container runtime: {}: {}: {}", c.r#type, c.reason, c.message))
+                    .map(|c| {
+                        format!(
+                            "container runtime: {}: {}: {}",
+                            c.r#type, c.reason, c.message
+                        )
+                    })
                     .collect();
                 (!failing.is_empty()).then(|| failing.join(", "))
             }
-            Err(_) if self.runtime_seen.is_some_and(|at| at.elapsed() < RUNTIME_GRACE) => None,
+            Err(_)
+                if self
+                    .runtime_seen
+                    .is_some_and(|at| at.elapsed() < RUNTIME_GRACE) =>
+            {
+                None
+            }
             Err(error) => Some(format!("container runtime is down: {error}")),
         };
         let facts = context.facts.read().clone();
@@ -135,16 +171,23 @@ impl Keeper {
             complaint,
         };
         let node = context.node_object();
-        let before = node.as_ref().and_then(|node| node.status.as_ref()?.conditions.clone());
+        let before = node
+            .as_ref()
+            .and_then(|node| node.status.as_ref()?.conditions.clone());
         let conditions = conditions::make(&health, &before.unwrap_or_default(), Timestamp::now());
         let ready = health.complaint.is_none();
         let status = NodeStatus {
-            addresses: Some(super::node_addresses(&facts.host_ips, &context.config.node_name)),
+            addresses: Some(super::node_addresses(
+                &facts.host_ips,
+                &context.config.node_name,
+            )),
             capacity: Some(facts.capacity),
             allocatable: Some(facts.allocatable),
             conditions: Some(conditions),
             daemon_endpoints: context.config.listen.map(|address| NodeDaemonEndpoints {
-                kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(address.port()) }),
+                kubelet_endpoint: Some(DaemonEndpoint {
+                    port: i32::from(address.port()),
+                }),
             }),
             images: Some(self.images().await),
             node_info: Some(self.info().await),
@@ -156,7 +199,10 @@ impl Keeper {
     async fn info(&self) -> NodeSystemInfo {
         let version = self.context.runtime.version().await.unwrap_or_default();
         NodeSystemInfo {
-            container_runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
+            container_runtime_version: format!(
+                "{}://{}",
+                version.runtime_name, version.runtime_version
+            ),
             ..self.machine.info.clone()
         }
     }
@@ -164,13 +210,22 @@ impl Keeper {
     async fn images(&self) -> Vec<ContainerImage> {
         let mut images = self.context.runtime.list_images().await.unwrap_or_default();
         // Seen now, so that unused images have an age.
-        self.context.images.last_used(images.iter().map(|image| image.id.clone()));
+        self.context
+            .images
+            .last_used(images.iter().map(|image| image.id.clone()));
         images.sort_by(|a, b| (b.size, &a.id).cmp(&(a.size, &b.id)));
         images.truncate(IMAGES);
         images
             .into_iter()
             .map(|image| ContainerImage {
-                names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(5).collect()),
+                names: Some(
+                    image
+                        .repo_digests
+                        .into_iter()
+                        .chain(image.repo_tags)
+                        .take(5)
+                        .collect(),
+                ),
                 size_bytes: i64::try_from(image.size).ok(),
             })
             .collect()
@@ -186,7 +241,10 @@ impl Keeper {
             list.insert(0, json!({"$patch": "replace"}));
         }
         let patch = json!({"status": value});
-        match api.patch_status(name, &params, &Patch::Strategic(&patch)).await {
+        match api
+            .patch_status(name, &params, &Patch::Strategic(&patch))
+            .await
+        {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(error),
             Ok(node) => return self.label(&api, &node).await,
@@ -202,7 +260,8 @@ impl Keeper {
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec {
-                taints: Some(self.context.config.taints.clone()).filter(|taints| !taints.is_empty()),
+                taints: Some(self.context.config.taints.clone())
+                    .filter(|taints| !taints.is_empty()),
                 provider_id: self.context.config.provider_id.clone(),
                 ..NodeSpec::default()
             }),
@@ -215,27 +274,37 @@ impl Keeper {
     /// Labels that a node which was registered before lacks.
     async fn label(&self, api: &Api<Node>, node: &Node) -> Result<(), kube::Error> {
         let present = node.metadata.labels.clone().unwrap_or_default();
-        let missing: BTreeMap<String, String> =
-            self.labels().into_iter().filter(|(key, value)| present.get(key) != Some(value)).collect();
+        let missing: BTreeMap<String, String> = self
+            .labels()
+            .into_iter()
+            .filter(|(key, value)| present.get(key) != Some(value))
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
         let patch = json!({"metadata": {"labels": missing}});
         let name = &self.context.config.node_name;
-        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map(drop)
     }
 
     fn labels(&self) -> BTreeMap<String, String> {
         let info = &self.machine.info;
         let own = [
-            ("kubernetes.io/hostname", self.context.config.node_name.clone()),
+            (
+                "kubernetes.io/hostname",
+                self.context.config.node_name.clone(),
+            ),
             ("kubernetes.io/os", info.operating_system.clone()),
             ("kubernetes.io/arch", info.architecture.clone()),
             ("beta.kubernetes.io/os", info.operating_system.clone()),
             ("beta.kubernetes.io/arch", info.architecture.clone()),
         ];
-        let mut labels: BTreeMap<String, String> =
-            own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut labels: BTreeMap<String, String> = own
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         labels.extend(self.context.config.labels.clone());
         labels
     }

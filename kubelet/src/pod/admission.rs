@@ -19,7 +19,10 @@ pub struct Rejection {
 impl Rejection {
     fn new(reason: impl Into<String>, message: impl AsRef<str>) -> Self {
         let message = format!("Pod was rejected: {}", message.as_ref());
-        Self { reason: reason.into(), message }
+        Self {
+            reason: reason.into(),
+            message,
+        }
     }
 }
 
@@ -43,7 +46,8 @@ pub fn admit(pod: &Pod, room: &Room<'_>) -> Result<(), Rejection> {
     }
     under_pressure(pod, room)?;
     if !matches_node(pod, room.node) {
-        let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let message =
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(Rejection::new("NodeAffinity", message));
     }
     if let Some(port) = taken_port(pod, room.others) {
@@ -51,7 +55,8 @@ pub fn admit(pod: &Pod, room: &Room<'_>) -> Result<(), Rejection> {
         return Err(Rejection::new("NodePorts", message));
     }
     if !tolerates_all(pod, room.node) {
-        let message = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+        let message =
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
         return Err(Rejection::new("TaintToleration", message));
     }
     fits(pod, room)
@@ -126,23 +131,36 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
 fn taken_port(pod: &Pod, others: &[&Pod]) -> Option<i32> {
     let any = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
     let taken: Vec<HostPort> = others.iter().flat_map(|other| host_ports(other)).collect();
-    host_ports(pod).into_iter().find_map(|(address, protocol, number)| {
-        let clash = taken.iter().any(|(other, other_protocol, other_number)| {
-            *other_number == number
-                && *other_protocol == protocol
-                && (any(other) || any(&address) || *other == address)
-        });
-        clash.then_some(number)
-    })
+    host_ports(pod)
+        .into_iter()
+        .find_map(|(address, protocol, number)| {
+            let clash = taken.iter().any(|(other, other_protocol, other_number)| {
+                *other_number == number
+                    && *other_protocol == protocol
+                    && (any(other) || any(&address) || *other == address)
+            });
+            clash.then_some(number)
+        })
 }
 
 fn tolerates_all(pod: &Pod, node: &Node) -> bool {
-    let tolerations = containers::spec(pod).tolerations.as_deref().unwrap_or_default();
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let tolerations = containers::spec(pod)
+        .tolerations
+        .as_deref()
+        .unwrap_or_default();
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default();
     taints
         .iter()
         .filter(|taint| taint.effect == "NoExecute")
-        .all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+        .all(|taint| {
+            tolerations
+                .iter()
+                .any(|toleration| tolerates(toleration, taint))
+        })
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -165,15 +183,26 @@ pub fn matches_node(pod: &Pod, node: &Node) -> bool {
     let spec = containers::spec(pod);
     let none = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let selected = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key) == Some(value));
     let required = spec
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
     selected
         && required.is_none_or(|required| {
-            required.node_selector_terms.iter().any(|term| matches_term(term, node, labels))
+            required
+                .node_selector_terms
+                .iter()
+                .any(|term| matches_term(term, node, labels))
         })
 }
 
@@ -203,8 +232,14 @@ fn matches_requirement(operator: &str, values: Option<&[String]>, value: Option<
         "NotIn" => value.is_none_or(|value| !values.contains(value)),
         "Exists" => value.is_some(),
         "DoesNotExist" => value.is_none(),
-        "Gt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value > bound),
-        "Lt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value < bound),
+        "Gt" => value
+            .and_then(number)
+            .zip(bound)
+            .is_some_and(|(value, bound)| value > bound),
+        "Lt" => value
+            .and_then(number)
+            .zip(bound)
+            .is_some_and(|(value, bound)| value < bound),
         _ => false,
     }
 }
@@ -229,13 +264,14 @@ mod tests {
         }
         let shown = spec.to_string();
         let pod_ = pod(json!({"spec": spec}));
-        let other = pod(json!({"metadata": {"name": "o"}, "spec": {"containers": [{"name": "c",
+        let other = pod(
+            json!({"metadata": {"name": "o"}, "spec": {"containers": [{"name": "c",
             "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": "127.0.0.1"}],
-            "resources": {"requests": {"cpu": "1500m"}}}]}}));
-        let allocatable: ResourceList =
-            [("cpu", "2"), ("memory", "1Gi"), ("pods", "2")]
-                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
-                .into();
+            "resources": {"requests": {"cpu": "1500m"}}}]}}),
+        );
+        let allocatable: ResourceList = [("cpu", "2"), ("memory", "1Gi"), ("pods", "2")]
+            .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+            .into();
         let room = Room {
             node: &node,
             allocatable: &allocatable,
@@ -250,11 +286,15 @@ mod tests {
 
     #[test]
     fn pods_that_do_not_fit_are_refused_with_the_reason() {
-        let requests = |list: Value| json!({"containers": [{"name": "c", "resources": {"requests": list}}]});
+        let requests =
+            |list: Value| json!({"containers": [{"name": "c", "resources": {"requests": list}}]});
         check(requests(json!({"cpu": "500m", "memory": "1Gi"})), None);
         check(requests(json!({"cpu": "501m"})), Some("OutOfcpu"));
         check(requests(json!({"memory": "1025Mi"})), Some("OutOfmemory"));
-        check(requests(json!({"example.com/gpu": "1"})), Some("OutOfexample.com/gpu"));
+        check(
+            requests(json!({"example.com/gpu": "1"})),
+            Some("OutOfexample.com/gpu"),
+        );
     }
 
     #[test]
@@ -262,14 +302,25 @@ mod tests {
         let port = |ip: &str| json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": ip}]}]});
         check(port("0.0.0.0"), Some("NodePorts"));
         check(port("127.0.0.2"), None);
-        check(json!({"containers": [], "nodeSelector": {"zone": "b"}}), Some("NodeAffinity"));
-        let affinity = |operator: &str, values: Value| json!({"containers": [], "affinity": {"nodeAffinity": {
+        check(
+            json!({"containers": [], "nodeSelector": {"zone": "b"}}),
+            Some("NodeAffinity"),
+        );
+        let affinity = |operator: &str, values: Value| {
+            json!({"containers": [], "affinity": {"nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "cores", "operator": operator, "values": values}]}]}}}});
+                {"matchExpressions": [{"key": "cores", "operator": operator, "values": values}]}]}}}})
+        };
         check(affinity("Gt", json!(["4"])), None);
         check(affinity("Lt", json!(["4"])), Some("NodeAffinity"));
         check(affinity("NotIn", json!(["8"])), Some("NodeAffinity"));
-        check(json!({"containers": [], "tolerations": []}), Some("TaintToleration"));
-        check(json!({"containers": [], "tolerations": [{"key": "gone", "operator": "Exists"}]}), None);
+        check(
+            json!({"containers": [], "tolerations": []}),
+            Some("TaintToleration"),
+        );
+        check(
+            json!({"containers": [], "tolerations": [{"key": "gone", "operator": "Exists"}]}),
+            None,
+        );
     }
 }

@@ -34,7 +34,9 @@ impl Backoff {
 
     /// The pause that stands for a name now.
     pub fn pause(&self, name: &str) -> SignedDuration {
-        self.entries.get(name).map_or(SignedDuration::ZERO, |entry| entry.pause)
+        self.entries
+            .get(name)
+            .map_or(SignedDuration::ZERO, |entry| entry.pause)
     }
 
     /// An attempt is being made: the next failure waits longer.
@@ -43,7 +45,13 @@ impl Backoff {
             Some(entry) if !Self::is_forgotten(entry, now) => (entry.pause * 2).min(LONGEST),
             _ => INITIAL,
         };
-        self.entries.insert(name.to_owned(), Entry { pause, updated: now });
+        self.entries.insert(
+            name.to_owned(),
+            Entry {
+                pause,
+                updated: now,
+            },
+        );
     }
 
     pub fn forget(&mut self, name: &str) {
@@ -63,14 +71,22 @@ mod tests {
     #[test]
     fn pauses_double_to_the_longest_and_are_forgotten() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.allowed_at("c", at(0)), at(0), "the first restart is at once");
+        assert_eq!(
+            backoff.allowed_at("c", at(0)),
+            at(0),
+            "the first restart is at once"
+        );
         let mut now = 0;
         for expected in [10, 20, 40, 80, 160, 300, 300] {
             backoff.attempt("c", at(now));
             assert_eq!(backoff.allowed_at("c", at(now)), at(now + expected));
             now += expected;
         }
-        assert_eq!(backoff.allowed_at("c", at(now + 601)), at(now + 601), "long runs forgive");
+        assert_eq!(
+            backoff.allowed_at("c", at(now + 601)),
+            at(now + 601),
+            "long runs forgive"
+        );
         backoff.attempt("c", at(now + 601));
         assert_eq!(backoff.pause("c"), INITIAL);
     }

@@ -19,7 +19,11 @@ pub struct PodLimits {
 /// The cgroup of all pods of a class, relative to the hierarchy's root.
 pub fn class_path(root: &str, class: Qos) -> String {
     let root = root.trim_matches('/');
-    let base = if root.is_empty() { "/kubepods".to_owned() } else { format!("/{root}/kubepods") };
+    let base = if root.is_empty() {
+        "/kubepods".to_owned()
+    } else {
+        format!("/{root}/kubepods")
+    };
     match class {
         Qos::Guaranteed => base,
         Qos::Burstable => format!("{base}/burstable"),
@@ -36,7 +40,8 @@ pub fn pod_path(root: &str, pod: &Pod) -> String {
 /// What the pod's cgroup is held to.
 pub fn limits(pod: &Pod, pids: Option<i64>) -> PodLimits {
     let cpu = resources::of_pod(pod, Side::Requests, "cpu").unwrap_or(0);
-    let limit = |resource| resources::of_pod(pod, Side::Limits, resource).filter(|limit| *limit > 0);
+    let limit =
+        |resource| resources::of_pod(pod, Side::Limits, resource).filter(|limit| *limit > 0);
     let hugepages = resources::names(pod)
         .iter()
         .filter(|name| name.starts_with("hugepages-"))
@@ -66,7 +71,10 @@ mod tests {
     fn classes_have_their_places() {
         let best_effort = pod(json!({"spec": {"containers": [{"name": "c"}]}}));
         assert_eq!(pod_path("", &best_effort), "/kubepods/besteffort/podu1");
-        assert_eq!(pod_path("/lab/n1/", &best_effort), "/lab/n1/kubepods/besteffort/podu1");
+        assert_eq!(
+            pod_path("/lab/n1/", &best_effort),
+            "/lab/n1/kubepods/besteffort/podu1"
+        );
     }
 
     #[test]

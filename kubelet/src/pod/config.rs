@@ -46,7 +46,11 @@ pub fn sandbox(inputs: &SandboxInputs<'_>) -> PodSandboxConfig {
         },
         log_directory: format!("{}/{}", inputs.log_root, log_directory(&identity)),
         dns_config: Some(inputs.dns.clone()),
-        port_mappings: if host_network { Vec::new() } else { port_mappings(pod) },
+        port_mappings: if host_network {
+            Vec::new()
+        } else {
+            port_mappings(pod)
+        },
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         linux: Some(LinuxPodSandboxConfig {
@@ -110,7 +114,13 @@ pub struct ContainerInputs<'a> {
 
 /// The container's configuration.
 pub fn container(inputs: ContainerInputs<'_>) -> Result<ContainerConfig, SecurityError> {
-    let ContainerInputs { pod, spec, attempt, environment, .. } = &inputs;
+    let ContainerInputs {
+        pod,
+        spec,
+        attempt,
+        environment,
+        ..
+    } = &inputs;
     let own = &spec.container;
     let security = security::container(
         pod,
@@ -121,9 +131,15 @@ pub fn container(inputs: ContainerInputs<'_>) -> Result<ContainerConfig, Securit
     )?;
     let mut labels = PodIdentity::of(pod).labels();
     labels.insert(label::CONTAINER.to_owned(), own.name.clone());
-    let stop_signal = own.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    let stop_signal = own
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref());
     Ok(ContainerConfig {
-        metadata: Some(ContainerMetadata { name: own.name.clone(), attempt: *attempt }),
+        metadata: Some(ContainerMetadata {
+            name: own.name.clone(),
+            attempt: *attempt,
+        }),
         image: Some(ImageSpec {
             image: inputs.image.to_owned(),
             user_specified_image: own.image.clone().unwrap_or_default(),
@@ -134,7 +150,10 @@ pub fn container(inputs: ContainerInputs<'_>) -> Result<ContainerConfig, Securit
         working_dir: own.working_dir.clone().unwrap_or_default(),
         envs: environment
             .iter()
-            .map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() })
+            .map(|(key, value)| KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+            })
             .collect(),
         devices: Vec::new(),
         labels,
@@ -158,9 +177,18 @@ fn annotations(pod: &Pod, spec: &Spec<'_>, attempt: u32) -> BTreeMap<String, Str
     [
         (annotation::HASH, spec.hash()),
         (annotation::RESTARTS, attempt.to_string()),
-        (annotation::MESSAGE_PATH, text(&own.termination_message_path)),
-        (annotation::MESSAGE_POLICY, text(&own.termination_message_policy)),
-        (annotation::GRACE_PERIOD, containers::grace_period(pod).to_string()),
+        (
+            annotation::MESSAGE_PATH,
+            text(&own.termination_message_path),
+        ),
+        (
+            annotation::MESSAGE_POLICY,
+            text(&own.termination_message_policy),
+        ),
+        (
+            annotation::GRACE_PERIOD,
+            containers::grace_period(pod).to_string(),
+        ),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, Pod, ResourceRequirements, VolumeMountStatus,
+    ContainerStatus, ContainerUser, LinuxContainerUser, Pod, ResourceRequirements,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -75,7 +76,12 @@ impl Context<'_> {
             Kind::Init => record.exit().is_some_and(|exit| exit.exit_code == 0),
             Kind::Ephemeral => false,
             Kind::Main | Kind::Sidecar => {
-                started && self.memory.probed.get(&record.id).is_some_and(|probed| probed.ready)
+                started
+                    && self
+                        .memory
+                        .probed
+                        .get(&record.id)
+                        .is_some_and(|probed| probed.ready)
             }
         };
         status.ready = ready;
@@ -114,7 +120,10 @@ impl Context<'_> {
             let mut kept = before.clone();
             kept.ready &= spec.kind == Kind::Init;
             kept.started = Some(false);
-            let ended = kept.state.as_ref().is_some_and(|state| state.terminated.is_some());
+            let ended = kept
+                .state
+                .as_ref()
+                .is_some_and(|state| state.terminated.is_some());
             if !ended {
                 let message = "The container could not be located when the pod was terminated";
                 let lost = lost(message, kept.container_id.clone());
@@ -128,7 +137,11 @@ impl Context<'_> {
             return kept;
         }
         status.state = Some(waiting_state(
-            self.memory.waiting.get(spec.name()).cloned().unwrap_or_else(|| self.creating(spec)),
+            self.memory
+                .waiting
+                .get(spec.name())
+                .cloned()
+                .unwrap_or_else(|| self.creating(spec)),
         ));
         status
     }
@@ -140,13 +153,22 @@ impl Context<'_> {
             Kind::Main => &status.container_statuses,
             Kind::Ephemeral => &status.ephemeral_container_statuses,
         };
-        list.as_ref()?.iter().find(|status| status.name == spec.name())
+        list.as_ref()?
+            .iter()
+            .find(|status| status.name == spec.name())
     }
 
     fn creating(&self, spec: &Spec<'_>) -> Waiting {
         let has_init = !super::containers::init(self.pod).is_empty();
         let initializing = has_init && spec.kind != Kind::Ephemeral;
-        Waiting::new(if initializing { "PodInitializing" } else { "ContainerCreating" }, "")
+        Waiting::new(
+            if initializing {
+                "PodInitializing"
+            } else {
+                "ContainerCreating"
+            },
+            "",
+        )
     }
 
     fn last_state(&self, record: &Record) -> Option<ContainerState> {
@@ -155,8 +177,17 @@ impl Context<'_> {
     }
 
     fn terminated(&self, record: &Record, exit: &Exit) -> ContainerState {
-        let words = self.memory.last_words.get(&record.id).cloned().unwrap_or_default();
-        let message = if words.is_empty() { exit.message.clone() } else { words };
+        let words = self
+            .memory
+            .last_words
+            .get(&record.id)
+            .cloned()
+            .unwrap_or_default();
+        let message = if words.is_empty() {
+            exit.message.clone()
+        } else {
+            words
+        };
         let reason = match (exit.reason.as_str(), exit.exit_code) {
             ("", 0) => "Completed",
             ("", _) => "Error",
@@ -188,7 +219,10 @@ fn mounts(spec: &Spec<'_>) -> Option<Vec<VolumeMountStatus>> {
             name: mount.name.clone(),
             read_only: mount.read_only.filter(|read_only| *read_only),
             recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| {
-                mount.recursive_read_only.clone().unwrap_or_else(|| "Disabled".to_owned())
+                mount
+                    .recursive_read_only
+                    .clone()
+                    .unwrap_or_else(|| "Disabled".to_owned())
             }),
             volume_status: None,
         })
@@ -208,7 +242,9 @@ fn waiting_state(waiting: Waiting) -> ContainerState {
 
 fn running_state(started_at: Timestamp) -> ContainerState {
     ContainerState {
-        running: Some(ContainerStateRunning { started_at: Some(time(started_at)) }),
+        running: Some(ContainerStateRunning {
+            started_at: Some(time(started_at)),
+        }),
         ..ContainerState::default()
     }
 }

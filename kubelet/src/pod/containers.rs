@@ -66,7 +66,11 @@ pub fn init(pod: &Pod) -> Vec<Spec<'_>> {
         .map(|container| {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
             let kind = if sidecar { Kind::Sidecar } else { Kind::Init };
-            Spec { kind, container: Cow::Borrowed(container), target: None }
+            Spec {
+                kind,
+                container: Cow::Borrowed(container),
+                target: None,
+            }
         })
         .collect()
 }
@@ -76,7 +80,11 @@ pub fn main(pod: &Pod) -> Vec<Spec<'_>> {
     spec(pod)
         .containers
         .iter()
-        .map(|container| Spec { kind: Kind::Main, container: Cow::Borrowed(container), target: None })
+        .map(|container| Spec {
+            kind: Kind::Main,
+            container: Cow::Borrowed(container),
+            target: None,
+        })
         .collect()
 }
 
@@ -89,7 +97,10 @@ pub fn ephemeral(pod: &Pod) -> Vec<Spec<'_>> {
         .map(|container| Spec {
             kind: Kind::Ephemeral,
             container: Cow::Owned(as_container(container)),
-            target: container.target_container_name.as_deref().filter(|name| !name.is_empty()),
+            target: container
+                .target_container_name
+                .as_deref()
+                .filter(|name| !name.is_empty()),
         })
         .collect()
 }
@@ -104,7 +115,9 @@ pub fn all(pod: &Pod) -> Vec<Spec<'_>> {
 
 /// A container by name.
 pub fn find<'a>(pod: &'a Pod, name: &str) -> Option<Spec<'a>> {
-    all(pod).into_iter().find(|spec| spec.container.name == name)
+    all(pod)
+        .into_iter()
+        .find(|spec| spec.container.name == name)
 }
 
 fn as_container(ephemeral: &EphemeralContainer) -> Container {
@@ -167,12 +180,20 @@ impl Spec<'_> {
 
     /// What the container's own restart rules say of an exit code; the first that matches.
     fn rule_for(&self, exit_code: i32) -> Option<bool> {
-        self.container.restart_policy_rules.iter().flatten().find_map(|rule| {
-            let codes = rule.exit_codes.as_ref()?;
-            let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
-            let matches = if codes.operator == "NotIn" { !listed } else { listed };
-            matches.then_some(rule.action == "Restart")
-        })
+        self.container
+            .restart_policy_rules
+            .iter()
+            .flatten()
+            .find_map(|rule| {
+                let codes = rule.exit_codes.as_ref()?;
+                let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
+                let matches = if codes.operator == "NotIn" {
+                    !listed
+                } else {
+                    listed
+                };
+                matches.then_some(rule.action == "Restart")
+            })
     }
 
     /// Identifies the definition that a running container was made from. Only a change of
@@ -181,7 +202,13 @@ impl Spec<'_> {
         let mut digest = Sha256::new();
         digest.update(self.name().as_bytes());
         digest.update([0]);
-        digest.update(self.container.image.as_deref().unwrap_or_default().as_bytes());
+        digest.update(
+            self.container
+                .image
+                .as_deref()
+                .unwrap_or_default()
+                .as_bytes(),
+        );
         hex::encode(&digest.finalize()[..4])
     }
 
@@ -206,7 +233,10 @@ pub fn is_host_network(pod: &Pod) -> bool {
 
 /// Whether the API already has the pod as ended.
 pub fn is_phase_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
@@ -239,7 +269,11 @@ mod tests {
                 "ephemeralContainers": [{"name": "e"}],
             }}));
             let spec = find(&pod, name).expect(name);
-            assert_eq!(spec.restarts_after(&pod, code), expected, "{policy} {name} {code}");
+            assert_eq!(
+                spec.restarts_after(&pod, code),
+                expected,
+                "{policy} {name} {code}"
+            );
         }
     }
 

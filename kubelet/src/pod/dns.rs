@@ -23,7 +23,10 @@ pub struct HostName {
 pub fn host_name(pod: &Pod, cluster_domain: &str) -> HostName {
     let spec = containers::spec(pod);
     if let Some(name) = spec.hostname_override.clone() {
-        return HostName { host: name, domain: None };
+        return HostName {
+            host: name,
+            domain: None,
+        };
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let host = match spec.hostname.as_deref().filter(|name| !name.is_empty()) {
@@ -105,16 +108,22 @@ pub fn config(pod: &Pod, host: &DnsConfig, servers: &[IpAddr], cluster_domain: &
 /// Adds what the pod asks for and cuts to what resolvers read.
 fn finish(mut config: DnsConfig, own: Option<&PodDNSConfig>) -> DnsConfig {
     if let Some(own) = own {
-        config.servers.extend(own.nameservers.iter().flatten().cloned());
-        config.searches.extend(own.searches.iter().flatten().cloned());
+        config
+            .servers
+            .extend(own.nameservers.iter().flatten().cloned());
+        config
+            .searches
+            .extend(own.searches.iter().flatten().cloned());
         for option in own.options.iter().flatten() {
             let name = option.name.as_deref().unwrap_or_default();
             let is_same = |other: &String| other.split(':').next() == Some(name);
             config.options.retain(|other| !is_same(other));
-            config.options.push(match option.value.as_deref().filter(|value| !value.is_empty()) {
-                Some(value) => format!("{name}:{value}"),
-                None => name.to_owned(),
-            });
+            config.options.push(
+                match option.value.as_deref().filter(|value| !value.is_empty()) {
+                    Some(value) => format!("{name}:{value}"),
+                    None => name.to_owned(),
+                },
+            );
         }
     }
     dedup(&mut config.servers);
@@ -159,7 +168,11 @@ mod tests {
         let pod = pod(json!({"spec": spec}));
         let host = parse("# x\nnameserver 1.1.1.1\nsearch example.org\noptions timeout:1\n");
         let servers: Vec<IpAddr> = vec!["10.96.0.10".parse().unwrap()];
-        assert_eq!(render(&config(&pod, &host, &servers, "cluster.local")), expected, "{shown}");
+        assert_eq!(
+            render(&config(&pod, &host, &servers, "cluster.local")),
+            expected,
+            "{shown}"
+        );
     }
 
     #[test]
@@ -188,7 +201,9 @@ mod tests {
 
     #[test]
     fn host_names_come_from_the_pod() {
-        let named = pod(json!({"spec": {"containers": [], "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}}));
+        let named = pod(
+            json!({"spec": {"containers": [], "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}}),
+        );
         let name = host_name(&named, "cluster.local");
         assert_eq!(name.domain.as_deref(), Some("s.ns.svc.cluster.local"));
         assert_eq!(name.kernel_name(&named), "h.s.ns.svc.cluster.local");

@@ -30,7 +30,11 @@ pub struct Surroundings<'a> {
 }
 
 fn joined(ips: &[IpAddr]) -> String {
-    ips.iter().take(2).map(ToString::to_string).collect::<Vec<_>>().join(",")
+    ips.iter()
+        .take(2)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// The text of `key="value"` lines, as downward API volumes have labels and annotations.
@@ -68,7 +72,9 @@ fn quoted(text: &str) -> String {
 
 /// The key in `metadata.labels['KEY']`.
 fn subscript<'a>(path: &'a str, map: &str) -> Option<&'a str> {
-    path.strip_prefix(map)?.strip_prefix("['")?.strip_suffix("']")
+    path.strip_prefix(map)?
+        .strip_prefix("['")?
+        .strip_suffix("']")
 }
 
 /// The value of a field reference.
@@ -83,10 +89,16 @@ pub fn field(
     let annotations = meta.annotations.as_ref();
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     if let Some(key) = subscript(path, "metadata.labels") {
-        return Ok(labels.and_then(|map| map.get(key)).cloned().unwrap_or_default());
+        return Ok(labels
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     if let Some(key) = subscript(path, "metadata.annotations") {
-        return Ok(annotations.and_then(|map| map.get(key)).cloned().unwrap_or_default());
+        return Ok(annotations
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     let spec = containers::spec(pod);
     Ok(match path {
@@ -97,9 +109,17 @@ pub fn field(
         "metadata.annotations" => lines(annotations),
         "spec.nodeName" => around.node_name.to_owned(),
         "spec.serviceAccountName" => text(&spec.service_account_name),
-        "status.hostIP" => around.host_ips.first().map(ToString::to_string).unwrap_or_default(),
+        "status.hostIP" => around
+            .host_ips
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         "status.hostIPs" => joined(around.host_ips),
-        "status.podIP" => around.pod_ips.first().map(ToString::to_string).unwrap_or_default(),
+        "status.podIP" => around
+            .pod_ips
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         "status.podIPs" => joined(around.pod_ips),
         _ => return Err(DownwardError::Field(path.to_owned())),
     })
@@ -130,17 +150,25 @@ pub fn resource(
         _ => return Err(unsupported()),
     };
     let own = resources::of_container(container, side, resource);
-    let amount = own.filter(|amount| *amount != 0).unwrap_or_else(|| match side {
-        // Without a limit a container may use what the node has.
-        Side::Limits => around.allocatable.get(resource).map_or(0, |q| amount(resource, q)),
-        Side::Requests => 0,
-    });
+    let amount = own
+        .filter(|amount| *amount != 0)
+        .unwrap_or_else(|| match side {
+            // Without a limit a container may use what the node has.
+            Side::Limits => around
+                .allocatable
+                .get(resource)
+                .map_or(0, |q| amount(resource, q)),
+            Side::Requests => 0,
+        });
     Ok(divided(resource, amount, selector).to_string())
 }
 
 /// The amount in units of the divisor, rounded up.
 fn divided(resource: &str, amount: i64, selector: &ResourceFieldSelector) -> i64 {
-    let divisor = selector.divisor.as_ref().filter(|divisor| nanos(&divisor.0) != Some(0));
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .filter(|divisor| nanos(&divisor.0) != Some(0));
     let divisor = match (resource, divisor) {
         ("cpu", Some(divisor)) => milli(divisor).max(1),
         ("cpu", None) => 1000,
@@ -171,8 +199,15 @@ mod tests {
             node_name: "n1",
             allocatable: &allocatable,
         };
-        let selector = ObjectFieldSelector { field_path: path.into(), api_version: None };
-        assert_eq!(field(&pod, &selector, &around), expected.map(str::to_owned), "{path}");
+        let selector = ObjectFieldSelector {
+            field_path: path.into(),
+            api_version: None,
+        };
+        assert_eq!(
+            field(&pod, &selector, &around),
+            expected.map(str::to_owned),
+            "{path}"
+        );
     }
 
     #[test]
@@ -185,17 +220,23 @@ mod tests {
         check("status.podIPs", Ok("10.0.0.1,fd00::1"));
         check("status.hostIP", Ok("10.0.0.1"));
         check("spec.nodeName", Ok("n1"));
-        check("spec.hostname", Err(DownwardError::Field("spec.hostname".into())));
+        check(
+            "spec.hostname",
+            Err(DownwardError::Field("spec.hostname".into())),
+        );
     }
 
     #[test]
     fn resources_divide_and_fall_back_to_the_node() {
         let pod = pod(json!({"spec": {"containers": [{"name": "c", "resources": {
             "requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}}}]}}));
-        let allocatable =
-            ResourceList::from([("cpu".into(), Quantity("2".into()))]);
-        let around =
-            Surroundings { pod_ips: &[], host_ips: &[], node_name: "n", allocatable: &allocatable };
+        let allocatable = ResourceList::from([("cpu".into(), Quantity("2".into()))]);
+        let around = Surroundings {
+            pod_ips: &[],
+            host_ips: &[],
+            node_name: "n",
+            allocatable: &allocatable,
+        };
         for (name, divisor, expected) in [
             ("requests.cpu", None, "1"),
             ("requests.cpu", Some("1m"), "250"),
@@ -210,7 +251,11 @@ mod tests {
                 divisor: divisor.map(|text: &str| Quantity(text.into())),
                 resource: name.into(),
             };
-            assert_eq!(resource(&pod, None, &selector, &around).as_deref(), Ok(expected), "{name}");
+            assert_eq!(
+                resource(&pod, None, &selector, &around).as_deref(),
+                Ok(expected),
+                "{name}"
+            );
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service,
+};
 
 use super::containers;
 use super::downward::{self, DownwardError, Surroundings};
@@ -13,9 +15,18 @@ pub enum EnvError {
     #[error("{kind} \"{name}\" not found")]
     Missing { kind: &'static str, name: String },
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
-    MissingKey { kind: &'static str, namespace: String, name: String, key: String },
+    MissingKey {
+        kind: &'static str,
+        namespace: String,
+        name: String,
+        key: String,
+    },
     #[error("{kind} {name}: the value of {key} is not text")]
-    NotText { kind: &'static str, name: String, key: String },
+    NotText {
+        kind: &'static str,
+        name: String,
+        key: String,
+    },
     #[error(transparent)]
     Downward(#[from] DownwardError),
 }
@@ -51,7 +62,9 @@ pub fn environment(inputs: &Inputs<'_>) -> Result<Environment, EnvError> {
         }
     }
     for env in inputs.container.env.iter().flatten() {
-        let Some(value) = value_of(inputs, env, &variables)? else { continue };
+        let Some(value) = value_of(inputs, env, &variables)? else {
+            continue;
+        };
         if variables.insert(env.name.clone(), value).is_none() {
             order.push(env.name.clone());
         }
@@ -60,16 +73,25 @@ pub fn environment(inputs: &Inputs<'_>) -> Result<Environment, EnvError> {
         .into_iter()
         .filter_map(|name| variables.get(&name).cloned().map(|value| (name, value)))
         .collect();
-    let services = inputs.services.iter().filter(|(name, _)| !variables.contains_key(*name));
+    let services = inputs
+        .services
+        .iter()
+        .filter(|(name, _)| !variables.contains_key(*name));
     environment.extend(services.map(|(name, value)| (name.clone(), value.clone())));
     Ok(environment)
 }
 
 /// Replaces `$(NAME)` in a command or its arguments.
 pub fn expand_all(words: Option<&Vec<String>>, environment: &Environment) -> Vec<String> {
-    let map: BTreeMap<&str, &str> =
-        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    words.into_iter().flatten().map(|word| expand(word, |name| map.get(name).copied())).collect()
+    let map: BTreeMap<&str, &str> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    words
+        .into_iter()
+        .flatten()
+        .map(|word| expand(word, |name| map.get(name).copied()))
+        .collect()
 }
 
 fn value_of(
@@ -79,7 +101,10 @@ fn value_of(
 ) -> Result<Option<String>, EnvError> {
     match (&env.value, &env.value_from) {
         (Some(value), _) if !value.is_empty() => Ok(Some(expand(value, |name| {
-            known.get(name).or_else(|| inputs.services.get(name)).map(String::as_str)
+            known
+                .get(name)
+                .or_else(|| inputs.services.get(name))
+                .map(String::as_str)
         }))),
         (_, Some(source)) => referred(inputs, source),
         _ => Ok(Some(String::new())),
@@ -92,25 +117,46 @@ fn referred(inputs: &Inputs<'_>, source: &EnvVarSource) -> Result<Option<String>
     }
     if let Some(selector) = &source.resource_field_ref {
         let own = Some(inputs.container);
-        return Ok(Some(downward::resource(inputs.pod, own, selector, &inputs.around)?));
+        return Ok(Some(downward::resource(
+            inputs.pod,
+            own,
+            selector,
+            &inputs.around,
+        )?));
     }
     if let Some(selector) = &source.config_map_key_ref {
         let found = inputs.objects.config_maps.get(&selector.name);
         let optional = selector.optional == Some(true);
         let value = found.map(|map| map.data.as_ref().and_then(|data| data.get(&selector.key)));
-        return key_result(inputs, "configmap", &selector.name, &selector.key, optional, value.map(|v| v.cloned()));
+        return key_result(
+            inputs,
+            "configmap",
+            &selector.name,
+            &selector.key,
+            optional,
+            value.map(|v| v.cloned()),
+        );
     }
     if let Some(selector) = &source.secret_key_ref {
         let found = inputs.objects.secrets.get(&selector.name);
         let optional = selector.optional == Some(true);
         let value = match found {
             None => None,
-            Some(secret) => Some(match secret.data.as_ref().and_then(|d| d.get(&selector.key)) {
-                None => None,
-                Some(bytes) => Some(text("secret", &selector.name, &selector.key, &bytes.0)?),
-            }),
+            Some(secret) => Some(
+                match secret.data.as_ref().and_then(|d| d.get(&selector.key)) {
+                    None => None,
+                    Some(bytes) => Some(text("secret", &selector.name, &selector.key, &bytes.0)?),
+                },
+            ),
         };
-        return key_result(inputs, "secret", &selector.name, &selector.key, optional, value);
+        return key_result(
+            inputs,
+            "secret",
+            &selector.name,
+            &selector.key,
+            optional,
+            value,
+        );
     }
     Ok(Some(String::new()))
 }
@@ -127,9 +173,16 @@ fn key_result(
     match value {
         Some(Some(value)) => Ok(Some(value)),
         _ if optional => Ok(None),
-        None => Err(EnvError::Missing { kind, name: name.to_owned() }),
+        None => Err(EnvError::Missing {
+            kind,
+            name: name.to_owned(),
+        }),
         Some(None) => Err(EnvError::MissingKey {
-            kind: if kind == "secret" { "Secret" } else { "ConfigMap" },
+            kind: if kind == "secret" {
+                "Secret"
+            } else {
+                "ConfigMap"
+            },
             namespace: inputs.pod.metadata.namespace.clone().unwrap_or_default(),
             name: name.to_owned(),
             key: key.to_owned(),
@@ -166,7 +219,10 @@ fn taken_over(inputs: &Inputs<'_>) -> Result<Environment, EnvError> {
                 None if reference.optional == Some(true) => {}
                 None => {
                     let name = reference.name.clone();
-                    return Err(EnvError::Missing { kind: "configmap", name });
+                    return Err(EnvError::Missing {
+                        kind: "configmap",
+                        name,
+                    });
                 }
             }
         }
@@ -180,7 +236,10 @@ fn taken_over(inputs: &Inputs<'_>) -> Result<Environment, EnvError> {
                 None if reference.optional == Some(true) => {}
                 None => {
                     let name = reference.name.clone();
-                    return Err(EnvError::Missing { kind: "secret", name });
+                    return Err(EnvError::Missing {
+                        kind: "secret",
+                        name,
+                    });
                 }
             }
         }
@@ -223,12 +282,20 @@ pub fn of_services<'a>(
 
 fn add_service(service: &Service, variables: &mut BTreeMap<String, String>) {
     let Some(spec) = &service.spec else { return };
-    let Some(address) = spec.cluster_ip.as_deref().filter(|ip| !matches!(*ip, "" | "None")) else {
+    let Some(address) = spec
+        .cluster_ip
+        .as_deref()
+        .filter(|ip| !matches!(*ip, "" | "None"))
+    else {
         return;
     };
     let name = service.metadata.name.as_deref().unwrap_or_default();
     let name = name.to_uppercase().replace('-', "_");
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let host = if address.contains(':') {
+        format!("[{address}]")
+    } else {
+        address.to_owned()
+    };
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         let number = port.port.to_string();
         let protocol = port.protocol.as_deref().unwrap_or("TCP");

@@ -11,7 +11,8 @@ pub fn expand<'a>(input: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> Stri
         if let Some(after) = after.strip_prefix('$') {
             output.push('$');
             rest = after;
-        } else if let Some((name, after)) = after.strip_prefix('(').and_then(|s| s.split_once(')')) {
+        } else if let Some((name, after)) = after.strip_prefix('(').and_then(|s| s.split_once(')'))
+        {
             match lookup(name) {
                 Some(value) => output.push_str(value),
                 None => {

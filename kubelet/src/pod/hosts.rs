@@ -23,7 +23,11 @@ const LOCAL: &str = "127.0.0.1\tlocalhost\n\
 
 /// Whether a container gets the kubelet's file: not when it mounts one of its own.
 pub fn is_managed_for(container: &Container) -> bool {
-    !container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == PATH)
+    !container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .any(|mount| mount.mount_path == PATH)
 }
 
 /// The file's text. `node_file` is the node's own, which pods in the node's network share.
@@ -42,11 +46,21 @@ pub fn render(pod: &Pod, pod_ips: &[IpAddr], name: &HostName, node_file: &str) -
         }
         text
     };
-    let aliases: Vec<_> = containers::spec(pod).host_aliases.iter().flatten().collect();
+    let aliases: Vec<_> = containers::spec(pod)
+        .host_aliases
+        .iter()
+        .flatten()
+        .collect();
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
-            let names = alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t");
+            let names = alias
+                .hostnames
+                .iter()
+                .flatten()
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\t");
             text.push_str(&format!("{}\t{names}\n", alias.ip));
         }
     }
@@ -67,7 +81,10 @@ mod tests {
         let name = crate::pod::dns::host_name(&pod, "cluster.local");
         let text = render(&pod, &["10.0.0.1".parse().unwrap()], &name, "");
         assert!(text.starts_with(HEADER));
-        assert!(text.contains("10.0.0.1\tp.s.ns.svc.cluster.local\tp\n"), "{text}");
+        assert!(
+            text.contains("10.0.0.1\tp.s.ns.svc.cluster.local\tp\n"),
+            "{text}"
+        );
         assert!(text.ends_with("1.2.3.4\ta\tb\n"), "{text}");
     }
 
@@ -75,6 +92,9 @@ mod tests {
     fn pods_in_the_nodes_network_have_the_nodes_file() {
         let pod = pod(json!({"spec": {"containers": [], "hostNetwork": true}}));
         let name = crate::pod::dns::host_name(&pod, "cluster.local");
-        assert_eq!(render(&pod, &[], &name, "1.1.1.1\tnode\n"), format!("{HEADER_HOST}1.1.1.1\tnode\n"));
+        assert_eq!(
+            render(&pod, &[], &name, "1.1.1.1\tnode\n"),
+            format!("{HEADER_HOST}1.1.1.1\tnode\n")
+        );
     }
 }

@@ -16,7 +16,10 @@ pub struct Waiting {
 
 impl Waiting {
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
+        Self {
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
     }
 }
 
@@ -28,7 +31,9 @@ pub enum Volumes {
     Preparing,
     Ready,
     /// The last attempt failed; the next one comes at its time.
-    Failed { retry_at: Timestamp },
+    Failed {
+        retry_at: Timestamp,
+    },
     /// Unmounted again, after the end of the pod.
     Gone,
 }

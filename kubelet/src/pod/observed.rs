@@ -124,12 +124,16 @@ impl Observed {
     /// sandbox counts for nothing when the pod starts over.
     pub fn current(&self, name: &str) -> Option<&Record> {
         let sandbox = self.sandbox()?;
-        self.newest(name).filter(|record| record.sandbox_id == sandbox.id)
+        self.newest(name)
+            .filter(|record| record.sandbox_id == sandbox.id)
     }
 
     /// The one before the newest of a name.
     pub fn previous(&self, name: &str) -> Option<&Record> {
-        self.containers.iter().filter(|record| record.name == name).nth(1)
+        self.containers
+            .iter()
+            .filter(|record| record.name == name)
+            .nth(1)
     }
 
     pub fn by_id(&self, id: &str) -> Option<&Record> {

@@ -37,7 +37,9 @@ pub fn between(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
 }
 
 fn of_type<'a>(list: &'a Value, kind: &Value) -> Option<&'a Value> {
-    list.as_array()?.iter().find(|condition| condition["type"] == *kind)
+    list.as_array()?
+        .iter()
+        .find(|condition| condition["type"] == *kind)
 }
 
 /// The conditions that differ, and those of ours that are over.
@@ -74,7 +76,11 @@ fn cleared(before: Option<&Value>, condition: &Value) -> Value {
 /// A list of addresses without those that were there before.
 fn replaced(before: &Value, wanted: &Value) -> Value {
     let wanted = wanted.as_array().cloned().unwrap_or_default();
-    let stale = before.as_array().into_iter().flatten().filter(|old| !wanted.contains(old));
+    let stale = before
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|old| !wanted.contains(old));
     let stale = stale.map(|old| json!({"$patch": "delete", "ip": old["ip"]}));
     Value::Array(wanted.iter().cloned().chain(stale).collect())
 }
@@ -95,14 +101,26 @@ mod tests {
     fn only_what_differs_is_written() {
         let ready = json!({"type": "Ready", "status": "True"});
         let theirs = json!({"type": "x/y", "status": "True"});
-        check(json!({"phase": "Running"}), json!({"phase": "Running"}), None);
-        check(json!({"phase": "Pending"}), json!({"phase": "Running"}), Some(json!({"phase": "Running"})));
+        check(
+            json!({"phase": "Running"}),
+            json!({"phase": "Running"}),
+            None,
+        );
+        check(
+            json!({"phase": "Pending"}),
+            json!({"phase": "Running"}),
+            Some(json!({"phase": "Running"})),
+        );
         check(
             json!({"conditions": [theirs, {"type": "Ready", "status": "False", "reason": "r"}]}),
             json!({"conditions": [ready]}),
             Some(json!({"conditions": [{"type": "Ready", "status": "True", "reason": null}]})),
         );
-        check(json!({"conditions": [theirs, ready]}), json!({"conditions": [ready]}), None);
+        check(
+            json!({"conditions": [theirs, ready]}),
+            json!({"conditions": [ready]}),
+            None,
+        );
     }
 
     #[test]

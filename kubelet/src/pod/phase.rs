@@ -132,7 +132,11 @@ fn restartable(pod: &Pod, main: &[ContainerStatus], all_succeeded: bool) -> &'st
     let again = containers::main(pod).iter().any(|spec| {
         let exit = status(main, spec.name()).and_then(|status| {
             let state = status.state.as_ref()?;
-            state.terminated.as_ref().map(|exit| exit.exit_code).or_else(|| last_exit(status))
+            state
+                .terminated
+                .as_ref()
+                .map(|exit| exit.exit_code)
+                .or_else(|| last_exit(status))
         });
         exit.is_none_or(|code| spec.restarts_after(pod, code))
     });

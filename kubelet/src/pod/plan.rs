@@ -19,23 +19,40 @@ use super::resize;
 pub enum Goal {
     Run,
     /// Everything stops within so many seconds of `since`.
-    Stop { since: Timestamp, grace: i64 },
+    Stop {
+        since: Timestamp,
+        grace: i64,
+    },
     /// The API has no such pod any more: nothing may be left.
-    Vanish { since: Timestamp, grace: i64 },
+    Vanish {
+        since: Timestamp,
+        grace: i64,
+    },
 }
 
 /// One step for the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     PrepareVolumes,
-    CreateSandbox { attempt: u32 },
+    CreateSandbox {
+        attempt: u32,
+    },
     /// Make and start containers, in this order, one after the other.
     Start(Vec<Start>),
     Kill(Kill),
-    Resize { name: String, id: String },
-    StopSandbox { id: String },
-    RemoveSandbox { id: String },
-    RemoveContainer { id: String },
+    Resize {
+        name: String,
+        id: String,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
+    RemoveContainer {
+        id: String,
+    },
     /// Start nothing more; what is being started is given up where that is safe.
     CancelStarts,
     /// Unmount the volumes and remove the cgroups: nothing runs any more.
@@ -99,7 +116,9 @@ enum Hold {
 pub fn plan(pod: &Pod, observed: &Observed, memory: &Memory, goal: Goal, now: Timestamp) -> Plan {
     match goal {
         Goal::Run => run(pod, observed, memory, now),
-        Goal::Stop { since, grace } => stop(observed, memory, deadline(since, grace), Depth::Processes),
+        Goal::Stop { since, grace } => {
+            stop(observed, memory, deadline(since, grace), Depth::Processes)
+        }
         Goal::Vanish { since, grace } => {
             stop(observed, memory, deadline(since, grace), Depth::Everything)
         }
@@ -128,12 +147,16 @@ fn stop(observed: &Observed, memory: &Memory, deadline: Timestamp, depth: Depth)
         return plan;
     }
     if let Some(sandbox) = observed.sandboxes.iter().find(|sandbox| sandbox.ready) {
-        plan.ops.push(Op::StopSandbox { id: sandbox.id.clone() });
+        plan.ops.push(Op::StopSandbox {
+            id: sandbox.id.clone(),
+        });
         return plan;
     }
     // A sandbox that died by itself still has its network until it is stopped.
     if let Some(sandbox) = observed.sandbox().filter(|_| !memory.sandbox_stopped) {
-        plan.ops.push(Op::StopSandbox { id: sandbox.id.clone() });
+        plan.ops.push(Op::StopSandbox {
+            id: sandbox.id.clone(),
+        });
         return plan;
     }
     if memory.volumes != Volumes::Gone {
@@ -144,7 +167,8 @@ fn stop(observed: &Observed, memory: &Memory, deadline: Timestamp, depth: Depth)
     }
     let dead = observed.containers.iter().map(|record| &record.id);
     plan.ops.extend(
-        dead.filter(|id| !memory.removing.contains(*id)).map(|id| Op::RemoveContainer { id: id.clone() }),
+        dead.filter(|id| !memory.removing.contains(*id))
+            .map(|id| Op::RemoveContainer { id: id.clone() }),
     );
     if observed.containers.is_empty() {
         let dead = observed.sandboxes.iter().map(|sandbox| &sandbox.id);
@@ -166,14 +190,21 @@ fn run(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp) -> Plan 
         renew_sandbox(pod, observed, memory, now, &mut plan);
         return plan;
     };
-    for record in observed.alive().filter(|record| record.sandbox_id != sandbox.id) {
+    for record in observed
+        .alive()
+        .filter(|record| record.sandbox_id != sandbox.id)
+    {
         plan.kill(memory, record, "The pod's sandbox was replaced", now);
     }
     collect_garbage(pod, observed, memory, &mut plan);
     let mut starts = Vec::new();
     for spec in containers::ephemeral(pod) {
         if observed.newest(spec.name()).is_none() {
-            starts.push(Start { name: spec.name().to_owned(), attempt: 0, replaces: None });
+            starts.push(Start {
+                name: spec.name().to_owned(),
+                attempt: 0,
+                replaces: None,
+            });
         }
     }
     let initialized = step_init(pod, observed, memory, now, &mut plan, &mut starts);
@@ -192,7 +223,9 @@ fn run(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp) -> Plan 
         Volumes::Ready => plan.ops.push(Op::Start(starts)),
         Volumes::Preparing => {}
         Volumes::Failed { retry_at } if now < retry_at => plan.wake_at(retry_at),
-        Volumes::Absent | Volumes::Failed { .. } | Volumes::Gone => plan.ops.push(Op::PrepareVolumes),
+        Volumes::Absent | Volumes::Failed { .. } | Volumes::Gone => {
+            plan.ops.push(Op::PrepareVolumes)
+        }
     }
     plan
 }
@@ -206,14 +239,21 @@ fn is_usable(pod: &Pod, sandbox: &Sandbox) -> bool {
 fn renew_sandbox(pod: &Pod, observed: &Observed, memory: &Memory, now: Timestamp, plan: &mut Plan) {
     let grace = containers::grace_period(pod);
     for record in observed.alive() {
-        plan.kill(memory, record, "The pod's sandbox is gone", deadline(now, grace));
+        plan.kill(
+            memory,
+            record,
+            "The pod's sandbox is gone",
+            deadline(now, grace),
+        );
     }
     let wanted = observed.sandbox().is_none() || has_work_left(pod, observed);
     if memory.is_busy() || observed.alive().next().is_some() || !wanted {
         return;
     }
     if let Some(sandbox) = observed.sandbox().filter(|_| !memory.sandbox_stopped) {
-        plan.ops.push(Op::StopSandbox { id: sandbox.id.clone() });
+        plan.ops.push(Op::StopSandbox {
+            id: sandbox.id.clone(),
+        });
         return;
     }
     match memory.volumes {
@@ -254,9 +294,12 @@ pub fn is_finished(pod: &Pod, observed: &Observed, memory: &Memory) -> bool {
 fn init_failed(pod: &Pod, observed: &Observed) -> bool {
     containers::init(pod).iter().any(|spec| {
         spec.kind == Kind::Init
-            && observed.newest(spec.name()).and_then(Record::exit).is_some_and(|exit| {
-                exit.exit_code != 0 && !spec.restarts_after(pod, exit.exit_code)
-            })
+            && observed
+                .newest(spec.name())
+                .and_then(Record::exit)
+                .is_some_and(|exit| {
+                    exit.exit_code != 0 && !spec.restarts_after(pod, exit.exit_code)
+                })
     })
 }
 
@@ -266,10 +309,14 @@ fn has_work_left(pod: &Pod, observed: &Observed) -> bool {
         return true;
     }
     !init_failed(pod, observed)
-        && containers::main(pod).iter().any(|spec| match observed.newest(spec.name()) {
-            None => true,
-            Some(record) => record.exit().is_none_or(|exit| spec.restarts_after(pod, exit.exit_code)),
-        })
+        && containers::main(pod)
+            .iter()
+            .any(|spec| match observed.newest(spec.name()) {
+                None => true,
+                Some(record) => record
+                    .exit()
+                    .is_none_or(|exit| spec.restarts_after(pod, exit.exit_code)),
+            })
 }
 
 /// Walks the init containers; true when the pod's containers may run.
@@ -282,11 +329,14 @@ fn step_init(
     starts: &mut Vec<Start>,
 ) -> bool {
     let specs = containers::init(pod);
-    let initialized =
-        containers::main(pod).iter().any(|spec| observed.current(spec.name()).is_some());
+    let initialized = containers::main(pod)
+        .iter()
+        .any(|spec| observed.current(spec.name()).is_some());
     // What came before an init container that has a record is done, though its own record
     // may have been removed.
-    let furthest = specs.iter().rposition(|spec| observed.current(spec.name()).is_some());
+    let furthest = specs
+        .iter()
+        .rposition(|spec| observed.current(spec.name()).is_some());
     for (index, spec) in specs.iter().enumerate() {
         let record = observed.current(spec.name());
         match spec.kind {
@@ -323,14 +373,20 @@ fn step_container(
 ) {
     let name = spec.name().to_owned();
     let current = observed.current(&name);
-    let attempt = observed.newest(&name).map_or(0, |record| record.attempt + 1);
+    let attempt = observed
+        .newest(&name)
+        .map_or(0, |record| record.attempt + 1);
     let Some(record) = current else {
         match hold(spec, None, memory, now) {
             Some(Hold::Until(at, waiting)) => {
                 plan.wake_at(at);
                 plan.waiting.push((name, waiting));
             }
-            None => starts.push(Start { name, attempt, replaces: None }),
+            None => starts.push(Start {
+                name,
+                attempt,
+                replaces: None,
+            }),
         }
         return;
     };
@@ -352,7 +408,11 @@ fn step_container(
                     plan.wake_at(at);
                     plan.waiting.push((name, waiting));
                 }
-                None => starts.push(Start { name, attempt, replaces: None }),
+                None => starts.push(Start {
+                    name,
+                    attempt,
+                    replaces: None,
+                }),
             }
         }
     }
@@ -368,14 +428,24 @@ fn keep_running(
 ) {
     let deadline = deadline(now, probe_grace(pod, spec, record, memory));
     if record.hash != spec.hash() {
-        let message = format!("Container {} definition changed, will be restarted", record.name);
+        let message = format!(
+            "Container {} definition changed, will be restarted",
+            record.name
+        );
         plan.kill(memory, record, &message, deadline);
     } else if let Some(reason) = memory.condemned.get(&record.id) {
         plan.kill(memory, record, reason, deadline);
     } else if resize::is_wanted(spec, memory) {
-        match memory.resize_pending.as_ref().map(|pending| pending.retry_at) {
+        match memory
+            .resize_pending
+            .as_ref()
+            .map(|pending| pending.retry_at)
+        {
             Some(retry_at) if now < retry_at => plan.wake_at(retry_at),
-            _ => plan.ops.push(Op::Resize { name: record.name.clone(), id: record.id.clone() }),
+            _ => plan.ops.push(Op::Resize {
+                name: record.name.clone(),
+                id: record.id.clone(),
+            }),
         }
     }
 }
@@ -383,14 +453,18 @@ fn keep_running(
 /// A failed probe may have a grace period of its own.
 fn probe_grace(pod: &Pod, spec: &Spec<'_>, record: &Record, memory: &Memory) -> i64 {
     let condemned = memory.condemned.contains_key(&record.id);
-    let started = memory.probed.get(&record.id).is_some_and(|probed| probed.started);
+    let started = memory
+        .probed
+        .get(&record.id)
+        .is_some_and(|probed| probed.started);
     let probe = match (condemned, started) {
         (false, _) => None,
         (true, true) => spec.container.liveness_probe.as_ref(),
         (true, false) => spec.container.startup_probe.as_ref(),
     };
     let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
-    own.or(containers::spec(pod).termination_grace_period_seconds).unwrap_or(30)
+    own.or(containers::spec(pod).termination_grace_period_seconds)
+        .unwrap_or(30)
 }
 
 /// The pause before the next start: after a crash, or after a failed pull.
@@ -415,11 +489,21 @@ fn hold(
                 meta.namespace.as_deref().unwrap_or_default(),
                 meta.uid.as_deref().unwrap_or_default(),
             );
-            return Some(Hold::Until(allowed, Waiting::new("CrashLoopBackOff", message)));
+            return Some(Hold::Until(
+                allowed,
+                Waiting::new("CrashLoopBackOff", message),
+            ));
         }
     }
-    let failed = memory.failed_starts.get(name).filter(|failed| now < failed.retry_at)?;
-    let shown = memory.waiting.get(name).cloned().unwrap_or_else(|| Waiting::new("ContainerCreating", ""));
+    let failed = memory
+        .failed_starts
+        .get(name)
+        .filter(|failed| now < failed.retry_at)?;
+    let shown = memory
+        .waiting
+        .get(name)
+        .cloned()
+        .unwrap_or_else(|| Waiting::new("ContainerCreating", ""));
     if failed.cause == Cause::Config || shown.reason != "ErrImagePull" {
         return Some(Hold::Until(failed.retry_at, shown));
     }
@@ -429,8 +513,14 @@ fn hold(
         return Some(Hold::Until(shortly.min(failed.retry_at), shown));
     }
     let image = spec.container.image.as_deref().unwrap_or_default();
-    let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", shown.message);
-    Some(Hold::Until(failed.retry_at, Waiting::new("ImagePullBackOff", message)))
+    let message = format!(
+        "Back-off pulling image \"{image}\": ErrImagePull: {}",
+        shown.message
+    );
+    Some(Hold::Until(
+        failed.retry_at,
+        Waiting::new("ImagePullBackOff", message),
+    ))
 }
 
 fn pause_text(seconds: i64) -> String {
@@ -443,9 +533,15 @@ fn pause_text(seconds: i64) -> String {
 /// Old containers and sandboxes: of each name the newest and the one before it stay, for
 /// the status and the logs.
 fn collect_garbage(pod: &Pod, observed: &Observed, memory: &Memory, plan: &mut Plan) {
-    let names: Vec<String> =
-        containers::all(pod).iter().map(|spec| spec.name().to_owned()).collect();
-    for record in observed.containers.iter().filter(|record| !record.is_alive()) {
+    let names: Vec<String> = containers::all(pod)
+        .iter()
+        .map(|spec| spec.name().to_owned())
+        .collect();
+    for record in observed
+        .containers
+        .iter()
+        .filter(|record| !record.is_alive())
+    {
         let rank = observed
             .containers
             .iter()
@@ -453,19 +549,28 @@ fn collect_garbage(pod: &Pod, observed: &Observed, memory: &Memory, plan: &mut P
             .position(|other| other.id == record.id);
         let stale = rank.is_some_and(|rank| rank > 1) || !names.contains(&record.name);
         if stale && !memory.removing.contains(&record.id) {
-            plan.ops.push(Op::RemoveContainer { id: record.id.clone() });
+            plan.ops.push(Op::RemoveContainer {
+                id: record.id.clone(),
+            });
         }
     }
     for sandbox in observed.sandboxes.iter().skip(1) {
         if sandbox.ready {
             if !memory.stopping_sandbox {
-                plan.ops.push(Op::StopSandbox { id: sandbox.id.clone() });
+                plan.ops.push(Op::StopSandbox {
+                    id: sandbox.id.clone(),
+                });
             }
             continue;
         }
-        let used = observed.containers.iter().any(|record| record.sandbox_id == sandbox.id);
+        let used = observed
+            .containers
+            .iter()
+            .any(|record| record.sandbox_id == sandbox.id);
         if !used && !memory.removing.contains(&sandbox.id) {
-            plan.ops.push(Op::RemoveSandbox { id: sandbox.id.clone() });
+            plan.ops.push(Op::RemoveSandbox {
+                id: sandbox.id.clone(),
+            });
         }
     }
 }

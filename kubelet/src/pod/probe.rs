@@ -55,7 +55,10 @@ pub struct Probes {
 }
 
 fn at_least(value: Option<i32>, default: u32) -> u32 {
-    value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
+    value
+        .and_then(|value| u32::try_from(value).ok())
+        .filter(|value| *value > 0)
+        .unwrap_or(default)
 }
 
 /// How long one probe may take.
@@ -85,7 +88,11 @@ impl Prober {
             _ => 1,
         };
         self.last = Some((success, run));
-        run >= if success { self.success_threshold } else { self.failure_threshold }
+        run >= if success {
+            self.success_threshold
+        } else {
+            self.failure_threshold
+        }
     }
 }
 
@@ -105,7 +112,11 @@ impl Probes {
         let known = known.unwrap_or_default();
         let started = container.startup_probe.is_none() || known.started;
         let ready = started && (container.readiness_probe.is_none() || known.ready);
-        Self { container: container.name.clone(), probers, probed: Probed { started, ready } }
+        Self {
+            container: container.name.clone(),
+            probers,
+            probed: Probed { started, ready },
+        }
     }
 
     /// Whether a probe takes part now: before the start only the startup probe does, and
@@ -116,7 +127,10 @@ impl Probes {
 
     /// When the next probe is due.
     pub fn wake(&self) -> Option<Timestamp> {
-        let waiting = self.probers.iter().filter(|p| self.is_active(p) && !p.in_flight);
+        let waiting = self
+            .probers
+            .iter()
+            .filter(|p| self.is_active(p) && !p.in_flight);
         waiting.map(|prober| prober.due).min()
     }
 
@@ -149,8 +163,10 @@ impl Probes {
             (ProbeKind::Startup | ProbeKind::Liveness, false) => {
                 prober.spent = true;
                 let word = kind.word().to_lowercase();
-                let message =
-                    format!("Container {} failed {word} probe, will be restarted", self.container);
+                let message = format!(
+                    "Container {} failed {word} probe, will be restarted",
+                    self.container
+                );
                 return Some(Effect::Condemn(message));
             }
         }
@@ -185,7 +201,13 @@ mod tests {
     #[test]
     fn without_probes_a_running_container_is_ready() {
         let probes = Probes::new(&container(json!({"name": "c"})), at(0), None);
-        assert_eq!(probes.probed, Probed { started: true, ready: true });
+        assert_eq!(
+            probes.probed,
+            Probed {
+                started: true,
+                ready: true
+            }
+        );
         assert_eq!(probes.wake(), None);
     }
 
@@ -223,8 +245,17 @@ mod tests {
         assert_eq!(probes.take_due(at(0)), [ProbeKind::Startup]);
         assert_eq!(probes.answer(ProbeKind::Startup, false, at(0)), None);
         assert_eq!(probes.take_due(at(1)), [ProbeKind::Startup]);
-        assert_eq!(probes.answer(ProbeKind::Startup, true, at(1)), Some(Effect::Changed));
-        assert_eq!(probes.probed, Probed { started: true, ready: true });
+        assert_eq!(
+            probes.answer(ProbeKind::Startup, true, at(1)),
+            Some(Effect::Changed)
+        );
+        assert_eq!(
+            probes.probed,
+            Probed {
+                started: true,
+                ready: true
+            }
+        );
         assert_eq!(probes.take_due(at(1)), [ProbeKind::Liveness]);
         let condemned = "Container c failed liveness probe, will be restarted";
         assert_eq!(
@@ -237,7 +268,10 @@ mod tests {
     #[test]
     fn a_new_process_takes_over_what_was_known() {
         let container = container(json!({"name": "c", "readinessProbe": {}, "startupProbe": {}}));
-        let known = Probed { started: true, ready: true };
+        let known = Probed {
+            started: true,
+            ready: true,
+        };
         assert_eq!(Probes::new(&container, at(0), Some(known)).probed, known);
     }
 }

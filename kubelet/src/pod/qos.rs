@@ -60,7 +60,10 @@ fn class_of<'a>(all: impl Iterator<Item = Option<&'a ResourceRequirements>>) -> 
 }
 
 fn positive(list: Option<&ResourceList>, name: &str) -> Option<i64> {
-    list?.get(name).map(|quantity| amount(name, quantity)).filter(|amount| *amount > 0)
+    list?
+        .get(name)
+        .map(|quantity| amount(name, quantity))
+        .filter(|amount| *amount > 0)
 }
 
 #[cfg(test)]
@@ -78,7 +81,10 @@ mod tests {
             (json!({"requests": {"cpu": "1"}}), Qos::Burstable),
             (json!({"limits": both}), Qos::Guaranteed),
             (json!({"limits": both, "requests": both}), Qos::Guaranteed),
-            (json!({"limits": both, "requests": {"cpu": "500m", "memory": "1Gi"}}), Qos::Burstable),
+            (
+                json!({"limits": both, "requests": {"cpu": "500m", "memory": "1Gi"}}),
+                Qos::Burstable,
+            ),
         ];
         for (resources, expected) in cases {
             let pod = pod(json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}));

@@ -20,26 +20,54 @@ pub fn of(pod: &Pod) -> References {
     let mut references = References::default();
     for spec in containers::all(pod) {
         for env in spec.container.env.iter().flatten() {
-            let Some(source) = &env.value_from else { continue };
-            references.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-            references.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
+            let Some(source) = &env.value_from else {
+                continue;
+            };
+            references
+                .config_maps
+                .extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+            references
+                .secrets
+                .extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
         }
         for source in spec.container.env_from.iter().flatten() {
-            references.config_maps.extend(source.config_map_ref.as_ref().map(|r| r.name.clone()));
-            references.secrets.extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
+            references
+                .config_maps
+                .extend(source.config_map_ref.as_ref().map(|r| r.name.clone()));
+            references
+                .secrets
+                .extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
         }
     }
     let spec = containers::spec(pod);
     for volume in spec.volumes.iter().flatten() {
-        references.config_maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
-        references.secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()));
-        let projected = volume.projected.as_ref().and_then(|projected| projected.sources.as_ref());
+        references
+            .config_maps
+            .extend(volume.config_map.as_ref().map(|source| source.name.clone()));
+        references.secrets.extend(
+            volume
+                .secret
+                .as_ref()
+                .and_then(|source| source.secret_name.clone()),
+        );
+        let projected = volume
+            .projected
+            .as_ref()
+            .and_then(|projected| projected.sources.as_ref());
         for source in projected.into_iter().flatten() {
-            references.config_maps.extend(source.config_map.as_ref().map(|source| source.name.clone()));
-            references.secrets.extend(source.secret.as_ref().map(|source| source.name.clone()));
+            references
+                .config_maps
+                .extend(source.config_map.as_ref().map(|source| source.name.clone()));
+            references
+                .secrets
+                .extend(source.secret.as_ref().map(|source| source.name.clone()));
         }
     }
-    let pull = spec.image_pull_secrets.iter().flatten().map(|reference| reference.name.clone());
+    let pull = spec
+        .image_pull_secrets
+        .iter()
+        .flatten()
+        .map(|reference| reference.name.clone());
     references.pull_secrets.extend(pull);
     references.config_maps.retain(|name| !name.is_empty());
     references.secrets.retain(|name| !name.is_empty());

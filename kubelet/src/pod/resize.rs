@@ -13,7 +13,9 @@ pub fn is_wanted(spec: &Spec<'_>, memory: &Memory) -> bool {
     if !matches!(spec.kind, Kind::Main | Kind::Sidecar) {
         return false;
     }
-    let Some(given) = memory.allocated.get(spec.name()) else { return false };
+    let Some(given) = memory.allocated.get(spec.name()) else {
+        return false;
+    };
     !is_same(given, &wanted(&spec.container))
 }
 
@@ -58,8 +60,14 @@ mod tests {
 
     #[test]
     fn equal_quantities_in_other_words_are_no_change() {
-        assert!(is_same(&resources("100m", "1Gi"), &resources("0.1", "1024Mi")));
-        assert!(!is_same(&resources("100m", "1Gi"), &resources("200m", "1Gi")));
+        assert!(is_same(
+            &resources("100m", "1Gi"),
+            &resources("0.1", "1024Mi")
+        ));
+        assert!(!is_same(
+            &resources("100m", "1Gi"),
+            &resources("200m", "1Gi")
+        ));
     }
 
     #[test]

@@ -23,12 +23,20 @@ pub enum Side {
 
 /// The weight of so many thousandths of a cpu.
 pub fn shares(milli_cpu: i64) -> i64 {
-    if milli_cpu == 0 { MIN_SHARES } else { (milli_cpu * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES) }
+    if milli_cpu == 0 {
+        MIN_SHARES
+    } else {
+        (milli_cpu * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES)
+    }
 }
 
 /// Microseconds in each period for a limit of so many thousandths of a cpu; 0 for none.
 pub fn quota(milli_cpu: i64) -> i64 {
-    if milli_cpu == 0 { 0 } else { (milli_cpu * CPU_PERIOD / 1000).max(MIN_QUOTA) }
+    if milli_cpu == 0 {
+        0
+    } else {
+        (milli_cpu * CPU_PERIOD / 1000).max(MIN_QUOTA)
+    }
 }
 
 /// The reverse of [`shares`], for what the runtime reports.
@@ -53,7 +61,9 @@ fn side(container: &Container, side: Side) -> Option<&ResourceList> {
 /// not given is the limit.
 pub fn of_container(container: &Container, which: Side, resource: &str) -> Option<i64> {
     let read = |which| {
-        side(container, which)?.get(resource).map(|quantity| amount(resource, quantity))
+        side(container, which)?
+            .get(resource)
+            .map(|quantity| amount(resource, quantity))
     };
     match which {
         Side::Requests => read(Side::Requests).or_else(|| read(Side::Limits)),
@@ -66,14 +76,17 @@ pub fn of_container(container: &Container, which: Side, resource: &str) -> Optio
 /// overhead of the runtime. `None` for limits when a container has none.
 pub fn of_pod(pod: &Pod, which: Side, resource: &str) -> Option<i64> {
     let spec = containers::spec(pod);
-    let overhead =
-        spec.overhead.as_ref().and_then(|o| o.get(resource)).map_or(0, |q| amount(resource, q));
+    let overhead = spec
+        .overhead
+        .as_ref()
+        .and_then(|o| o.get(resource))
+        .map_or(0, |q| amount(resource, q));
     let pod_level = spec.resources.as_ref().and_then(|resources| match which {
-        Side::Requests => {
-            resources.requests.as_ref().and_then(|l| l.get(resource)).or_else(|| {
-                resources.limits.as_ref().and_then(|l| l.get(resource))
-            })
-        }
+        Side::Requests => resources
+            .requests
+            .as_ref()
+            .and_then(|l| l.get(resource))
+            .or_else(|| resources.limits.as_ref().and_then(|l| l.get(resource))),
         Side::Limits => resources.limits.as_ref().and_then(|l| l.get(resource)),
     });
     if let Some(quantity) = pod_level {
@@ -110,12 +123,26 @@ pub fn names(pod: &Pod) -> Vec<String> {
         .flat_map(|spec| {
             let requests = side(&spec.container, Side::Requests);
             let limits = side(&spec.container, Side::Limits);
-            requests.into_iter().chain(limits).flat_map(|list| list.keys().cloned()).collect::<Vec<_>>()
+            requests
+                .into_iter()
+                .chain(limits)
+                .flat_map(|list| list.keys().cloned())
+                .collect::<Vec<_>>()
         })
         .collect();
-    names.extend(containers::spec(pod).overhead.iter().flat_map(|list| list.keys().cloned()));
+    names.extend(
+        containers::spec(pod)
+            .overhead
+            .iter()
+            .flat_map(|list| list.keys().cloned()),
+    );
     let pod_level = containers::spec(pod).resources.as_ref();
-    names.extend(pod_level.and_then(|r| r.requests.as_ref()).into_iter().flat_map(|l| l.keys().cloned()));
+    names.extend(
+        pod_level
+            .and_then(|r| r.requests.as_ref())
+            .into_iter()
+            .flat_map(|l| l.keys().cloned()),
+    );
     names.sort();
     names.dedup();
     names
@@ -161,7 +188,10 @@ pub fn hugepages(list: Option<&ResourceList>) -> Vec<HugepageLimit> {
         .filter_map(|(name, quantity)| {
             let size = nanos(name.strip_prefix("hugepages-")?)? / 1_000_000_000;
             let limit = u64::try_from(value(quantity)).ok()?;
-            Some(HugepageLimit { page_size: page_size_name(size), limit })
+            Some(HugepageLimit {
+                page_size: page_size_name(size),
+                limit,
+            })
         })
         .collect()
 }
@@ -186,10 +216,18 @@ mod tests {
 
     #[test]
     fn cpu_becomes_shares_and_quota() {
-        for (milli, expected_shares, expected_quota) in
-            [(0, 2, 0), (1, 2, 1000), (100, 102, 10_000), (1000, 1024, 100_000), (2500, 2560, 250_000)]
-        {
-            assert_eq!((shares(milli), quota(milli)), (expected_shares, expected_quota), "{milli}m");
+        for (milli, expected_shares, expected_quota) in [
+            (0, 2, 0),
+            (1, 2, 1000),
+            (100, 102, 10_000),
+            (1000, 1024, 100_000),
+            (2500, 2560, 250_000),
+        ] {
+            assert_eq!(
+                (shares(milli), quota(milli)),
+                (expected_shares, expected_quota),
+                "{milli}m"
+            );
         }
         assert_eq!(weight_of_shares(1024), 39);
     }
@@ -206,8 +244,16 @@ mod tests {
             "containers": [{"name": "a", "resources": cpu("1")}, {"name": "b", "resources": cpu("1")}],
             "overhead": {"cpu": "10m"},
         }}));
-        assert_eq!(of_pod(&pod, Side::Requests, "cpu"), Some(3510), "sidecar and second init container");
-        assert_eq!(of_pod(&pod, Side::Limits, "cpu"), None, "one without a limit has none");
+        assert_eq!(
+            of_pod(&pod, Side::Requests, "cpu"),
+            Some(3510),
+            "sidecar and second init container"
+        );
+        assert_eq!(
+            of_pod(&pod, Side::Limits, "cpu"),
+            None,
+            "one without a limit has none"
+        );
     }
 
     #[test]

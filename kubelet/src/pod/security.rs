@@ -2,8 +2,8 @@
 
 use cri::v1::security_profile::ProfileType;
 use cri::v1::{
-    Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
+    Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
@@ -13,12 +13,26 @@ use super::containers::{self, Spec};
 
 /// Paths of /proc and /sys that tell of the node or change it.
 const MASKED: [&str; 12] = [
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys",
-    "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
-    "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The user that an image names for its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,26 +43,47 @@ pub struct ImageUser {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecurityError {
-    #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})"
+    )]
     Root { pod: String, container: String },
-    #[error("container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})"
+    )]
     RootAsked { pod: String, container: String },
-    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})")]
-    Unverifiable { user: String, pod: String, container: String },
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})"
+    )]
+    Unverifiable {
+        user: String,
+        pod: String,
+        container: String,
+    },
 }
 
 fn pod_context(pod: &Pod) -> PodSecurityContext {
-    containers::spec(pod).security_context.clone().unwrap_or_default()
+    containers::spec(pod)
+        .security_context
+        .clone()
+        .unwrap_or_default()
 }
 
 /// The namespaces of the pod's sandbox.
 pub fn namespaces(pod: &Pod) -> NamespaceOption {
     let spec = containers::spec(pod);
     let node_or = |host: Option<bool>, otherwise: NamespaceMode| {
-        if host == Some(true) { NamespaceMode::Node } else { otherwise }
+        if host == Some(true) {
+            NamespaceMode::Node
+        } else {
+            otherwise
+        }
     };
     let shared = spec.share_process_namespace == Some(true);
-    let pid = if shared { NamespaceMode::Pod } else { NamespaceMode::Container };
+    let pid = if shared {
+        NamespaceMode::Pod
+    } else {
+        NamespaceMode::Container
+    };
     NamespaceOption {
         network: node_or(spec.host_network, NamespaceMode::Pod).into(),
         pid: node_or(spec.host_pid, pid).into(),
@@ -83,13 +118,21 @@ fn boxed(value: Option<i64>) -> Option<Int64Value> {
 pub fn sandbox(pod: &Pod, seccomp_root: &str) -> LinuxSandboxSecurityContext {
     let context = pod_context(pod);
     let privileged = containers::all(pod).iter().any(|spec| {
-        spec.container.security_context.as_ref().and_then(|c| c.privileged) == Some(true)
+        spec.container
+            .security_context
+            .as_ref()
+            .and_then(|c| c.privileged)
+            == Some(true)
     });
     LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),
         selinux_options: context.se_linux_options.as_ref().map(selinux),
         run_as_user: boxed(context.run_as_user),
-        run_as_group: boxed(context.run_as_group.filter(|_| context.run_as_user.is_some())),
+        run_as_group: boxed(
+            context
+                .run_as_group
+                .filter(|_| context.run_as_user.is_some()),
+        ),
         readonly_rootfs: false,
         supplemental_groups: groups(&context),
         supplemental_groups_policy: groups_policy(&context),
@@ -127,10 +170,20 @@ pub fn container(
     }
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |paths: &[&str]| -> Vec<String> {
-        if unmasked { Vec::new() } else { paths.iter().map(|&path| path.to_owned()).collect() }
+        if unmasked {
+            Vec::new()
+        } else {
+            paths.iter().map(|&path| path.to_owned()).collect()
+        }
     };
-    let seccomp_profile = own.seccomp_profile.as_ref().or(context.seccomp_profile.as_ref());
-    let apparmor_profile = own.app_armor_profile.as_ref().or(context.app_armor_profile.as_ref());
+    let seccomp_profile = own
+        .seccomp_profile
+        .as_ref()
+        .or(context.seccomp_profile.as_ref());
+    let apparmor_profile = own
+        .app_armor_profile
+        .as_ref()
+        .or(context.app_armor_profile.as_ref());
     Ok(LinuxContainerSecurityContext {
         capabilities: own.capabilities.as_ref().map(|capabilities| Capability {
             add_capabilities: capabilities.add.clone().unwrap_or_default(),
@@ -139,7 +192,11 @@ pub fn container(
         }),
         privileged,
         namespace_options: Some(namespaces),
-        selinux_options: own.se_linux_options.as_ref().or(context.se_linux_options.as_ref()).map(selinux),
+        selinux_options: own
+            .se_linux_options
+            .as_ref()
+            .or(context.se_linux_options.as_ref())
+            .map(selinux),
         run_as_user: boxed(user.or(image.uid)),
         run_as_group: boxed(group),
         run_as_username: match (user, image.uid) {
@@ -183,19 +240,33 @@ fn verify_non_root(
     );
     let container = spec.name().to_owned();
     match (user, image.uid) {
-        (Some(0), _) => Err(SecurityError::RootAsked { pod: shown, container }),
+        (Some(0), _) => Err(SecurityError::RootAsked {
+            pod: shown,
+            container,
+        }),
         (Some(_), _) => Ok(()),
-        (None, Some(0)) => Err(SecurityError::Root { pod: shown, container }),
+        (None, Some(0)) => Err(SecurityError::Root {
+            pod: shown,
+            container,
+        }),
         (None, Some(_)) => Ok(()),
-        (None, None) if image.name.is_empty() => Err(SecurityError::Root { pod: shown, container }),
-        (None, None) => {
-            Err(SecurityError::Unverifiable { user: image.name.clone(), pod: shown, container })
-        }
+        (None, None) if image.name.is_empty() => Err(SecurityError::Root {
+            pod: shown,
+            container,
+        }),
+        (None, None) => Err(SecurityError::Unverifiable {
+            user: image.name.clone(),
+            pod: shown,
+            container,
+        }),
     }
 }
 
 fn profile(kind: ProfileType, path: &str) -> SecurityProfile {
-    SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() }
+    SecurityProfile {
+        profile_type: kind.into(),
+        localhost_ref: path.to_owned(),
+    }
 }
 
 fn seccomp(wanted: Option<&SeccompProfile>, root: &str) -> SecurityProfile {
@@ -203,7 +274,10 @@ fn seccomp(wanted: Option<&SeccompProfile>, root: &str) -> SecurityProfile {
         Some("RuntimeDefault") => profile(ProfileType::RuntimeDefault, ""),
         Some("Localhost") => {
             let name = wanted.and_then(|wanted| wanted.localhost_profile.as_deref());
-            profile(ProfileType::Localhost, &format!("{root}/{}", name.unwrap_or_default()))
+            profile(
+                ProfileType::Localhost,
+                &format!("{root}/{}", name.unwrap_or_default()),
+            )
         }
         _ => profile(ProfileType::Unconfined, ""),
     }
@@ -212,9 +286,10 @@ fn seccomp(wanted: Option<&SeccompProfile>, root: &str) -> SecurityProfile {
 fn apparmor(wanted: &AppArmorProfile) -> SecurityProfile {
     match wanted.type_.as_str() {
         "Unconfined" => profile(ProfileType::Unconfined, ""),
-        "Localhost" => {
-            profile(ProfileType::Localhost, wanted.localhost_profile.as_deref().unwrap_or_default())
-        }
+        "Localhost" => profile(
+            ProfileType::Localhost,
+            wanted.localhost_profile.as_deref().unwrap_or_default(),
+        ),
         _ => profile(ProfileType::RuntimeDefault, ""),
     }
 }
@@ -230,10 +305,16 @@ fn selinux(options: &SELinuxOptions) -> SeLinuxOption {
 
 /// Kernel settings that concern only the pod's own namespaces.
 const SAFE_SYSCTLS: [&str; 11] = [
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes",
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
     "net.ipv4.tcp_rmem",
 ];
 
@@ -242,18 +323,25 @@ const SAFE_SYSCTLS: [&str; 11] = [
 pub fn forbidden_sysctl(pod: &Pod, allowed: &[String]) -> Option<String> {
     let context = pod_context(pod);
     let spec = containers::spec(pod);
-    context.sysctls.into_iter().flatten().map(|sysctl| sysctl.name.replace('/', ".")).find(|name| {
-        // Without a namespace of its own the pod would change the node's setting.
-        let shared = (name.starts_with("net.") && spec.host_network == Some(true))
-            || (!name.starts_with("net.") && spec.host_ipc == Some(true));
-        let listed = SAFE_SYSCTLS.contains(&name.as_str())
-            || name == "net.ipv4.tcp_wmem"
-            || allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix),
-                None => pattern == name,
-            });
-        shared || !listed
-    })
+    context
+        .sysctls
+        .into_iter()
+        .flatten()
+        .map(|sysctl| sysctl.name.replace('/', "."))
+        .find(|name| {
+            // Without a namespace of its own the pod would change the node's setting.
+            let shared = (name.starts_with("net.") && spec.host_network == Some(true))
+                || (!name.starts_with("net.") && spec.host_ipc == Some(true));
+            let listed = SAFE_SYSCTLS.contains(&name.as_str())
+                || name == "net.ipv4.tcp_wmem"
+                || allowed
+                    .iter()
+                    .any(|pattern| match pattern.strip_suffix('*') {
+                        Some(prefix) => name.starts_with(prefix),
+                        None => pattern == name,
+                    });
+            shared || !listed
+        })
 }
 
 #[cfg(test)]
@@ -291,7 +379,10 @@ mod tests {
 
     #[test]
     fn non_root_is_verified_against_the_image() {
-        let image = |uid, name: &str| ImageUser { uid, name: name.into() };
+        let image = |uid, name: &str| ImageUser {
+            uid,
+            name: name.into(),
+        };
         let non_root = json!({"runAsNonRoot": true});
         for (own, image, ok) in [
             (json!({}), image(None, ""), false),
@@ -301,7 +392,11 @@ mod tests {
             (json!({"runAsUser": 0}), image(Some(7), ""), false),
             (json!({"runAsUser": 5}), image(None, ""), true),
         ] {
-            assert_eq!(context(non_root.clone(), own.clone(), &image).is_ok(), ok, "{own} {image:?}");
+            assert_eq!(
+                context(non_root.clone(), own.clone(), &image).is_ok(),
+                ok,
+                "{own} {image:?}"
+            );
         }
     }
 

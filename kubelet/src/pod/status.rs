@@ -27,10 +27,24 @@ pub struct Inputs<'a> {
 
 /// The whole status that the kubelet answers for.
 pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
-    let Inputs { pod, observed, memory, .. } = *inputs;
+    let Inputs {
+        pod,
+        observed,
+        memory,
+        ..
+    } = *inputs;
     let before = pod.status.clone().unwrap_or_default();
-    let stage = if inputs.ended { Stage::Ended } else { Stage::Alive };
-    let context = Context { pod, observed, memory, stage };
+    let stage = if inputs.ended {
+        Stage::Ended
+    } else {
+        Stage::Alive
+    };
+    let context = Context {
+        pod,
+        observed,
+        memory,
+        stage,
+    };
     let list = |specs: Vec<containers::Spec<'_>>| -> Vec<ContainerStatus> {
         specs.iter().map(|spec| context.status(spec)).collect()
     };
@@ -51,7 +65,10 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
         let succeeded = phase == "Succeeded" && memory.ending.is_none();
         phase = if succeeded { "Succeeded" } else { "Failed" }.to_owned();
     }
-    let mut status = PodStatus { phase: Some(phase.clone()), ..PodStatus::default() };
+    let mut status = PodStatus {
+        phase: Some(phase.clone()),
+        ..PodStatus::default()
+    };
     if let Some(ending) = &memory.ending {
         status.reason = Some(ending.reason.clone());
         status.message = Some(ending.message.clone()).filter(|message| !message.is_empty());
@@ -63,8 +80,16 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
         status.message = before.message.clone();
     }
     addresses(inputs, &before, &mut status);
-    status.qos_class = Some(before.qos_class.clone().unwrap_or_else(|| qos::class(pod).as_str().into()));
-    status.start_time = before.start_time.clone().or_else(|| memory.started_at.map(time));
+    status.qos_class = Some(
+        before
+            .qos_class
+            .clone()
+            .unwrap_or_else(|| qos::class(pod).as_str().into()),
+    );
+    status.start_time = before
+        .start_time
+        .clone()
+        .or_else(|| memory.started_at.map(time));
     status.observed_generation = pod.metadata.generation;
     if memory.rejected {
         // Nothing of it ever ran, so there is nothing to say of its containers.
@@ -79,16 +104,26 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
 
 /// Whether the initialization itself failed, which describes the pod well enough.
 fn init_failed(pod: &Pod, init: &[ContainerStatus]) -> bool {
-    containers::init(pod).iter().zip(init).any(|(spec, status)| {
-        let exit = status.state.as_ref().and_then(|state| state.terminated.as_ref());
-        spec.kind == Kind::Init && exit.is_some_and(|exit| exit.exit_code != 0)
-    })
+    containers::init(pod)
+        .iter()
+        .zip(init)
+        .any(|(spec, status)| {
+            let exit = status
+                .state
+                .as_ref()
+                .and_then(|state| state.terminated.as_ref());
+            spec.kind == Kind::Init && exit.is_some_and(|exit| exit.exit_code != 0)
+        })
 }
 
 /// At the end of a pod no container is left without an end.
 fn settle(main: &mut [ContainerStatus]) {
     for status in main {
-        if status.state.as_ref().is_none_or(|state| state.terminated.is_none()) {
+        if status
+            .state
+            .as_ref()
+            .is_none_or(|state| state.terminated.is_none())
+        {
             let message = "The container could not be located when the pod was terminated";
             status.state = Some(lost(message, status.container_id.clone()));
             status.ready = false;
@@ -101,7 +136,10 @@ fn addresses(inputs: &Inputs<'_>, before: &PodStatus, status: &mut PodStatus) {
     let mut host_ips = inputs.host_ips.to_vec();
     host_ips.truncate(2);
     status.host_ip = host_ips.first().map(ToString::to_string);
-    let hosts: Vec<_> = host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect();
+    let hosts: Vec<_> = host_ips
+        .iter()
+        .map(|ip| HostIP { ip: ip.to_string() })
+        .collect();
     status.host_ips = Some(hosts).filter(|hosts| !hosts.is_empty());
     let sandbox = inputs.observed.sandbox();
     let ips: Vec<IpAddr> = match sandbox {
@@ -125,10 +163,18 @@ struct Verdict {
 }
 
 impl Verdict {
-    const TRUE: Self = Self { status: true, reason: None, message: None };
+    const TRUE: Self = Self {
+        status: true,
+        reason: None,
+        message: None,
+    };
 
     fn no(reason: &'static str, message: Option<String>) -> Self {
-        Self { status: false, reason: Some(reason), message }
+        Self {
+            status: false,
+            reason: Some(reason),
+            message,
+        }
     }
 }
 
@@ -148,18 +194,34 @@ fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", Verdict::TRUE),
     ];
-    if let Some(ending) = inputs.memory.ending.as_ref().filter(|ending| ending.disrupted) {
+    if let Some(ending) = inputs
+        .memory
+        .ending
+        .as_ref()
+        .filter(|ending| ending.disrupted)
+    {
         let message = Some(ending.message.clone());
-        let verdict = Verdict { status: true, reason: Some("TerminationByKubelet"), message };
+        let verdict = Verdict {
+            status: true,
+            reason: Some("TerminationByKubelet"),
+            message,
+        };
         verdicts.push(("DisruptionTarget", verdict));
     }
     verdicts.extend(resizing(inputs));
-    verdicts.into_iter().map(|(kind, verdict)| condition(inputs, kind, verdict)).collect()
+    verdicts
+        .into_iter()
+        .map(|(kind, verdict)| condition(inputs, kind, verdict))
+        .collect()
 }
 
 /// A condition keeps its time as long as its status stays.
 fn condition(inputs: &Inputs<'_>, kind: &str, verdict: Verdict) -> PodCondition {
-    let before = inputs.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let before = inputs
+        .pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     let before = before.and_then(|list| list.iter().find(|condition| condition.type_ == kind));
     let status = if verdict.status { "True" } else { "False" };
     let kept = before.filter(|before| before.status == status);
@@ -180,7 +242,11 @@ fn sandbox_ready(inputs: &Inputs<'_>) -> Verdict {
     let ready = inputs.observed.sandbox().is_some_and(|sandbox| {
         sandbox.ready && (containers::is_host_network(inputs.pod) || !sandbox.ips.is_empty())
     });
-    Verdict { status: ready, reason: None, message: None }
+    Verdict {
+        status: ready,
+        reason: None,
+        message: None,
+    }
 }
 
 fn find<'a>(statuses: &'a [ContainerStatus], name: &str) -> Option<&'a ContainerStatus> {
@@ -198,7 +264,10 @@ fn initialized(
     phase: &str,
 ) -> Verdict {
     if phase == "Succeeded" {
-        return Verdict { reason: Some("PodCompleted"), ..Verdict::TRUE };
+        return Verdict {
+            reason: Some("PodCompleted"),
+            ..Verdict::TRUE
+        };
     }
     if main.iter().any(|status| status.container_id.is_some()) {
         return Verdict::TRUE;
@@ -232,11 +301,21 @@ fn containers_ready(
         "Failed" => return Verdict::no("PodFailed", None),
         _ => {}
     }
-    let sidecars = containers::init(pod).into_iter().filter(|spec| spec.kind == Kind::Sidecar);
+    let sidecars = containers::init(pod)
+        .into_iter()
+        .filter(|spec| spec.kind == Kind::Sidecar);
     let unready: Vec<String> = sidecars
-        .map(|spec| (spec.name().to_owned(), find(init, spec.name()).is_some_and(|s| s.ready)))
+        .map(|spec| {
+            (
+                spec.name().to_owned(),
+                find(init, spec.name()).is_some_and(|s| s.ready),
+            )
+        })
         .chain(containers::main(pod).into_iter().map(|spec| {
-            (spec.name().to_owned(), find(main, spec.name()).is_some_and(|s| s.ready))
+            (
+                spec.name().to_owned(),
+                find(main, spec.name()).is_some_and(|s| s.ready),
+            )
         }))
         .filter(|(_, ready)| !ready)
         .map(|(name, _)| name)
@@ -256,7 +335,10 @@ fn ready(pod: &Pod, containers_ready: &Verdict) -> Verdict {
             message: containers_ready.message.clone(),
         };
     }
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
     let complaints: Vec<String> = containers::spec(pod)
         .readiness_gates
         .iter()
@@ -286,13 +368,31 @@ fn ready(pod: &Pod, containers_ready: &Verdict) -> Verdict {
 fn resizing(inputs: &Inputs<'_>) -> Vec<(&'static str, Verdict)> {
     let mut verdicts = Vec::new();
     if let Some(pending) = &inputs.memory.resize_pending {
-        let reason = if pending.reason == "Infeasible" { "Infeasible" } else { "Deferred" };
+        let reason = if pending.reason == "Infeasible" {
+            "Infeasible"
+        } else {
+            "Deferred"
+        };
         let message = Some(pending.message.clone());
-        verdicts.push(("PodResizePending", Verdict { status: true, reason: Some(reason), message }));
+        verdicts.push((
+            "PodResizePending",
+            Verdict {
+                status: true,
+                reason: Some(reason),
+                message,
+            },
+        ));
     } else if let Some(error) = &inputs.memory.resize_error {
-        let verdict = Verdict { status: true, reason: Some("Error"), message: Some(error.clone()) };
+        let verdict = Verdict {
+            status: true,
+            reason: Some("Error"),
+            message: Some(error.clone()),
+        };
         verdicts.push(("PodResizeInProgress", verdict));
-    } else if containers::all(inputs.pod).iter().any(|spec| resize::is_wanted(spec, inputs.memory)) {
+    } else if containers::all(inputs.pod)
+        .iter()
+        .any(|spec| resize::is_wanted(spec, inputs.memory))
+    {
         verdicts.push(("PodResizeInProgress", Verdict::TRUE));
     }
     verdicts

@@ -7,8 +7,13 @@ use super::Answer;
 
 /// Asks a server for the health of one of its services.
 pub(super) async fn check(host: String, port: u16, service: String) -> Answer {
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let endpoint = Endpoint::from_shared(format!("http://{host}:{port}")).map_err(|error| error.to_string())?;
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{host}:{port}"))
+        .map_err(|error| error.to_string())?;
     let channel = endpoint
         .user_agent("kube-probe/1.36")
         .map_err(|error| error.to_string())?
@@ -21,6 +26,9 @@ pub(super) async fn check(host: String, port: u16, service: String) -> Answer {
         .map_err(|status| format!("error: health rpc failed: {}", status.message()))?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok(()),
-        status => Err(format!("service unhealthy (responded with \"{}\")", status.as_str_name())),
+        status => Err(format!(
+            "service unhealthy (responded with \"{}\")",
+            status.as_str_name()
+        )),
     }
 }

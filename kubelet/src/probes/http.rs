@@ -40,7 +40,10 @@ enum Outcome {
 pub(super) async fn get(request: &Request) -> Answer {
     let mut request = request.clone();
     for _ in 0..REDIRECTS {
-        match once(&request).await.map_err(|error| format!("Get \"{}\": {error}", url(&request)))? {
+        match once(&request)
+            .await
+            .map_err(|error| format!("Get \"{}\": {error}", url(&request)))?
+        {
             Outcome::Done => return Ok(()),
             Outcome::Failed(status) => {
                 return Err(format!("HTTP probe failed with statuscode: {status}"));
@@ -69,14 +72,24 @@ fn authority(request: &Request) -> String {
 
 fn redirect(request: &Request, location: &str) -> Option<Request> {
     let uri: hyper::Uri = location.parse().ok()?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
     let Some(host) = uri.host() else {
-        return Some(Request { path, ..request.clone() });
+        return Some(Request {
+            path,
+            ..request.clone()
+        });
     };
     let tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    (host.trim_matches(['[', ']']) == request.host)
-        .then(|| Request { tls, port, path, ..request.clone() })
+    (host.trim_matches(['[', ']']) == request.host).then(|| Request {
+        tls,
+        port,
+        path,
+        ..request.clone()
+    })
 }
 
 async fn once(request: &Request) -> Result<Outcome, String> {
@@ -101,8 +114,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let text = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(text)?;
     let driver = tokio::spawn(connection);
     let answer = sender.send_request(build(request)?).await.map_err(text)?;
     let status = answer.status().as_u16();
@@ -123,19 +137,32 @@ where
 
 fn build(request: &Request) -> Result<hyper::Request<Empty<Bytes>>, String> {
     let mut builder = hyper::Request::get(&request.path);
-    let given = |name: &str| request.headers.keys().any(|key| key.eq_ignore_ascii_case(name));
-    for (name, default) in
-        [("Host", authority(request)), ("User-Agent", "kube-probe/1.36".into()), ("Accept", "*/*".into())]
-    {
+    let given = |name: &str| {
+        request
+            .headers
+            .keys()
+            .any(|key| key.eq_ignore_ascii_case(name))
+    };
+    for (name, default) in [
+        ("Host", authority(request)),
+        ("User-Agent", "kube-probe/1.36".into()),
+        ("Accept", "*/*".into()),
+    ] {
         if !given(name) {
             builder = builder.header(name, default);
         }
     }
     builder = builder.header("Connection", "close");
-    for (name, value) in request.headers.iter().filter(|(_, value)| !value.is_empty()) {
+    for (name, value) in request
+        .headers
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+    {
         builder = builder.header(name, value);
     }
-    builder.body(Empty::new()).map_err(|error| error.to_string())
+    builder
+        .body(Empty::new())
+        .map_err(|error| error.to_string())
 }
 
 /// TLS that takes any certificate: a probe asks whether the container answers, and the
@@ -177,7 +204,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -186,7 +218,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -213,7 +250,13 @@ mod tests {
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
-        Request { tls: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: BTreeMap::new() }
+        Request {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port,
+            path: "/".into(),
+            headers: BTreeMap::new(),
+        }
     }
 
     #[tokio::test]

@@ -42,7 +42,8 @@ pub async fn probe(runtime: &dyn Runtime, probe: &Probe, target: &Target<'_>) ->
             return tcp(action, target).await;
         }
         if let Some(action) = &probe.grpc {
-            let port = u16::try_from(action.port).map_err(|_| format!("invalid port {}", action.port))?;
+            let port =
+                u16::try_from(action.port).map_err(|_| format!("invalid port {}", action.port))?;
             let service = action.service.clone().unwrap_or_default();
             return grpc::check(address(None, target)?, port, service).await;
         }
@@ -90,7 +91,10 @@ async fn exec_command(
 ) -> Answer {
     let command = command.unwrap_or_default().to_vec();
     let shown = command.join(" ");
-    match runtime.exec_sync(target.container_id, command, timeout).await {
+    match runtime
+        .exec_sync(target.container_id, command, timeout)
+        .await
+    {
         Ok(answer) if answer.exit_code == 0 => Ok(()),
         Ok(answer) => {
             let mut output = answer.stdout;
@@ -103,9 +107,10 @@ async fn exec_command(
                 output
             })
         }
-        Err(cri::Error::Deadline { .. }) => {
-            Err(format!("command timed out: \"{shown}\" timed out after {}s", timeout.as_secs()))
-        }
+        Err(cri::Error::Deadline { .. }) => Err(format!(
+            "command timed out: \"{shown}\" timed out after {}s",
+            timeout.as_secs()
+        )),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -124,13 +129,19 @@ fn port_number(port: &IntOrString, container: &Container) -> Result<u16, String>
                 .ok_or_else(|| format!("couldn't find port: {name}"))?,
         },
     };
-    u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| format!("invalid port number: {number}"))
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("invalid port number: {number}"))
 }
 
 fn address(host: Option<&str>, target: &Target<'_>) -> Result<String, String> {
     match host.filter(|host| !host.is_empty()) {
         Some(host) => Ok(host.to_owned()),
-        None => target.address.map(|ip| ip.to_string()).ok_or_else(|| "the pod has no address".to_owned()),
+        None => target
+            .address
+            .map(|ip| ip.to_string())
+            .ok_or_else(|| "the pod has no address".to_owned()),
     }
 }
 
@@ -145,7 +156,11 @@ fn http_request(action: &HTTPGetAction, target: &Target<'_>) -> Result<http::Req
         tls: action.scheme.as_deref() == Some("HTTPS"),
         host,
         port: port_number(&action.port, target.container)?,
-        path: if path.starts_with('/') { path } else { format!("/{path}") },
+        path: if path.starts_with('/') {
+            path
+        } else {
+            format!("/{path}")
+        },
         headers,
     })
 }

@@ -9,11 +9,17 @@ use futures::stream::BoxStream;
 use super::{Runtime, Selector};
 
 fn image(name: &str) -> v1::ImageSpec {
-    v1::ImageSpec { image: name.to_owned(), ..v1::ImageSpec::default() }
+    v1::ImageSpec {
+        image: name.to_owned(),
+        ..v1::ImageSpec::default()
+    }
 }
 
 fn missing(call: &'static str, id: &str) -> Error {
-    Error::NotFound { call, message: format!("{id} has no status") }
+    Error::NotFound {
+        call,
+        message: format!("{id} has no status"),
+    }
 }
 
 #[async_trait]
@@ -48,8 +54,11 @@ impl Runtime for cri::Runtime {
     }
 
     async fn list_sandboxes(&self, selector: Selector) -> Result<Vec<v1::PodSandbox>, Error> {
-        self.list_pod_sandbox(v1::PodSandboxFilter { label_selector: selector, ..Default::default() })
-            .await
+        self.list_pod_sandbox(v1::PodSandboxFilter {
+            label_selector: selector,
+            ..Default::default()
+        })
+        .await
     }
 
     async fn create_container(
@@ -58,7 +67,8 @@ impl Runtime for cri::Runtime {
         config: v1::ContainerConfig,
         sandbox: v1::PodSandboxConfig,
     ) -> Result<String, Error> {
-        self.create_container(sandbox_id.to_owned(), config, sandbox).await
+        self.create_container(sandbox_id.to_owned(), config, sandbox)
+            .await
     }
 
     async fn start_container(&self, id: &str) -> Result<(), Error> {
@@ -79,8 +89,11 @@ impl Runtime for cri::Runtime {
     }
 
     async fn list_containers(&self, selector: Selector) -> Result<Vec<v1::Container>, Error> {
-        self.list_containers(v1::ContainerFilter { label_selector: selector, ..Default::default() })
-            .await
+        self.list_containers(v1::ContainerFilter {
+            label_selector: selector,
+            ..Default::default()
+        })
+        .await
     }
 
     async fn update_resources(
@@ -88,7 +101,8 @@ impl Runtime for cri::Runtime {
         id: &str,
         resources: v1::LinuxContainerResources,
     ) -> Result<(), Error> {
-        self.update_container_resources(id.to_owned(), resources).await
+        self.update_container_resources(id.to_owned(), resources)
+            .await
     }
 
     async fn reopen_log(&self, id: &str) -> Result<(), Error> {

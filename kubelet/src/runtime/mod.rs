@@ -28,8 +28,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn version(&self) -> Result<v1::VersionResponse, Error>;
     async fn status(&self) -> Result<v1::StatusResponse, Error>;
 
-    async fn run_sandbox(&self, config: v1::PodSandboxConfig, handler: String)
-    -> Result<String, Error>;
+    async fn run_sandbox(
+        &self,
+        config: v1::PodSandboxConfig,
+        handler: String,
+    ) -> Result<String, Error>;
     async fn stop_sandbox(&self, id: &str) -> Result<(), Error>;
     async fn remove_sandbox(&self, id: &str) -> Result<(), Error>;
     async fn sandbox_status(&self, id: &str) -> Result<v1::PodSandboxStatus, Error>;
@@ -46,13 +49,20 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, id: &str) -> Result<(), Error>;
     async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus, Error>;
     async fn list_containers(&self, selector: Selector) -> Result<Vec<v1::Container>, Error>;
-    async fn update_resources(&self, id: &str, resources: v1::LinuxContainerResources)
-    -> Result<(), Error>;
+    async fn update_resources(
+        &self,
+        id: &str,
+        resources: v1::LinuxContainerResources,
+    ) -> Result<(), Error>;
     async fn reopen_log(&self, id: &str) -> Result<(), Error>;
     async fn stats(&self, selector: Selector) -> Result<Vec<v1::ContainerStats>, Error>;
 
-    async fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Duration)
-    -> Result<v1::ExecSyncResponse, Error>;
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<v1::ExecSyncResponse, Error>;
     async fn exec_url(&self, request: v1::ExecRequest) -> Result<String, Error>;
     async fn attach_url(&self, request: v1::AttachRequest) -> Result<String, Error>;
     async fn port_forward_url(&self, request: v1::PortForwardRequest) -> Result<String, Error>;

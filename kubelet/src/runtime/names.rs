@@ -32,7 +32,11 @@ impl PodIdentity {
     pub fn of(pod: &Pod) -> Self {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let meta = &pod.metadata;
-        Self { namespace: text(&meta.namespace), name: text(&meta.name), uid: text(&meta.uid) }
+        Self {
+            namespace: text(&meta.namespace),
+            name: text(&meta.name),
+            uid: text(&meta.uid),
+        }
     }
 
     /// From the labels of a sandbox or a container; `None` for what is not a kubelet's.

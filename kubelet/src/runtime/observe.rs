@@ -16,7 +16,11 @@ fn timestamp(nanos: i64) -> Timestamp {
 
 /// Everything that the runtime has of one pod. What `known` already says of containers that
 /// have exited is not asked again: it does not change.
-pub async fn observe(runtime: &dyn Runtime, uid: &str, known: &Observed) -> Result<Observed, Error> {
+pub async fn observe(
+    runtime: &dyn Runtime,
+    uid: &str,
+    known: &Observed,
+) -> Result<Observed, Error> {
     let selector: Selector = [(label::POD_UID.to_owned(), uid.to_owned())].into();
     let (sandboxes, containers) = futures::try_join!(
         runtime.list_sandboxes(selector.clone()),
@@ -40,13 +44,17 @@ pub async fn observe(runtime: &dyn Runtime, uid: &str, known: &Observed) -> Resu
     }
     for item in containers {
         let exited = item.state() == ContainerState::ContainerExited;
-        let before = known.by_id(&item.id).filter(|record| exited && !record.is_alive());
+        let before = known
+            .by_id(&item.id)
+            .filter(|record| exited && !record.is_alive());
         if let Some(before) = before {
             observed.containers.push(before.clone());
             continue;
         }
         match runtime.container_status(&item.id).await {
-            Ok(status) => observed.containers.push(record(&item.pod_sandbox_id, &status)),
+            Ok(status) => observed
+                .containers
+                .push(record(&item.pod_sandbox_id, &status)),
             // It was removed in between.
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
@@ -86,7 +94,10 @@ pub fn record(sandbox_id: &str, status: &v1::ContainerStatus) -> Record {
     };
     let note = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
     let message_path = note(annotation::MESSAGE_PATH);
-    let mount = status.mounts.iter().find(|mount| mount.container_path == message_path);
+    let mount = status
+        .mounts
+        .iter()
+        .find(|mount| mount.container_path == message_path);
     let image = status.image.clone().unwrap_or_default();
     Record {
         id: status.id.clone(),
@@ -96,23 +107,37 @@ pub fn record(sandbox_id: &str, status: &v1::ContainerStatus) -> Record {
         hash: note(annotation::HASH),
         state,
         created_at: timestamp(status.created_at),
-        image: if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image },
+        image: if image.user_specified_image.is_empty() {
+            image.image
+        } else {
+            image.user_specified_image
+        },
         image_ref: status.image_ref.clone(),
         log_path: status.log_path.clone(),
-        limits: status.resources.as_ref().and_then(|r| r.linux.as_ref()).map(|linux| Limits {
-            cpu_shares: linux.cpu_shares,
-            cpu_quota: linux.cpu_quota,
-            cpu_period: linux.cpu_period,
-            memory: linux.memory_limit_in_bytes,
-        }),
-        user: status.user.as_ref().and_then(|user| user.linux.as_ref()).map(|user| User {
-            uid: user.uid,
-            gid: user.gid,
-            supplemental_groups: user.supplemental_groups.clone(),
-        }),
+        limits: status
+            .resources
+            .as_ref()
+            .and_then(|r| r.linux.as_ref())
+            .map(|linux| Limits {
+                cpu_shares: linux.cpu_shares,
+                cpu_quota: linux.cpu_quota,
+                cpu_period: linux.cpu_period,
+                memory: linux.memory_limit_in_bytes,
+            }),
+        user: status
+            .user
+            .as_ref()
+            .and_then(|user| user.linux.as_ref())
+            .map(|user| User {
+                uid: user.uid,
+                gid: user.gid,
+                supplemental_groups: user.supplemental_groups.clone(),
+            }),
         stop_signal: cri::stop_signal_name(status.stop_signal).map(str::to_owned),
         termination: TerminationMessage {
-            host_path: mount.map(|mount| mount.host_path.clone()).unwrap_or_default(),
+            host_path: mount
+                .map(|mount| mount.host_path.clone())
+                .unwrap_or_default(),
             fallback_to_logs: note(annotation::MESSAGE_POLICY) == "FallbackToLogsOnError",
         },
     }
@@ -135,13 +160,20 @@ pub async fn identities(runtime: &dyn Runtime) -> Result<BTreeMap<String, Seen>,
         runtime.list_containers(Selector::new())
     )?;
     let mut pods: BTreeMap<String, Seen> = BTreeMap::new();
-    let sandboxes = sandboxes.into_iter().map(|s| (s.id, s.state, s.labels, None));
+    let sandboxes = sandboxes
+        .into_iter()
+        .map(|s| (s.id, s.state, s.labels, None));
     let containers = containers.into_iter().map(|c| {
-        let grace = c.annotations.get(annotation::GRACE_PERIOD).and_then(|text| text.parse().ok());
+        let grace = c
+            .annotations
+            .get(annotation::GRACE_PERIOD)
+            .and_then(|text| text.parse().ok());
         (c.id, c.state, c.labels, grace)
     });
     for (id, state, labels, grace) in sandboxes.chain(containers) {
-        let Some(identity) = PodIdentity::from_labels(&labels) else { continue };
+        let Some(identity) = PodIdentity::from_labels(&labels) else {
+            continue;
+        };
         let seen = pods.entry(identity.uid.clone()).or_insert_with(|| Seen {
             identity,
             grace: None,

@@ -42,8 +42,13 @@ impl Peer {
             let (_, certificate) = X509Certificate::from_der(der).ok()?;
             let subject = certificate.subject();
             let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-            let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
-            Some(User { name, groups: groups.map(str::to_owned).collect() })
+            let groups = subject
+                .iter_organization()
+                .filter_map(|group| group.as_str().ok());
+            Some(User {
+                name,
+                groups: groups.map(str::to_owned).collect(),
+            })
         };
         Self(chain.and_then(<[_]>::first).and_then(read))
     }
@@ -61,7 +66,12 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(client: Client, node_name: String) -> Self {
-        Self { client, node_name, tokens: Mutex::default(), decisions: Mutex::default() }
+        Self {
+            client,
+            node_name,
+            tokens: Mutex::default(),
+            decisions: Mutex::default(),
+        }
     }
 
     async fn authenticate(&self, peer: Option<User>, token: Option<String>) -> Option<User> {
@@ -76,7 +86,12 @@ impl Gate {
             return user.clone();
         }
         let user = self.review(token).await?;
-        let until = Instant::now() + if user.is_some() { AUTHENTICATED } else { DENIED };
+        let until = Instant::now()
+            + if user.is_some() {
+                AUTHENTICATED
+            } else {
+                DENIED
+            };
         let mut tokens = self.tokens.lock();
         if tokens.len() >= REMEMBERED {
             tokens.clear();
@@ -89,16 +104,26 @@ impl Gate {
     async fn review(&self, token: String) -> Option<Option<User>> {
         let api = Api::<TokenReview>::all(self.client.clone());
         let review = TokenReview {
-            spec: TokenReviewSpec { token, audiences: None },
+            spec: TokenReviewSpec {
+                token,
+                audiences: None,
+            },
             ..TokenReview::default()
         };
-        let status = api.create(&PostParams::default(), &review).await.ok()?.status?;
+        let status = api
+            .create(&PostParams::default(), &review)
+            .await
+            .ok()?
+            .status?;
         if status.authenticated != Some(true) {
             return Some(None);
         }
         let user = status.user.unwrap_or_default();
         let groups = user.groups.unwrap_or_default();
-        Some(Some(User { name: user.username.unwrap_or_default(), groups }))
+        Some(Some(User {
+            name: user.username.unwrap_or_default(),
+            groups,
+        }))
     }
 
     async fn authorize(&self, user: &User, verb: &str, subresource: &str) -> bool {
@@ -112,7 +137,9 @@ impl Gate {
         {
             return *allowed;
         }
-        let Some(allowed) = self.ask(user, verb, subresource).await else { return false };
+        let Some(allowed) = self.ask(user, verb, subresource).await else {
+            return false;
+        };
         let until = Instant::now() + if allowed { ALLOWED } else { DENIED };
         let mut decisions = self.decisions.lock();
         if decisions.len() >= REMEMBERED {
@@ -141,7 +168,13 @@ impl Gate {
             },
             ..SubjectAccessReview::default()
         };
-        Some(api.create(&PostParams::default(), &review).await.ok()?.status?.allowed)
+        Some(
+            api.create(&PostParams::default(), &review)
+                .await
+                .ok()?
+                .status?
+                .allowed,
+        )
     }
 }
 
@@ -175,13 +208,20 @@ fn subresources(path: &str) -> Vec<&'static str> {
 }
 
 fn bearer(request: &Request) -> Option<String> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let value = request
+        .headers()
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     Some(value.strip_prefix("Bearer ")?.trim().to_owned())
 }
 
 /// Lets a request through when its user is known and may do this.
 pub(super) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|peer| peer.0.clone());
     let token = bearer(&request);
     let Some(user) = gate.authenticate(peer, token).await else {
         return (StatusCode::UNAUTHORIZED, "Unauthorized").into_response();

@@ -40,12 +40,18 @@ pub(super) async fn container(
     };
     let path = PathBuf::from(&record.log_path);
     if !path.exists() {
-        let message = format!("the log of container \"{container}\" is gone: {}", path.display());
+        let message = format!(
+            "the log of container \"{container}\" is gone: {}",
+            path.display()
+        );
         return refuse(StatusCode::NOT_FOUND, message);
     }
     let (sender, receiver) = mpsc::channel::<Bytes>(AHEAD);
     let context = shared.context.clone();
-    let uid = shared.context.find(&namespace, &pod, None).and_then(|l| l.pod.metadata.uid.clone());
+    let uid = shared
+        .context
+        .find(&namespace, &pod, None)
+        .and_then(|l| l.pod.metadata.uid.clone());
     let ended = move || {
         let uid = uid.as_deref().unwrap_or_default();
         let pods = context.pods.lock();
@@ -63,7 +69,11 @@ pub(super) async fn container(
         }
     });
     let body = ReceiverStream::new(receiver).map(Ok::<_, std::convert::Infallible>);
-    ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(body)).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain")],
+        Body::from_stream(body),
+    )
+        .into_response()
 }
 
 fn find(
@@ -77,7 +87,9 @@ fn find(
     let listed = context.find(namespace, pod, None);
     let listed = listed.ok_or_else(|| missing(format!("pod {namespace}/{pod} not found")))?;
     if containers::find(&listed.pod, container).is_none() {
-        return Err(missing(format!("container {container} not found in pod {namespace}/{pod}")));
+        return Err(missing(format!(
+            "container {container} not found in pod {namespace}/{pod}"
+        )));
     }
     let waiting = |what: &str| {
         let message = format!("{what} \"{container}\" in pod \"{pod}\" ");
@@ -87,7 +99,9 @@ fn find(
         let newest = listed.observed.newest(container);
         // While a container waits to be restarted, the one that ended is the previous one.
         let found = match newest {
-            Some(record) if record.exit().is_some() && is_waiting(&listed.current, container) => Some(record),
+            Some(record) if record.exit().is_some() && is_waiting(&listed.current, container) => {
+                Some(record)
+            }
             _ => listed.observed.previous(container),
         };
         return found.cloned().ok_or_else(|| {
@@ -104,7 +118,11 @@ fn find(
 
 fn waiting_reason(pod: &k8s_openapi::api::core::v1::Pod, container: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .flatten();
     let found = all.into_iter().find(|status| status.name == container)?;
     found.state.as_ref()?.waiting.as_ref()?.reason.clone()
 }

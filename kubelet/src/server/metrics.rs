@@ -10,12 +10,17 @@ struct Text(String);
 
 impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        self.0.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        self.0
+            .push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64, at: i64) {
-        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
-        self.0.push_str(&format!("{name}{{{}}} {value} {at}\n", labels.join(",")));
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value:?}"))
+            .collect();
+        self.0
+            .push_str(&format!("{name}{{{}}} {value} {at}\n", labels.join(",")));
     }
 }
 
@@ -24,7 +29,11 @@ pub(super) fn resource(usage: &Usage) -> String {
     let mut text = Text(String::new());
     let at = usage.at.as_millisecond();
     let working = usage.memory_total.saturating_sub(usage.memory_available);
-    let container = |pod: &PodUsage, own: &ContainerUsage, of: fn(&ContainerUsage) -> f64, name: &str, text: &mut Text| {
+    let container = |pod: &PodUsage,
+                     own: &ContainerUsage,
+                     of: fn(&ContainerUsage) -> f64,
+                     name: &str,
+                     text: &mut Text| {
         let labels = [
             ("container", own.name.as_str()),
             ("namespace", pod.identity.namespace.as_str()),
@@ -33,9 +42,27 @@ pub(super) fn resource(usage: &Usage) -> String {
         text.sample(name, &labels, of(own), at);
     };
     let families: [(&str, &str, &str, fn(&ContainerUsage) -> f64); 3] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds", |c| seconds(c.cpu_nanoseconds)),
-        ("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", |c| c.working_set as f64),
-        ("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds", |c| c.started_at.map_or(0.0, |at| at.as_millisecond() as f64 / 1e3)),
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the container in core-seconds",
+            |c| seconds(c.cpu_nanoseconds),
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "gauge",
+            "Current working set of the container in bytes",
+            |c| c.working_set as f64,
+        ),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "Start time of the container since unix epoch in seconds",
+            |c| {
+                c.started_at
+                    .map_or(0.0, |at| at.as_millisecond() as f64 / 1e3)
+            },
+        ),
     ];
     for (name, kind, help, of) in families {
         text.family(name, kind, help);
@@ -45,21 +72,46 @@ pub(super) fn resource(usage: &Usage) -> String {
             }
         }
     }
-    text.family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds");
-    text.0.push_str(&format!("node_cpu_usage_seconds_total {} {at}\n", seconds(usage.cpu_nanoseconds)));
-    text.family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
-    text.0.push_str(&format!("node_memory_working_set_bytes {working} {at}\n"));
+    text.family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the node in core-seconds",
+    );
+    text.0.push_str(&format!(
+        "node_cpu_usage_seconds_total {} {at}\n",
+        seconds(usage.cpu_nanoseconds)
+    ));
+    text.family(
+        "node_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the node in bytes",
+    );
+    text.0
+        .push_str(&format!("node_memory_working_set_bytes {working} {at}\n"));
     for (name, kind, of) in [
-        ("pod_cpu_usage_seconds_total", "counter", (|c| seconds(c.cpu_nanoseconds)) as fn(&ContainerUsage) -> f64),
-        ("pod_memory_working_set_bytes", "gauge", |c| c.working_set as f64),
+        (
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            (|c| seconds(c.cpu_nanoseconds)) as fn(&ContainerUsage) -> f64,
+        ),
+        ("pod_memory_working_set_bytes", "gauge", |c| {
+            c.working_set as f64
+        }),
     ] {
         text.family(name, kind, "The sum over the pod's containers");
         for pod in &usage.pods {
-            let labels = [("namespace", pod.identity.namespace.as_str()), ("pod", pod.identity.name.as_str())];
+            let labels = [
+                ("namespace", pod.identity.namespace.as_str()),
+                ("pod", pod.identity.name.as_str()),
+            ];
             text.sample(name, &labels, pod.containers.iter().map(of).sum(), at);
         }
     }
-    text.family("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
+    text.family(
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+    );
     text.0.push_str("resource_scrape_error 0\n");
     text.0
 }
@@ -69,12 +121,20 @@ pub(super) fn cadvisor(usage: &Usage) -> String {
     let mut text = Text(String::new());
     let at = usage.at.as_millisecond();
     let families: [(&str, &str, fn(&ContainerUsage) -> f64); 6] = [
-        ("container_cpu_usage_seconds_total", "counter", |c| seconds(c.cpu_nanoseconds)),
+        ("container_cpu_usage_seconds_total", "counter", |c| {
+            seconds(c.cpu_nanoseconds)
+        }),
         ("container_memory_usage_bytes", "gauge", |c| c.usage as f64),
-        ("container_memory_working_set_bytes", "gauge", |c| c.working_set as f64),
+        ("container_memory_working_set_bytes", "gauge", |c| {
+            c.working_set as f64
+        }),
         ("container_memory_rss", "gauge", |c| c.rss as f64),
-        ("container_fs_usage_bytes", "gauge", |c| c.layer_bytes as f64),
-        ("container_start_time_seconds", "gauge", |c| c.started_at.map_or(0.0, |at| at.as_second() as f64)),
+        ("container_fs_usage_bytes", "gauge", |c| {
+            c.layer_bytes as f64
+        }),
+        ("container_start_time_seconds", "gauge", |c| {
+            c.started_at.map_or(0.0, |at| at.as_second() as f64)
+        }),
     ];
     for (name, kind, of) in families {
         text.family(name, kind, "Of one container");
@@ -93,7 +153,8 @@ pub(super) fn cadvisor(usage: &Usage) -> String {
         }
     }
     text.family("machine_memory_bytes", "gauge", "Memory of the machine");
-    text.0.push_str(&format!("machine_memory_bytes {}\n", usage.memory_total));
+    text.0
+        .push_str(&format!("machine_memory_bytes {}\n", usage.memory_total));
     text.0
 }
 
@@ -113,7 +174,11 @@ mod tests {
             memory_available: 4,
             filesystem: Filesystem::default(),
             pods: vec![PodUsage {
-                identity: PodIdentity { namespace: "ns".into(), name: "p".into(), uid: "u".into() },
+                identity: PodIdentity {
+                    namespace: "ns".into(),
+                    name: "p".into(),
+                    uid: "u".into(),
+                },
                 started_at: None,
                 containers: vec![ContainerUsage {
                     name: "c".into(),

@@ -39,7 +39,9 @@ pub(crate) struct Server {
 
 /// Takes the port. `None` when the configuration wants no server.
 pub(crate) async fn bind(config: &Config) -> Result<Option<Server>, Error> {
-    let (Some(address), Some(serving)) = (config.listen, &config.serving) else { return Ok(None) };
+    let (Some(address), Some(serving)) = (config.listen, &config.serving) else {
+        return Ok(None);
+    };
     let acceptor = TlsAcceptor::from(serving.server_config()?);
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| Error::Listen { address, source })?;
@@ -76,16 +78,20 @@ async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream));
+    let handshake =
+        tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream));
     let Ok(Ok(stream)) = handshake.await else {
         tracing::debug!(%from, "a TLS handshake failed");
         return;
     };
     let peer = Peer::of(stream.get_ref().1.peer_certificates());
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        router.clone().oneshot(request.map(axum::body::Body::new) as Request)
-    });
+    let service =
+        hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router
+                .clone()
+                .oneshot(request.map(axum::body::Body::new) as Request)
+        });
     let builder = Builder::new(TokioExecutor::new());
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::select! {

@@ -46,11 +46,16 @@ fn decode(text: &str) -> String {
 }
 
 fn get<'a>(parameters: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    parameters
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.as_str())
 }
 
 fn is_true(parameters: &[(String, String)], names: &[&str]) -> bool {
-    names.iter().any(|name| matches!(get(parameters, name), Some("1" | "true" | "True")))
+    names
+        .iter()
+        .any(|name| matches!(get(parameters, name), Some("1" | "true" | "True")))
 }
 
 /// The parameters of a request for a log.
@@ -63,7 +68,8 @@ pub(super) fn log_query(uri: &Uri, now: Timestamp) -> Result<LogQuery, String> {
     let parameters = parameters(uri);
     let number = |name: &str| -> Result<Option<u64>, String> {
         let text = get(&parameters, name).filter(|text| !text.is_empty() && *text != "all");
-        text.map(|text| text.parse().map_err(|_| format!("invalid {name}: {text}"))).transpose()
+        text.map(|text| text.parse().map_err(|_| format!("invalid {name}: {text}")))
+            .transpose()
     };
     let since = match (number("sinceSeconds")?, get(&parameters, "sinceTime")) {
         (Some(0), _) => return Err("invalid sinceSeconds: must be greater than 0".to_owned()),
@@ -71,7 +77,10 @@ pub(super) fn log_query(uri: &Uri, now: Timestamp) -> Result<LogQuery, String> {
             let ago = SignedDuration::try_from(Duration::from_secs(seconds.min(1 << 32)));
             ago.ok().map(|ago| now - ago)
         }
-        (None, Some(text)) => Some(text.parse().map_err(|_| format!("invalid sinceTime: {text}"))?),
+        (None, Some(text)) => Some(
+            text.parse()
+                .map_err(|_| format!("invalid sinceTime: {text}"))?,
+        ),
         (None, None) => None,
     };
     let stream = match get(&parameters, "stream") {
@@ -95,8 +104,11 @@ pub(super) fn log_query(uri: &Uri, now: Timestamp) -> Result<LogQuery, String> {
 /// What to run in a container. At least one stream is wanted.
 pub(super) fn exec_request(uri: &Uri, container_id: &str) -> Result<ExecRequest, String> {
     let parameters = parameters(uri);
-    let cmd: Vec<String> =
-        parameters.iter().filter(|(name, _)| name == "command").map(|(_, value)| value.clone()).collect();
+    let cmd: Vec<String> = parameters
+        .iter()
+        .filter(|(name, _)| name == "command")
+        .map(|(_, value)| value.clone())
+        .collect();
     let tty = is_true(&parameters, &["tty"]);
     let request = ExecRequest {
         container_id: container_id.to_owned(),
@@ -115,8 +127,21 @@ pub(super) fn exec_request(uri: &Uri, container_id: &str) -> Result<ExecRequest,
 }
 
 pub(super) fn attach_request(uri: &Uri, container_id: &str) -> Result<AttachRequest, String> {
-    let ExecRequest { container_id, tty, stdin, stdout, stderr, .. } = exec_request(uri, container_id)?;
-    Ok(AttachRequest { container_id, stdin, tty, stdout, stderr })
+    let ExecRequest {
+        container_id,
+        tty,
+        stdin,
+        stdout,
+        stderr,
+        ..
+    } = exec_request(uri, container_id)?;
+    Ok(AttachRequest {
+        container_id,
+        stdin,
+        tty,
+        stdout,
+        stderr,
+    })
 }
 
 /// The ports of a request to forward, as older clients name them.
@@ -124,7 +149,12 @@ pub(super) fn ports(uri: &Uri) -> Vec<i32> {
     parameters(uri)
         .iter()
         .filter(|(name, _)| matches!(name.as_str(), "port" | "ports"))
-        .flat_map(|(_, value)| value.split(',').filter_map(|port| port.parse().ok()).collect::<Vec<_>>())
+        .flat_map(|(_, value)| {
+            value
+                .split(',')
+                .filter_map(|port| port.parse().ok())
+                .collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -139,19 +169,31 @@ mod tests {
 
     #[test]
     fn log_parameters_are_read_and_checked() {
-        let query = log_query(&uri("tailLines=5&sinceSeconds=10&follow=true&limitBytes=7"), at(100)).unwrap();
+        let query = log_query(
+            &uri("tailLines=5&sinceSeconds=10&follow=true&limitBytes=7"),
+            at(100),
+        )
+        .unwrap();
         assert_eq!(query.options.tail, Some(5));
         assert_eq!(query.options.since, Some(at(90)));
         assert_eq!(query.options.limit_bytes, Some(7));
         assert!(query.options.follow && !query.previous);
-        for wrong in ["tailLines=x", "sinceTime=yesterday", "sinceSeconds=0", "limitBytes=-1"] {
+        for wrong in [
+            "tailLines=x",
+            "sinceTime=yesterday",
+            "sinceSeconds=0",
+            "limitBytes=-1",
+        ] {
             assert!(log_query(&uri(wrong), at(0)).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn commands_keep_their_words() {
-        let request = exec_request(&uri("command=sh&command=-c&command=echo%20a%2Bb+c&output=1&error=1&tty=1"), "c");
+        let request = exec_request(
+            &uri("command=sh&command=-c&command=echo%20a%2Bb+c&output=1&error=1&tty=1"),
+            "c",
+        );
         let request = request.unwrap();
         assert_eq!(request.cmd, ["sh", "-c", "echo a+b c"]);
         assert!(request.tty && request.stdout && !request.stderr);

@@ -25,8 +25,14 @@ pub(super) struct Shared {
 pub(super) fn router(context: Arc<Context>) -> Router {
     let mut registry = Registry::default();
     context.metrics.register(&mut registry);
-    let gate = Arc::new(Gate::new(context.client.clone(), context.config.node_name.clone()));
-    let shared = Shared { context, registry: Arc::new(registry) };
+    let gate = Arc::new(Gate::new(
+        context.client.clone(),
+        context.config.node_name.clone(),
+    ));
+    let shared = Shared {
+        context,
+        registry: Arc::new(registry),
+    };
     let exec = || get(stream::exec).post(stream::exec);
     let attach = || get(stream::attach).post(stream::attach);
     let forward = || get(stream::port_forward).post(stream::port_forward);
@@ -42,7 +48,10 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/metrics/resource", get(resource))
         .route("/metrics/probes", get(|| async { "" }))
         .route("/stats/summary", get(summary))
-        .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
+        .route(
+            "/containerLogs/{namespace}/{pod}/{container}",
+            get(logs::container),
+        )
         .route("/exec/{namespace}/{pod}/{container}", exec())
         .route("/exec/{namespace}/{pod}/{uid}/{container}", exec())
         .route("/attach/{namespace}/{pod}/{container}", attach())
@@ -58,19 +67,27 @@ async fn healthz() -> &'static str {
 }
 
 fn pod_list(pods: impl Iterator<Item = Arc<Pod>>) -> Response {
-    let items: Vec<Value> =
-        pods.map(|pod| serde_json::to_value(pod.as_ref()).unwrap_or_default()).collect();
+    let items: Vec<Value> = pods
+        .map(|pod| serde_json::to_value(pod.as_ref()).unwrap_or_default())
+        .collect();
     let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
     axum::Json(list).into_response()
 }
 
 async fn pods(State(shared): State<Shared>) -> Response {
-    pod_list(shared.context.list().into_iter().map(|listed| listed.current))
+    pod_list(
+        shared
+            .context
+            .list()
+            .into_iter()
+            .map(|listed| listed.current),
+    )
 }
 
 async fn running_pods(State(shared): State<Shared>) -> Response {
     let running = |pods: Vec<crate::context::Listed>| {
-        pods.into_iter().filter(|listed| listed.observed.alive().next().is_some())
+        pods.into_iter()
+            .filter(|listed| listed.observed.alive().next().is_some())
     };
     pod_list(running(shared.context.list()).map(|listed| listed.current))
 }
@@ -108,7 +125,10 @@ fn text(body: String, kind: &'static str) -> Response {
 async fn own_metrics(State(shared): State<Shared>) -> Response {
     let mut body = String::new();
     match encode(&mut body, &shared.registry) {
-        Ok(()) => text(body, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        Ok(()) => text(
+            body,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
         Err(error) => failure(&error),
     }
 }

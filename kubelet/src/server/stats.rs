@@ -67,21 +67,43 @@ pub(super) async fn usage(context: &Context) -> Result<Usage, cri::Error> {
         .filter(|listed| listed.observed.alive().next().is_some())
         .map(|listed| {
             let identity = PodIdentity::of(&listed.pod);
-            let started = listed.current.status.as_ref().and_then(|status| status.start_time.as_ref());
+            let started = listed
+                .current
+                .status
+                .as_ref()
+                .and_then(|status| status.start_time.as_ref());
             let started_at = started.map(|time| time.0);
-            (identity.uid.clone(), PodUsage { identity, started_at, containers: Vec::new() })
+            (
+                identity.uid.clone(),
+                PodUsage {
+                    identity,
+                    started_at,
+                    containers: Vec::new(),
+                },
+            )
         })
         .collect();
     for stats in context.runtime.stats(Selector::new()).await? {
         let attributes = stats.attributes.clone().unwrap_or_default();
-        let Some(uid) = attributes.labels.get(label::POD_UID) else { continue };
-        let Some(pod) = pods.get_mut(uid) else { continue };
-        let record = listed.iter().find_map(|listed| listed.observed.by_id(&attributes.id));
-        let (cpu, memory) = (stats.cpu.unwrap_or_default(), stats.memory.unwrap_or_default());
+        let Some(uid) = attributes.labels.get(label::POD_UID) else {
+            continue;
+        };
+        let Some(pod) = pods.get_mut(uid) else {
+            continue;
+        };
+        let record = listed
+            .iter()
+            .find_map(|listed| listed.observed.by_id(&attributes.id));
+        let (cpu, memory) = (
+            stats.cpu.unwrap_or_default(),
+            stats.memory.unwrap_or_default(),
+        );
         let layer = stats.writable_layer.unwrap_or_default();
         pod.containers.push(ContainerUsage {
             name: attributes.metadata.unwrap_or_default().name,
-            image: record.map(|record| record.image.clone()).unwrap_or_default(),
+            image: record
+                .map(|record| record.image.clone())
+                .unwrap_or_default(),
             started_at: record.and_then(crate::pod::observed::Record::started_at),
             id: attributes.id,
             cpu_nanoseconds: value(cpu.usage_core_nano_seconds.as_ref()),
@@ -108,17 +130,36 @@ pub(super) async fn usage(context: &Context) -> Result<Usage, cri::Error> {
 
 fn meminfo(field: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with(field)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(field))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 /// Time that all processors together were busy.
 fn node_cpu(stat: &str) -> u64 {
     const TICK_NANOSECONDS: u64 = 10_000_000;
-    let fields: Vec<u64> =
-        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|f| f.parse().ok())
+        .collect();
     // The fourth and fifth fields are idle time.
-    let busy: u64 = fields.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, t)| t).sum();
+    let busy: u64 = fields
+        .iter()
+        .take(8)
+        .enumerate()
+        .filter(|(i, _)| !matches!(i, 3 | 4))
+        .map(|(_, t)| t)
+        .sum();
     busy * TICK_NANOSECONDS
 }
 
@@ -140,7 +181,12 @@ fn time(at: Timestamp) -> Value {
 
 impl Usage {
     fn filesystem_json(&self, used: u64) -> Value {
-        let Filesystem { capacity, available, inodes, inodes_free } = self.filesystem;
+        let Filesystem {
+            capacity,
+            available,
+            inodes,
+            inodes_free,
+        } = self.filesystem;
         json!({
             "time": time(self.at),
             "availableBytes": available,
@@ -205,7 +251,10 @@ pub(super) fn summary(usage: &Usage) -> Value {
             })
         })
         .collect();
-    let used = usage.filesystem.capacity.saturating_sub(usage.filesystem.available);
+    let used = usage
+        .filesystem
+        .capacity
+        .saturating_sub(usage.filesystem.available);
     let working = usage.memory_total.saturating_sub(usage.memory_available);
     json!({
         "node": {
@@ -230,7 +279,10 @@ mod tests {
 
     #[test]
     fn idle_time_is_not_busy_time() {
-        assert_eq!(node_cpu("cpu  10 1 5 1000 50 1 2 0 7 7\ncpu0 1\n"), 19 * 10_000_000);
+        assert_eq!(
+            node_cpu("cpu  10 1 5 1000 50 1 2 0 7 7\ncpu0 1\n"),
+            19 * 10_000_000
+        );
     }
 
     #[test]
@@ -248,7 +300,11 @@ mod tests {
             memory_available: 4,
             filesystem: Filesystem::default(),
             pods: vec![PodUsage {
-                identity: PodIdentity { namespace: "ns".into(), name: "p".into(), uid: "u".into() },
+                identity: PodIdentity {
+                    namespace: "ns".into(),
+                    name: "p".into(),
+                    uid: "u".into(),
+                },
                 started_at: None,
                 containers: vec![container("a", 3), container("b", 4)],
             }],

@@ -28,15 +28,37 @@ fn failed(error: impl std::fmt::Display) -> Refusal {
 
 fn find(shared: &Shared, parameters: &Parameters) -> Result<Listed, Refusal> {
     let get = |name: &str| parameters.get(name).map(String::as_str);
-    let (namespace, pod) = (get("namespace").unwrap_or_default(), get("pod").unwrap_or_default());
-    let missing = || (StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} not found"));
-    shared.context.find(namespace, pod, get("uid")).ok_or_else(missing)
+    let (namespace, pod) = (
+        get("namespace").unwrap_or_default(),
+        get("pod").unwrap_or_default(),
+    );
+    let missing = || {
+        (
+            StatusCode::NOT_FOUND,
+            format!("pod {namespace}/{pod} not found"),
+        )
+    };
+    shared
+        .context
+        .find(namespace, pod, get("uid"))
+        .ok_or_else(missing)
 }
 
 fn container_id(listed: &Listed, parameters: &Parameters) -> Result<String, Refusal> {
-    let name = parameters.get("container").map(String::as_str).unwrap_or_default();
-    let record = listed.observed.newest(name).filter(|record| record.is_running());
-    let missing = || (StatusCode::NOT_FOUND, format!("container not found (\"{name}\")"));
+    let name = parameters
+        .get("container")
+        .map(String::as_str)
+        .unwrap_or_default();
+    let record = listed
+        .observed
+        .newest(name)
+        .filter(|record| record.is_running());
+    let missing = || {
+        (
+            StatusCode::NOT_FOUND,
+            format!("container not found (\"{name}\")"),
+        )
+    };
     Ok(record.ok_or_else(missing)?.id.clone())
 }
 
@@ -49,7 +71,12 @@ pub(super) async fn exec(
     let url = async {
         let id = container_id(&find(&shared, &parameters)?, &parameters)?;
         let wanted = query::exec_request(&uri, &id).map_err(bad)?;
-        shared.context.runtime.exec_url(wanted).await.map_err(failed)
+        shared
+            .context
+            .runtime
+            .exec_url(wanted)
+            .await
+            .map_err(failed)
     };
     answer(url.await, request, Purpose::RemoteCommand).await
 }
@@ -63,7 +90,12 @@ pub(super) async fn attach(
     let url = async {
         let id = container_id(&find(&shared, &parameters)?, &parameters)?;
         let wanted = query::attach_request(&uri, &id).map_err(bad)?;
-        shared.context.runtime.attach_url(wanted).await.map_err(failed)
+        shared
+            .context
+            .runtime
+            .attach_url(wanted)
+            .await
+            .map_err(failed)
     };
     answer(url.await, request, Purpose::RemoteCommand).await
 }
@@ -82,7 +114,12 @@ pub(super) async fn port_forward(
             pod_sandbox_id: sandbox.id.clone(),
             port: query::ports(&uri),
         };
-        shared.context.runtime.port_forward_url(wanted).await.map_err(failed)
+        shared
+            .context
+            .runtime
+            .port_forward_url(wanted)
+            .await
+            .map_err(failed)
     };
     answer(url.await, request, Purpose::PortForward).await
 }
@@ -100,7 +137,10 @@ async fn join(url: &str, request: Request, purpose: Purpose) -> Result<Response,
         return Err(bad("this request has to upgrade its connection"));
     }
     let url: Uri = url.parse().map_err(failed)?;
-    let host = url.authority().ok_or_else(|| failed("the runtime named no host"))?.to_string();
+    let host = url
+        .authority()
+        .ok_or_else(|| failed("the runtime named no host"))?
+        .to_string();
     let runtime = TcpStream::connect(&host).await.map_err(failed)?;
     let _ = runtime.set_nodelay(true);
     // The client's own query says how its streams are laid out.
@@ -109,6 +149,9 @@ async fn join(url: &str, request: Request, purpose: Purpose) -> Result<Response,
         None => url.path().to_owned(),
     };
     let target: Uri = target.parse().map_err(failed)?;
-    let response = upgrade::proxy(request, runtime, &host, &target, HeaderMap::new(), purpose).await;
-    response.map(|response| response.map(Body::new)).map_err(failed)
+    let response =
+        upgrade::proxy(request, runtime, &host, &target, HeaderMap::new(), purpose).await;
+    response
+        .map(|response| response.map(Body::new))
+        .map_err(failed)
 }

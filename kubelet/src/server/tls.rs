@@ -37,7 +37,9 @@ impl std::fmt::Debug for Identity {
 impl Identity {
     /// From a certificate chain and its private key, both PEM.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, TlsError> {
-        Ok(Self { key: Arc::new(RwLock::new(certified(chain, key)?)) })
+        Ok(Self {
+            key: Arc::new(RwLock::new(certified(chain, key)?)),
+        })
     }
 
     /// Connections from now on get this certificate.
@@ -54,7 +56,9 @@ fn certified(chain: &str, key: &str) -> Result<Arc<CertifiedKey>, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
     let key = key.map_err(|error| TlsError::Key(error.to_string()))?;
     let provider = rustls::crypto::ring::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map(Arc::new).map_err(TlsError::Mismatch)
+    CertifiedKey::from_der(chain, key, &provider)
+        .map(Arc::new)
+        .map_err(TlsError::Mismatch)
 }
 
 #[derive(Debug)]
@@ -78,8 +82,11 @@ impl Serving {
     pub(super) fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(self.client_ca.as_bytes()) {
-            let certificate = certificate.map_err(|error| TlsError::Authority(error.to_string()))?;
-            roots.add(certificate).map_err(|error| TlsError::Authority(error.to_string()))?;
+            let certificate =
+                certificate.map_err(|error| TlsError::Authority(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| TlsError::Authority(error.to_string()))?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =

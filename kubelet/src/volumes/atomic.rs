@@ -42,7 +42,10 @@ pub fn write(root: &Path, files: &Files, group: Option<u32>) -> Result<bool, Vol
     }
     let new = hidden_name();
     let directory = root.join(&new);
-    fs::DirBuilder::new().mode(0o755).create(&directory).map_err(|e| VolumeError::io("create", &directory, e))?;
+    fs::DirBuilder::new()
+        .mode(0o755)
+        .create(&directory)
+        .map_err(|e| VolumeError::io("create", &directory, e))?;
     fill(&directory, files)?;
     if let Some(group) = group {
         own(&directory, group)?;
@@ -59,13 +62,21 @@ pub fn write(root: &Path, files: &Files, group: Option<u32>) -> Result<bool, Vol
 
 fn validate(path: &str) -> Result<(), VolumeError> {
     let sound = !path.is_empty()
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+        && Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
         && !path.starts_with("..");
-    if sound { Ok(()) } else { Err(VolumeError::Escape(path.to_owned())) }
+    if sound {
+        Ok(())
+    } else {
+        Err(VolumeError::Escape(path.to_owned()))
+    }
 }
 
 fn hidden_name() -> PathBuf {
-    let now = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S").to_string();
+    let now = jiff::Timestamp::now()
+        .strftime("..%Y_%m_%d_%H_%M_%S")
+        .to_string();
     PathBuf::from(format!("{now}.{}", rand::random::<u32>()))
 }
 
@@ -74,15 +85,23 @@ fn fill(directory: &Path, files: &Files) -> Result<(), VolumeError> {
         let target = directory.join(path);
         let wrong = |error| VolumeError::io("write", &target, error);
         if let Some(parent) = target.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(wrong)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)
+                .map_err(wrong)?;
         }
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(file.mode);
-        options.open(&target).and_then(|mut output| output.write_all(&file.data)).map_err(wrong)?;
+        options
+            .open(&target)
+            .and_then(|mut output| output.write_all(&file.data))
+            .map_err(wrong)?;
         // The process's umask has no say in what the pod asked for.
         fs::set_permissions(&target, Permissions::from_mode(file.mode)).map_err(wrong)?;
         if let Some(owner) = file.owner {
-            chown(&target, Some(Uid::from_raw(owner)), None).map_err(|errno| wrong(errno.into()))?;
+            chown(&target, Some(Uid::from_raw(owner)), None)
+                .map_err(|errno| wrong(errno.into()))?;
         }
     }
     Ok(())
@@ -131,7 +150,10 @@ fn list(directory: &Path, prefix: &Path, found: &mut Vec<PathBuf>) -> io::Result
 }
 
 fn tops(files: &Files) -> std::collections::BTreeSet<&str> {
-    files.keys().filter_map(|path| path.split('/').next()).collect()
+    files
+        .keys()
+        .filter_map(|path| path.split('/').next())
+        .collect()
 }
 
 /// The links that users see, one for each file or directory at the top.
@@ -149,7 +171,10 @@ fn link_all(root: &Path, files: &Files) -> Result<(), VolumeError> {
 
 fn unlink_stale(root: &Path, files: &Files) -> Result<(), VolumeError> {
     let wanted = tops(files);
-    for entry in fs::read_dir(root).map_err(|e| VolumeError::io("read", root, e))?.flatten() {
+    for entry in fs::read_dir(root)
+        .map_err(|e| VolumeError::io("read", root, e))?
+        .flatten()
+    {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with("..") || wanted.contains(name.as_ref()) {
@@ -163,7 +188,10 @@ fn unlink_stale(root: &Path, files: &Files) -> Result<(), VolumeError> {
 /// Removes hidden directories that nothing links to, also those that a process left behind
 /// that was killed in the middle.
 fn sweep(root: &Path, current: &Path) -> Result<(), VolumeError> {
-    for entry in fs::read_dir(root).map_err(|e| VolumeError::io("read", root, e))?.flatten() {
+    for entry in fs::read_dir(root)
+        .map_err(|e| VolumeError::io("read", root, e))?
+        .flatten()
+    {
         let name = entry.file_name();
         let hidden = name.to_string_lossy().starts_with("..20");
         if hidden && Path::new(&name) != current {
@@ -178,8 +206,14 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Files {
-        let file = |data: &str| File { data: data.into(), mode: 0o644, owner: None };
-        list.iter().map(|(path, data)| ((*path).to_owned(), file(data))).collect()
+        let file = |data: &str| File {
+            data: data.into(),
+            mode: 0o644,
+            owner: None,
+        };
+        list.iter()
+            .map(|(path, data)| ((*path).to_owned(), file(data)))
+            .collect()
     }
 
     fn visible(root: &Path) -> Vec<(String, String)> {
@@ -201,13 +235,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         assert!(write(root, &files(&[("a", "1"), ("d/b", "2")]), None).unwrap());
-        assert_eq!(visible(root), [("a".into(), "1".into()), ("d".into(), "DIR".into())]);
+        assert_eq!(
+            visible(root),
+            [("a".into(), "1".into()), ("d".into(), "DIR".into())]
+        );
         assert_eq!(fs::read_to_string(root.join("d/b")).unwrap(), "2");
-        assert!(!write(root, &files(&[("a", "1"), ("d/b", "2")]), None).unwrap(), "nothing to do");
+        assert!(
+            !write(root, &files(&[("a", "1"), ("d/b", "2")]), None).unwrap(),
+            "nothing to do"
+        );
         assert!(write(root, &files(&[("a", "x"), ("c", "3")]), None).unwrap());
-        assert_eq!(visible(root), [("a".into(), "x".into()), ("c".into(), "3".into())]);
+        assert_eq!(
+            visible(root),
+            [("a".into(), "x".into()), ("c".into(), "3".into())]
+        );
         let hidden = fs::read_dir(root).unwrap().flatten();
-        let hidden = hidden.filter(|e| e.file_name().to_string_lossy().starts_with("..20")).count();
+        let hidden = hidden
+            .filter(|e| e.file_name().to_string_lossy().starts_with("..20"))
+            .count();
         assert_eq!(hidden, 1);
         assert!(write(root, &Files::new(), None).unwrap());
         assert_eq!(visible(root), []);
@@ -219,7 +264,11 @@ mod tests {
         let mut first = files(&[("a", "1")]);
         first.get_mut("a").unwrap().mode = 0o400;
         write(dir.path(), &first, None).unwrap();
-        let mode = fs::metadata(dir.path().join("a")).unwrap().permissions().mode() & 0o777;
+        let mode = fs::metadata(dir.path().join("a"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777;
         assert_eq!(mode, 0o400);
     }
 
@@ -227,7 +276,10 @@ mod tests {
     fn a_path_that_leaves_the_volume_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         for path in ["../a", "/a", "a/../../b", "", "..data"] {
-            assert!(write(dir.path(), &files(&[(path, "x")]), None).is_err(), "{path}");
+            assert!(
+                write(dir.path(), &files(&[(path, "x")]), None).is_err(),
+                "{path}"
+            );
         }
     }
 }

@@ -27,7 +27,9 @@ fn open_to_all(path: &Path) -> Result<(), VolumeError> {
 
 /// A directory in memory, at most so many bytes.
 pub fn mount_memory(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
-    let options = size.filter(|size| *size > 0).map(|size| format!("size={size}"));
+    let options = size
+        .filter(|size| *size > 0)
+        .map(|size| format!("size={size}"));
     mount_once(path, "tmpfs", options.as_deref())
 }
 
@@ -52,9 +54,9 @@ pub fn prepare(
         "" => make(path),
         "Memory" => mount_memory(path, Some(memory_size(source, pod, allocatable))),
         medium => {
-            let size = medium.strip_prefix("HugePages").ok_or_else(|| {
-                VolumeError::Unsupported(format!("emptyDir of medium {medium}"))
-            })?;
+            let size = medium
+                .strip_prefix("HugePages")
+                .ok_or_else(|| VolumeError::Unsupported(format!("emptyDir of medium {medium}")))?;
             let options = match size.strip_prefix('-') {
                 Some(size) => {
                     let bytes = nanos(size).map(|nanos| nanos / 1_000_000_000);
@@ -71,14 +73,23 @@ pub fn prepare(
 /// The one huge page size that the pod asks for.
 fn huge_page_size(pod: &Pod) -> Option<i128> {
     let names = resources::names(pod);
-    let size = names.iter().find_map(|name| name.strip_prefix("hugepages-"))?;
+    let size = names
+        .iter()
+        .find_map(|name| name.strip_prefix("hugepages-"))?;
     Some(nanos(size)? / 1_000_000_000)
 }
 
 /// The smallest of what the volume, the pod and the node allow.
 fn memory_size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: &ResourceList) -> i64 {
-    let own = source.size_limit.as_ref().map(value).filter(|size| *size > 0);
+    let own = source
+        .size_limit
+        .as_ref()
+        .map(value)
+        .filter(|size| *size > 0);
     let pod = resources::of_pod(pod, Side::Limits, "memory").filter(|size| *size > 0);
-    let node = allocatable.get("memory").map(value).filter(|size| *size > 0);
+    let node = allocatable
+        .get("memory")
+        .map(value)
+        .filter(|size| *size > 0);
     [own, pod, node].into_iter().flatten().min().unwrap_or(0)
 }

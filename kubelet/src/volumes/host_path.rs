@@ -9,7 +9,10 @@ use super::VolumeError;
 /// Checks that a path is what the volume says, and makes it where the volume asks for that.
 pub fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
     let complain = |complaint| {
-        Err(VolumeError::HostPath { path: path.display().to_string(), complaint })
+        Err(VolumeError::HostPath {
+            path: path.display().to_string(),
+            complaint,
+        })
     };
     let found = fs::metadata(path).ok().map(|metadata| metadata.file_type());
     let is = |test: fn(&fs::FileType) -> bool| found.as_ref().is_some_and(test);

@@ -33,9 +33,16 @@ pub enum VolumeError {
     #[error("references non-existent {kind} key: {key}")]
     MissingKey { kind: &'static str, key: String },
     #[error("hostPath type check failed: {path} {complaint}")]
-    HostPath { path: String, complaint: &'static str },
+    HostPath {
+        path: String,
+        complaint: &'static str,
+    },
     #[error("{action} {path}: {source}")]
-    Io { action: &'static str, path: String, source: io::Error },
+    Io {
+        action: &'static str,
+        path: String,
+        source: io::Error,
+    },
     #[error("the path {0} leaves its volume")]
     Escape(String),
     #[error("persistent volume claim \"{claim}\": {complaint}")]
@@ -52,7 +59,11 @@ pub enum VolumeError {
 
 impl VolumeError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.display().to_string(), source }
+        Self::Io {
+            action,
+            path: path.display().to_string(),
+            source,
+        }
     }
 }
 
@@ -72,7 +83,10 @@ impl Paths {
     }
 
     pub fn volume(&self, uid: &str, kind: &str, name: &str) -> PathBuf {
-        self.pod(uid).join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
+        self.pod(uid)
+            .join("volumes")
+            .join(format!("kubernetes.io~{kind}"))
+            .join(name)
     }
 
     pub fn subpath(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
@@ -87,7 +101,10 @@ impl Paths {
 
     /// Where a container's last words go.
     pub fn last_words(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.pod(uid).join("containers").join(container).join(format!("{attempt}"))
+        self.pod(uid)
+            .join("containers")
+            .join(container)
+            .join(format!("{attempt}"))
     }
 }
 
@@ -161,7 +178,10 @@ fn one(
         }
         let files = payload::files(pod, volume, sources, &site.around)?;
         atomic::write(&path, &files, fs_group)?;
-        return Ok(Ready::Path { path, read_only: true });
+        return Ok(Ready::Path {
+            path,
+            read_only: true,
+        });
     }
     if let Some(source) = &volume.empty_dir {
         let path = site.paths.volume(uid, "empty-dir", &volume.name);
@@ -169,18 +189,27 @@ fn one(
         if let Some(group) = fs_group {
             ownership::apply(&path, group, ownership::change_policy(pod))?;
         }
-        return Ok(Ready::Path { path, read_only: false });
+        return Ok(Ready::Path {
+            path,
+            read_only: false,
+        });
     }
     if let Some(source) = &volume.host_path {
         let path = PathBuf::from(&source.path);
         host_path::check(&path, source.type_.as_deref().unwrap_or_default())?;
-        return Ok(Ready::Path { path, read_only: false });
+        return Ok(Ready::Path {
+            path,
+            read_only: false,
+        });
     }
     if let Some(source) = &volume.persistent_volume_claim {
-        let target = sources.claims.get(&volume.name).ok_or_else(|| VolumeError::Missing {
-            kind: "persistentvolumeclaim",
-            name: source.claim_name.clone(),
-        })?;
+        let target = sources
+            .claims
+            .get(&volume.name)
+            .ok_or_else(|| VolumeError::Missing {
+                kind: "persistentvolumeclaim",
+                name: source.claim_name.clone(),
+            })?;
         let path = PathBuf::from(&target.path);
         host_path::check(&path, "DirectoryOrCreate")?;
         if let Some(group) = fs_group {

@@ -10,8 +10,10 @@ use super::VolumeError;
 pub fn below(root: &Path) -> Result<Vec<PathBuf>, VolumeError> {
     let table = Path::new("/proc/self/mountinfo");
     let text = std::fs::read_to_string(table).map_err(|e| VolumeError::io("read", table, e))?;
-    let mut points: Vec<PathBuf> =
-        parse(&text).into_iter().filter(|point| point.starts_with(root)).collect();
+    let mut points: Vec<PathBuf> = parse(&text)
+        .into_iter()
+        .filter(|point| point.starts_with(root))
+        .collect();
     points.reverse();
     Ok(points)
 }
@@ -31,7 +33,9 @@ fn unescape(field: &str) -> String {
     let mut rest = field;
     while let Some(at) = rest.find('\\') {
         output.push_str(&rest[..at]);
-        let code = rest.get(at + 1..at + 4).and_then(|code| u8::from_str_radix(code, 8).ok());
+        let code = rest
+            .get(at + 1..at + 4)
+            .and_then(|code| u8::from_str_radix(code, 8).ok());
         match code {
             Some(code) => {
                 output.push(char::from(code));
@@ -69,7 +73,8 @@ mod tests {
 
     #[test]
     fn mount_points_are_read_with_their_escapes() {
-        let text = "22 1 0:20 / / rw - ext4 /dev/vda rw\n30 22 0:25 / /mnt/a\\040b rw - tmpfs tmpfs rw\n";
+        let text =
+            "22 1 0:20 / / rw - ext4 /dev/vda rw\n30 22 0:25 / /mnt/a\\040b rw - tmpfs tmpfs rw\n";
         assert_eq!(parse(text), [PathBuf::from("/"), PathBuf::from("/mnt/a b")]);
     }
 }

@@ -21,10 +21,20 @@ pub enum MountError {
     Unresolved(String),
     #[error("subPath {0} must be a path inside its volume")]
     SubPath(String),
-    #[error("failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\": {source}")]
-    Prepare { volume: String, container: String, source: VolumeError },
+    #[error(
+        "failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\": {source}"
+    )]
+    Prepare {
+        volume: String,
+        container: String,
+        source: VolumeError,
+    },
     #[error("{action} {path}: {source}")]
-    Io { action: &'static str, path: String, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: String,
+        source: std::io::Error,
+    },
 }
 
 /// What mounts are made from.
@@ -53,7 +63,11 @@ pub fn prepare(inputs: &Inputs<'_>) -> Result<Vec<Mount>, MountError> {
             ..Mount::default()
         });
     }
-    if let Some(path) = container.termination_message_path.as_deref().filter(|path| !path.is_empty()) {
+    if let Some(path) = container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+    {
         mounts.push(Mount {
             container_path: path.to_owned(),
             host_path: make_last_words(inputs)?.display().to_string(),
@@ -83,14 +97,19 @@ fn one(inputs: &Inputs<'_>, mount: &VolumeMount, index: usize) -> Result<Mount, 
     match volume {
         Ready::Image { id } => {
             made.readonly = true;
-            made.image = Some(ImageSpec { image: id.clone(), ..ImageSpec::default() });
+            made.image = Some(ImageSpec {
+                image: id.clone(),
+                ..ImageSpec::default()
+            });
             made.image_sub_path = part.unwrap_or_default();
         }
         Ready::Path { path, read_only } => {
             made.readonly |= read_only;
             made.host_path = match part {
                 None => path.display().to_string(),
-                Some(part) => bind(inputs, mount, index, path, &part)?.display().to_string(),
+                Some(part) => bind(inputs, mount, index, path, &part)?
+                    .display()
+                    .to_string(),
             };
         }
     }
@@ -105,7 +124,11 @@ fn absolute(path: &str, working_dir: &Option<String>) -> String {
 }
 
 fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, MountError> {
-    let path = if let Some(pattern) = mount.sub_path_expr.as_deref().filter(|text| !text.is_empty()) {
+    let path = if let Some(pattern) = mount
+        .sub_path_expr
+        .as_deref()
+        .filter(|text| !text.is_empty())
+    {
         expand(pattern, environment)?
     } else {
         mount.sub_path.clone().unwrap_or_default()
@@ -116,7 +139,11 @@ fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<Str
     let sound = Path::new(&path)
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if sound { Ok(Some(path)) } else { Err(MountError::SubPath(path)) }
+    if sound {
+        Ok(Some(path))
+    } else {
+        Err(MountError::SubPath(path))
+    }
 }
 
 fn expand(pattern: &str, environment: &Environment) -> Result<String, MountError> {
@@ -126,7 +153,11 @@ fn expand(pattern: &str, environment: &Environment) -> Result<String, MountError
         missing.set(missing.get() || found.is_none());
         found.map(|(_, value)| value.as_str())
     });
-    if missing.get() { Err(MountError::Unresolved(pattern.to_owned())) } else { Ok(path) }
+    if missing.get() {
+        Err(MountError::Unresolved(pattern.to_owned()))
+    } else {
+        Ok(path)
+    }
 }
 
 fn bind(
@@ -137,7 +168,9 @@ fn bind(
     part: &str,
 ) -> Result<PathBuf, MountError> {
     let uid = inputs.pod.metadata.uid.as_deref().unwrap_or_default();
-    let target = inputs.paths.subpath(uid, &mount.name, inputs.spec.name(), index);
+    let target = inputs
+        .paths
+        .subpath(uid, &mount.name, inputs.spec.name(), index);
     subpath::bind(volume, part, &target).map_err(|source| MountError::Prepare {
         volume: mount.name.clone(),
         container: inputs.spec.name().to_owned(),
@@ -158,19 +191,30 @@ fn write_hosts(inputs: &Inputs<'_>) -> Result<PathBuf, MountError> {
 
 fn make_last_words(inputs: &Inputs<'_>) -> Result<PathBuf, MountError> {
     let uid = inputs.pod.metadata.uid.as_deref().unwrap_or_default();
-    let path = inputs.paths.last_words(uid, inputs.spec.name(), inputs.attempt);
+    let path = inputs
+        .paths
+        .last_words(uid, inputs.spec.name(), inputs.attempt);
     write(&path, "", 0o666)?;
     Ok(path)
 }
 
 /// Writes in place: the file may be mounted in other containers of the pod.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), MountError> {
-    let wrong = |source| MountError::Io { action: "write", path: path.display().to_string(), source };
+    let wrong = |source| MountError::Io {
+        action: "write",
+        path: path.display().to_string(),
+        source,
+    };
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(wrong)?;
     }
     let mut options = OpenOptions::new();
-    let mut file = options.create(true).write(true).truncate(true).open(path).map_err(wrong)?;
+    let mut file = options
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .open(path)
+        .map_err(wrong)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(wrong)?;
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(wrong)
 }
@@ -181,7 +225,10 @@ mod tests {
 
     #[test]
     fn sub_paths_expand_and_stay_inside() {
-        let environment = vec![("POD".to_owned(), "p1".to_owned()), ("ABS".to_owned(), "/x".to_owned())];
+        let environment = vec![
+            ("POD".to_owned(), "p1".to_owned()),
+            ("ABS".to_owned(), "/x".to_owned()),
+        ];
         let check = |plain: &str, pattern: &str| {
             let mount = VolumeMount {
                 sub_path: Some(plain.into()),
@@ -193,7 +240,12 @@ mod tests {
         assert_eq!(check("", ""), Some(None));
         assert_eq!(check("a/b", ""), Some(Some("a/b".into())));
         assert_eq!(check("", "$(POD)/x"), Some(Some("p1/x".into())));
-        for (plain, pattern) in [("", "$(NONE)"), ("", "$(ABS)"), ("../a", ""), ("a/../b", "")] {
+        for (plain, pattern) in [
+            ("", "$(NONE)"),
+            ("", "$(ABS)"),
+            ("../a", ""),
+            ("a/../b", ""),
+        ] {
             assert_eq!(check(plain, pattern), None, "{plain}{pattern}");
         }
     }

@@ -33,12 +33,21 @@ pub fn change_policy(pod: &Pod) -> ChangePolicy {
 
 /// The user that all containers of the pod run as, if it is one.
 pub fn fs_user(pod: &Pod) -> Option<u32> {
-    let pod_user = containers::spec(pod).security_context.as_ref().and_then(|c| c.run_as_user);
+    let pod_user = containers::spec(pod)
+        .security_context
+        .as_ref()
+        .and_then(|c| c.run_as_user);
     let mut users = containers::all(pod).into_iter().map(|spec| {
-        spec.container.security_context.as_ref().and_then(|c| c.run_as_user).or(pod_user)
+        spec.container
+            .security_context
+            .as_ref()
+            .and_then(|c| c.run_as_user)
+            .or(pod_user)
     });
     let first = users.next()??;
-    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
+    users
+        .all(|user| user == Some(first))
+        .then(|| u32::try_from(first).ok())?
 }
 
 /// Gives a group everything below a path, readable and writable.
@@ -79,7 +88,11 @@ pub fn one(path: &Path, group: u32, mask: u32) -> Result<(), VolumeError> {
         return Ok(());
     }
     // Directories have to be searchable, and what is made in them belongs to the group too.
-    let extra = if meta.is_dir() { mask | 0o110 | 0o2000 } else { mask };
+    let extra = if meta.is_dir() {
+        mask | 0o110 | 0o2000
+    } else {
+        mask
+    };
     fs::set_permissions(path, Permissions::from_mode((meta.mode() & 0o7777) | extra))
         .map_err(|error| VolumeError::io("set the mode of", path, error))
 }

@@ -102,7 +102,11 @@ fn pick(
 ) -> Result<(), VolumeError> {
     let Some(items) = keys.items.filter(|items| !items.is_empty()) else {
         for (key, data) in data {
-            let file = File { data: data.clone(), mode: mode(None, keys.mode), owner: None };
+            let file = File {
+                data: data.clone(),
+                mode: mode(None, keys.mode),
+                owner: None,
+            };
             files.insert(key.clone(), file);
         }
         return Ok(());
@@ -110,18 +114,30 @@ fn pick(
     for item in items {
         match data.get(&item.key) {
             Some(data) => {
-                let file = File { data: data.clone(), mode: mode(item.mode, keys.mode), owner: None };
+                let file = File {
+                    data: data.clone(),
+                    mode: mode(item.mode, keys.mode),
+                    owner: None,
+                };
                 files.insert(item.path.clone(), file);
             }
             None if keys.optional => {}
-            None => return Err(VolumeError::MissingKey { kind, key: item.key.clone() }),
+            None => {
+                return Err(VolumeError::MissingKey {
+                    kind,
+                    key: item.key.clone(),
+                });
+            }
         }
     }
     Ok(())
 }
 
 fn bytes(map: Option<&BTreeMap<String, ByteString>>) -> BTreeMap<String, Vec<u8>> {
-    map.into_iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect()
+    map.into_iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.0.clone()))
+        .collect()
 }
 
 fn config_map_data(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
@@ -144,7 +160,10 @@ fn add_config_map(
     match sources.objects.config_maps.get(name) {
         Some(map) => pick("config", &config_map_data(map), keys, files),
         None if keys.optional => Ok(()),
-        None => Err(VolumeError::Missing { kind: "configmap", name: name.to_owned() }),
+        None => Err(VolumeError::Missing {
+            kind: "configmap",
+            name: name.to_owned(),
+        }),
     }
 }
 
@@ -157,7 +176,10 @@ fn add_secret(
     match sources.objects.secrets.get(name) {
         Some(secret) => pick("secret", &secret_data(secret), keys, files),
         None if keys.optional => Ok(()),
-        None => Err(VolumeError::Missing { kind: "secret", name: name.to_owned() }),
+        None => Err(VolumeError::Missing {
+            kind: "secret",
+            name: name.to_owned(),
+        }),
     }
 }
 
@@ -176,7 +198,11 @@ fn add_downward(
         } else {
             continue;
         };
-        let file = File { data: value.into_bytes(), mode: mode(item.mode, default_mode), owner: None };
+        let file = File {
+            data: value.into_bytes(),
+            mode: mode(item.mode, default_mode),
+            owner: None,
+        };
         files.insert(item.path.clone(), file);
     }
     Ok(())
@@ -194,12 +220,20 @@ fn add_projected(
     for source in projected.sources.iter().flatten() {
         if let Some(map) = &source.config_map {
             let optional = map.optional == Some(true);
-            let keys = Keys { items: map.items.as_deref(), optional, mode: default_mode };
+            let keys = Keys {
+                items: map.items.as_deref(),
+                optional,
+                mode: default_mode,
+            };
             add_config_map(&map.name, &keys, sources, files)?;
         }
         if let Some(secret) = &source.secret {
             let optional = secret.optional == Some(true);
-            let keys = Keys { items: secret.items.as_deref(), optional, mode: default_mode };
+            let keys = Keys {
+                items: secret.items.as_deref(),
+                optional,
+                mode: default_mode,
+            };
             add_secret(&secret.name, &keys, sources, files)?;
         }
         if let Some(downward) = &source.downward_api {
@@ -209,7 +243,8 @@ fn add_projected(
         if let Some(token) = &source.service_account_token {
             let key = (volume.to_owned(), token.path.clone());
             let value = sources.tokens.get(&key);
-            let value = value.ok_or_else(|| VolumeError::Token("it was not asked for".to_owned()))?;
+            let value =
+                value.ok_or_else(|| VolumeError::Token("it was not asked for".to_owned()))?;
             files.insert(token.path.clone(), token_file(pod, value, default_mode));
         }
         if let Some(bundle) = &source.cluster_trust_bundle {
@@ -217,12 +252,23 @@ fn add_projected(
             match sources.bundles.get(&key) {
                 Some(text) => {
                     let data = text.clone().into_bytes();
-                    let file = File { data, mode: mode(None, default_mode), owner: None };
+                    let file = File {
+                        data,
+                        mode: mode(None, default_mode),
+                        owner: None,
+                    };
                     files.insert(bundle.path.clone(), file);
                 }
                 None if bundle.optional == Some(true) => {
                     let mode = mode(None, default_mode);
-                    files.insert(bundle.path.clone(), File { data: Vec::new(), mode, owner: None });
+                    files.insert(
+                        bundle.path.clone(),
+                        File {
+                            data: Vec::new(),
+                            mode,
+                            owner: None,
+                        },
+                    );
                 }
                 None => {
                     let name = bundle.name.clone().or_else(|| bundle.signer_name.clone());
@@ -244,8 +290,16 @@ fn add_projected(
 fn token_file(pod: &Pod, token: &str, default_mode: Option<i32>) -> File {
     let owner = ownership::fs_user(pod);
     let private = owner.is_some() || ownership::fs_group(pod).is_some();
-    let mode = if private { 0o600 } else { mode(None, default_mode) };
-    File { data: token.as_bytes().to_vec(), mode, owner }
+    let mode = if private {
+        0o600
+    } else {
+        mode(None, default_mode)
+    };
+    File {
+        data: token.as_bytes().to_vec(),
+        mode,
+        owner,
+    }
 }
 
 #[cfg(test)]
@@ -260,12 +314,19 @@ mod tests {
 
     fn sources() -> Sources {
         let map: ConfigMap = serde_json::from_value(
-            json!({"data": {"a": "1", "b": "2"}, "binaryData": {"bin": "/w=="}})).unwrap();
+            json!({"data": {"a": "1", "b": "2"}, "binaryData": {"bin": "/w=="}}),
+        )
+        .unwrap();
         let secret: Secret = serde_json::from_value(json!({"data": {"s": "c2VjcmV0"}})).unwrap();
         let mut sources = Sources::default();
-        sources.objects.config_maps.insert("m".into(), Arc::new(map));
+        sources
+            .objects
+            .config_maps
+            .insert("m".into(), Arc::new(map));
         sources.objects.secrets.insert("x".into(), Arc::new(secret));
-        sources.tokens.insert(("v".into(), "token".into()), "jwt".into());
+        sources
+            .tokens
+            .insert(("v".into(), "token".into()), "jwt".into());
         sources
     }
 
@@ -275,17 +336,26 @@ mod tests {
         let volume: Volume = serde_json::from_value(volume).unwrap();
         let pod = pod(json!({"metadata": {"labels": {"l": "v"}}, "spec": {"containers": []}}));
         let allocatable = ResourceList::new();
-        let around =
-            Surroundings { pod_ips: &[], host_ips: &[], node_name: "n", allocatable: &allocatable };
+        let around = Surroundings {
+            pod_ips: &[],
+            host_ips: &[],
+            node_name: "n",
+            allocatable: &allocatable,
+        };
         let files = files(&pod, &volume, &sources(), &around).map_err(|error| error.to_string())?;
         let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
-        Ok(files.iter().map(|(path, file)| (path.clone(), text(&file.data), file.mode)).collect())
+        Ok(files
+            .iter()
+            .map(|(path, file)| (path.clone(), text(&file.data), file.mode))
+            .collect())
     }
 
     fn check(source: Value, expected: &[(&str, &str, u32)]) {
         let shown = source.to_string();
-        let expected: Vec<_> =
-            expected.iter().map(|(path, data, mode)| ((*path).into(), (*data).into(), *mode)).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(path, data, mode)| ((*path).into(), (*data).into(), *mode))
+            .collect();
         assert_eq!(made(source), Ok(expected), "{shown}");
     }
 
@@ -293,19 +363,32 @@ mod tests {
     fn keys_become_files_with_their_modes() {
         check(
             json!({"configMap": {"name": "m", "defaultMode": 0o400}}),
-            &[("a", "1", 0o400), ("b", "2", 0o400), ("bin", "\u{fffd}", 0o400)],
+            &[
+                ("a", "1", 0o400),
+                ("b", "2", 0o400),
+                ("bin", "\u{fffd}", 0o400),
+            ],
         );
         check(
             json!({"configMap": {"name": "m", "items": [{"key": "a", "path": "x/y", "mode": 0o600}]}}),
             &[("x/y", "1", 0o600)],
         );
-        check(json!({"secret": {"secretName": "x"}}), &[("s", "secret", 0o644)]);
-        check(json!({"secret": {"secretName": "none", "optional": true}}), &[]);
+        check(
+            json!({"secret": {"secretName": "x"}}),
+            &[("s", "secret", 0o644)],
+        );
+        check(
+            json!({"secret": {"secretName": "none", "optional": true}}),
+            &[],
+        );
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(made(json!({"configMap": {"name": "z"}})), Err("configmap \"z\" not found".into()));
+        assert_eq!(
+            made(json!({"configMap": {"name": "z"}})),
+            Err("configmap \"z\" not found".into())
+        );
         assert_eq!(
             made(json!({"secret": {"secretName": "x", "items": [{"key": "k", "path": "p"}]}})),
             Err("references non-existent secret key: k".into())
@@ -321,7 +404,11 @@ mod tests {
                 {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
                 {"secret": {"name": "none", "optional": true}},
             ]}}),
-            &[("ca.crt", "1", 0o644), ("labels", "l=\"v\"", 0o644), ("token", "jwt", 0o644)],
+            &[
+                ("ca.crt", "1", 0o644),
+                ("labels", "l=\"v\"", 0o644),
+                ("token", "jwt", 0o644),
+            ],
         );
     }
 }

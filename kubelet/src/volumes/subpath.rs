@@ -18,21 +18,34 @@ use super::{VolumeError, mount_table};
 pub fn bind(volume: &Path, subpath: &str, target: &Path) -> Result<(), VolumeError> {
     let inner = open(volume, subpath)?;
     let file = File::from(inner);
-    let is_dir = file.metadata().map_err(|error| VolumeError::io("read", volume, error))?.is_dir();
+    let is_dir = file
+        .metadata()
+        .map_err(|error| VolumeError::io("read", volume, error))?
+        .is_dir();
     if mount_table::is_mounted(target)? {
         mount_table::unmount_below(target)?;
     }
     place(target, is_dir)?;
     let source = format!("/proc/self/fd/{}", file.as_raw_fd());
-    mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|errno| VolumeError::io("mount", target, errno.into()))
+    mount(
+        Some(source.as_str()),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .map_err(|errno| VolumeError::io("mount", target, errno.into()))
 }
 
 /// Something to mount on.
 fn place(target: &Path, is_dir: bool) -> Result<(), VolumeError> {
     let wrong = |error| VolumeError::io("create", target, error);
     if target.exists() && target.is_dir() != is_dir {
-        let removed = if is_dir { fs::remove_file(target) } else { fs::remove_dir(target) };
+        let removed = if is_dir {
+            fs::remove_file(target)
+        } else {
+            fs::remove_dir(target)
+        };
         removed.map_err(wrong)?;
     }
     if is_dir {
@@ -41,12 +54,19 @@ fn place(target: &Path, is_dir: bool) -> Result<(), VolumeError> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(wrong)?;
     }
-    OpenOptions::new().create(true).append(true).open(target).map(drop).map_err(wrong)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(target)
+        .map(drop)
+        .map_err(wrong)
 }
 
 fn open(volume: &Path, subpath: &str) -> Result<OwnedFd, VolumeError> {
     let wrong = |errno: nix::errno::Errno| match errno {
-        nix::errno::Errno::EXDEV | nix::errno::Errno::ELOOP => VolumeError::Escape(subpath.to_owned()),
+        nix::errno::Errno::EXDEV | nix::errno::Errno::ELOOP => {
+            VolumeError::Escape(subpath.to_owned())
+        }
         errno => VolumeError::io("open", &volume.join(subpath), errno.into()),
     };
     let parts: Vec<&str> = Path::new(subpath)
@@ -59,7 +79,10 @@ fn open(volume: &Path, subpath: &str) -> Result<OwnedFd, VolumeError> {
         .collect::<Option<_>>()
         .ok_or_else(|| VolumeError::Escape(subpath.to_owned()))?;
     let root = File::open(volume).map_err(|error| VolumeError::io("open", volume, error))?;
-    let permissions = root.metadata().map_err(|error| VolumeError::io("read", volume, error))?.permissions();
+    let permissions = root
+        .metadata()
+        .map_err(|error| VolumeError::io("read", volume, error))?
+        .permissions();
     let mut done = String::from(".");
     let mut current = beneath(root.as_fd(), &done).map_err(wrong)?;
     for part in parts {
@@ -70,8 +93,9 @@ fn open(volume: &Path, subpath: &str) -> Result<OwnedFd, VolumeError> {
                 let made = beneath(root.as_fd(), &next).map_err(wrong)?;
                 // As open as the volume itself; through the open file, which cannot be swapped.
                 let opened = format!("/proc/self/fd/{}", made.as_raw_fd());
-                fs::set_permissions(&opened, permissions.clone())
-                    .map_err(|error| VolumeError::io("set the mode of", &volume.join(subpath), error))?;
+                fs::set_permissions(&opened, permissions.clone()).map_err(|error| {
+                    VolumeError::io("set the mode of", &volume.join(subpath), error)
+                })?;
                 made
             }
             opened => opened.map_err(wrong)?,
@@ -107,7 +131,10 @@ mod tests {
         assert!(open(root, "new/deep").is_ok());
         assert!(root.join("new/deep").is_dir(), "what is missing is made");
         for path in ["out", "out/passwd", "up", "../x", "/etc", "a/../../x"] {
-            assert!(matches!(open(root, path), Err(VolumeError::Escape(_))), "{path}");
+            assert!(
+                matches!(open(root, path), Err(VolumeError::Escape(_))),
+                "{path}"
+            );
         }
     }
 }

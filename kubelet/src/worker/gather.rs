@@ -23,16 +23,26 @@ use crate::volumes::{ClaimTarget, Site, Sources, VolumeError, prepare};
 /// The ConfigMaps and Secrets that the pod refers to, as far as they exist.
 pub(super) async fn objects(context: &Context, pod: &Pod) -> Result<Objects, String> {
     let identity = PodIdentity::of(pod);
-    let References { config_maps, secrets, .. } = references::of(pod);
+    let References {
+        config_maps,
+        secrets,
+        ..
+    } = references::of(pod);
     let mut objects = Objects::default();
     for name in config_maps {
-        let found = context.objects.config_map(&identity.uid, &identity.namespace, &name).await;
+        let found = context
+            .objects
+            .config_map(&identity.uid, &identity.namespace, &name)
+            .await;
         if let Some(found) = found.map_err(|error| error.to_string())? {
             objects.config_maps.insert(name, found);
         }
     }
     for name in secrets {
-        let found = context.objects.secret(&identity.uid, &identity.namespace, &name).await;
+        let found = context
+            .objects
+            .secret(&identity.uid, &identity.namespace, &name)
+            .await;
         if let Some(found) = found.map_err(|error| error.to_string())? {
             objects.secrets.insert(name, found);
         }
@@ -45,7 +55,10 @@ pub(super) async fn pull_secrets(context: &Context, pod: &Pod) -> Vec<Arc<Secret
     let identity = PodIdentity::of(pod);
     let mut found = Vec::new();
     for name in references::of(pod).pull_secrets {
-        let secret = context.objects.secret(&identity.uid, &identity.namespace, &name).await;
+        let secret = context
+            .objects
+            .secret(&identity.uid, &identity.namespace, &name)
+            .await;
         found.extend(secret.ok().flatten());
     }
     found
@@ -58,15 +71,25 @@ pub(super) async fn volumes(
     pod_ips: &[IpAddr],
 ) -> Result<Prepared, (String, String)> {
     let unnamed = |error: String| (String::new(), error);
-    let mut sources =
-        Sources { objects: objects(context, pod).await.map_err(unnamed)?, ..Sources::default() };
+    let mut sources = Sources {
+        objects: objects(context, pod).await.map_err(unnamed)?,
+        ..Sources::default()
+    };
     let mut renew_at = None;
     for volume in containers::spec(pod).volumes.iter().flatten() {
         let named = |error: VolumeError| (volume.name.clone(), error.to_string());
-        tokens(context, pod, volume, &mut sources, &mut renew_at).await.map_err(named)?;
-        bundles(context, volume, &mut sources).await.map_err(named)?;
-        claim(context, pod, volume, &mut sources).await.map_err(named)?;
-        image(context, pod, volume, &mut sources).await.map_err(named)?;
+        tokens(context, pod, volume, &mut sources, &mut renew_at)
+            .await
+            .map_err(named)?;
+        bundles(context, volume, &mut sources)
+            .await
+            .map_err(named)?;
+        claim(context, pod, volume, &mut sources)
+            .await
+            .map_err(named)?;
+        image(context, pod, volume, &mut sources)
+            .await
+            .map_err(named)?;
     }
     let (context, pod, pod_ips) = (context.clone(), pod.clone(), pod_ips.to_vec());
     let work = move || {
@@ -82,7 +105,10 @@ pub(super) async fn volumes(
         };
         Ok(prepare(&pod, &sources, &site))
     };
-    match blocking(work).await.map_err(|error| (String::new(), error))? {
+    match blocking(work)
+        .await
+        .map_err(|error| (String::new(), error))?
+    {
         Ok(volumes) => Ok(Prepared { volumes, renew_at }),
         Err((volume, error)) => Err((volume, error.to_string())),
     }
@@ -95,19 +121,27 @@ async fn tokens(
     sources: &mut Sources,
     renew_at: &mut Option<jiff::Timestamp>,
 ) -> Result<(), VolumeError> {
-    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let projected = volume
+        .projected
+        .iter()
+        .flat_map(|projected| projected.sources.iter().flatten());
     for projection in projected.filter_map(|source| source.service_account_token.as_ref()) {
         let account = containers::spec(pod).service_account_name.clone();
         let wanted = Wanted {
             pod: PodIdentity::of(pod),
             service_account: account.unwrap_or_else(|| "default".to_owned()),
-            audience: projection.audience.clone().filter(|audience| !audience.is_empty()),
+            audience: projection
+                .audience
+                .clone()
+                .filter(|audience| !audience.is_empty()),
             seconds: projection.expiration_seconds.unwrap_or(3600),
         };
         let token = context.tokens.get(&wanted).await;
         let token = token.map_err(|error| VolumeError::Token(error.to_string()))?;
         *renew_at = Some(renew_at.map_or(token.renew_at, |at| at.min(token.renew_at)));
-        sources.tokens.insert((volume.name.clone(), projection.path.clone()), token.text);
+        sources
+            .tokens
+            .insert((volume.name.clone(), projection.path.clone()), token.text);
     }
     Ok(())
 }
@@ -117,7 +151,10 @@ async fn bundles(
     volume: &Volume,
     sources: &mut Sources,
 ) -> Result<(), VolumeError> {
-    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let projected = volume
+        .projected
+        .iter()
+        .flat_map(|projected| projected.sources.iter().flatten());
     for projection in projected.filter_map(|source| source.cluster_trust_bundle.as_ref()) {
         let api = Api::<ClusterTrustBundle>::all(context.client.clone());
         let mut anchors = Vec::new();
@@ -125,19 +162,31 @@ async fn bundles(
             let found = api.get_opt(name).await;
             let found = found.map_err(|error| VolumeError::Token(error.to_string()))?;
             anchors.extend(found.map(|bundle| bundle.spec.trust_bundle));
-        } else if let (Some(signer), Some(selector)) = (&projection.signer_name, &projection.label_selector) {
-            let selector: kube::core::Selector =
-                selector.clone().try_into().map_err(|_| VolumeError::Unsupported("selector".into()))?;
+        } else if let (Some(signer), Some(selector)) =
+            (&projection.signer_name, &projection.label_selector)
+        {
+            let selector: kube::core::Selector = selector
+                .clone()
+                .try_into()
+                .map_err(|_| VolumeError::Unsupported("selector".into()))?;
             let params = ListParams::default().labels_from(&selector);
             let found = api.list(&params).await;
             let found = found.map_err(|error| VolumeError::Token(error.to_string()))?;
-            let fits = |bundle: &&ClusterTrustBundle| bundle.spec.signer_name.as_ref() == Some(signer);
+            let fits =
+                |bundle: &&ClusterTrustBundle| bundle.spec.signer_name.as_ref() == Some(signer);
             let mut bundles: Vec<&ClusterTrustBundle> = found.iter().filter(fits).collect();
             bundles.sort_by_key(|bundle| bundle.name_any());
-            anchors.extend(bundles.iter().map(|bundle| bundle.spec.trust_bundle.clone()));
+            anchors.extend(
+                bundles
+                    .iter()
+                    .map(|bundle| bundle.spec.trust_bundle.clone()),
+            );
         }
         if !anchors.is_empty() {
-            sources.bundles.insert((volume.name.clone(), projection.path.clone()), anchors.join("\n"));
+            sources.bundles.insert(
+                (volume.name.clone(), projection.path.clone()),
+                anchors.join("\n"),
+            );
         }
     }
     Ok(())
@@ -155,29 +204,54 @@ async fn claim(
         (None, Some(_)) => format!("{}-{}", pod.name_any(), volume.name),
         (None, None) => return Ok(()),
     };
-    let wrong = |complaint: String| VolumeError::Claim { claim: name.clone(), complaint };
+    let wrong = |complaint: String| VolumeError::Claim {
+        claim: name.clone(),
+        complaint,
+    };
     let namespace = pod.namespace().unwrap_or_default();
     let claims = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &namespace);
-    let claim = claims.get_opt(&name).await.map_err(|error| wrong(error.to_string()))?;
+    let claim = claims
+        .get_opt(&name)
+        .await
+        .map_err(|error| wrong(error.to_string()))?;
     let Some(claim) = claim else {
-        return Err(VolumeError::Missing { kind: "persistentvolumeclaim", name });
+        return Err(VolumeError::Missing {
+            kind: "persistentvolumeclaim",
+            name,
+        });
     };
-    let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
-    let volume_name = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
+    let bound = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        == Some("Bound");
+    let volume_name = claim
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volume_name.clone());
     let Some(volume_name) = volume_name.filter(|_| bound) else {
         return Err(wrong("it is not bound to a volume yet".to_owned()));
     };
     let volumes = Api::<PersistentVolume>::all(context.client.clone());
-    let found = volumes.get(&volume_name).await.map_err(|error| wrong(error.to_string()))?;
+    let found = volumes
+        .get(&volume_name)
+        .await
+        .map_err(|error| wrong(error.to_string()))?;
     let spec = found.spec.unwrap_or_default();
     let path = match (&spec.host_path, &spec.local) {
         (Some(host), _) => host.path.clone(),
         (None, Some(local)) => local.path.clone(),
-        (None, None) => return Err(wrong(format!("volume {volume_name} is of a kind that needs a driver"))),
+        (None, None) => {
+            return Err(wrong(format!(
+                "volume {volume_name} is of a kind that needs a driver"
+            )));
+        }
     };
     let modes = spec.access_modes.unwrap_or_default();
     let read_only = !modes.is_empty() && modes.iter().all(|mode| mode == "ReadOnlyMany");
-    sources.claims.insert(volume.name.clone(), ClaimTarget { path, read_only });
+    sources
+        .claims
+        .insert(volume.name.clone(), ClaimTarget { path, read_only });
     Ok(())
 }
 
@@ -187,7 +261,9 @@ async fn image(
     volume: &Volume,
     sources: &mut Sources,
 ) -> Result<(), VolumeError> {
-    let Some(source) = &volume.image else { return Ok(()) };
+    let Some(source) = &volume.image else {
+        return Ok(());
+    };
     let image = source.reference.clone().unwrap_or_default();
     let secrets = pull_secrets(context, pod).await;
     let request = Request {

@@ -71,9 +71,9 @@ impl Worker {
         self.renew_at = None;
         let (context, pod) = (self.context.clone(), self.pod.clone());
         let sandbox_ips = self.pod_ips();
-        self.act(async move {
-            Report::Refreshed(gather::volumes(&context, &pod, &sandbox_ips).await)
-        });
+        self.act(
+            async move { Report::Refreshed(gather::volumes(&context, &pod, &sandbox_ips).await) },
+        );
     }
 
     fn create_sandbox(&mut self, attempt: u32) {
@@ -91,12 +91,17 @@ impl Worker {
         self.memory.starting = true;
         self.cancel_starts = CancellationToken::new();
         for start in &starts {
-            let restart = self.observed.newest(&start.name).is_some_and(|r| r.exit().is_some());
+            let restart = self
+                .observed
+                .newest(&start.name)
+                .is_some_and(|r| r.exit().is_some());
             if restart && !self.memory.replace.contains(&start.name) {
                 self.memory.restarts.attempt(&start.name, now);
             }
             if let Some(spec) = containers::find(&self.pod, &start.name) {
-                self.memory.allocated.insert(start.name.clone(), resize::wanted(&spec.container));
+                self.memory
+                    .allocated
+                    .insert(start.name.clone(), resize::wanted(&spec.container));
             }
         }
         let starter = Starter {
@@ -115,13 +120,19 @@ impl Worker {
     }
 
     fn kill(&mut self, kill: Kill) {
-        let Some(record) = self.observed.by_id(&kill.id).cloned() else { return };
+        let Some(record) = self.observed.by_id(&kill.id).cloned() else {
+            return;
+        };
         let spec = containers::find(&self.pod, &record.name);
         let changed = spec.as_ref().is_some_and(|spec| spec.hash() != record.hash);
         if changed {
             self.memory.replace.insert(record.name.clone());
         }
-        let repeated = self.memory.stopping.insert(kill.id.clone(), kill.deadline).is_some();
+        let repeated = self
+            .memory
+            .stopping
+            .insert(kill.id.clone(), kill.deadline)
+            .is_some();
         let deadline = kill.deadline;
         let order = stop::Order {
             context: self.context.clone(),
@@ -139,24 +150,48 @@ impl Worker {
     }
 
     fn resize(&mut self, name: String, id: String, now: Timestamp) {
-        let Some(spec) = containers::find(&self.pod, &name) else { return };
-        if let Err(rejection) = self.context.with_room(&self.uid, |room| {
-            admission::fits(&self.pod, room)
-        }) {
+        let Some(spec) = containers::find(&self.pod, &name) else {
+            return;
+        };
+        if let Err(rejection) = self
+            .context
+            .with_room(&self.uid, |room| admission::fits(&self.pod, room))
+        {
             let alone = self.context.with_room(&self.uid, |room| {
-                admission::fits(&self.pod, &admission::Room { others: &[], ..*room })
+                admission::fits(
+                    &self.pod,
+                    &admission::Room {
+                        others: &[],
+                        ..*room
+                    },
+                )
             });
-            let (reason, pause) = if alone.is_err() { ("Infeasible", 3600) } else { ("Deferred", 10) };
+            let (reason, pause) = if alone.is_err() {
+                ("Infeasible", 3600)
+            } else {
+                ("Deferred", 10)
+            };
             let retry_at = now + SignedDuration::from_secs(pause);
             let message = rejection.message.replace("Pod was rejected: ", "");
-            self.memory.resize_pending = Some(Pending { reason: reason.into(), message, retry_at });
+            self.memory.resize_pending = Some(Pending {
+                reason: reason.into(),
+                message,
+                retry_at,
+            });
             return;
         }
         self.memory.resize_pending = None;
-        let given = self.memory.allocated.get(&name).cloned().unwrap_or_default();
+        let given = self
+            .memory
+            .allocated
+            .get(&name)
+            .cloned()
+            .unwrap_or_default();
         let wanted = resize::wanted(&spec.container);
         if resize::needs_restart(&spec.container, &given) {
-            self.memory.condemned.insert(id, format!("Container {name} resize requires a restart"));
+            self.memory
+                .condemned
+                .insert(id, format!("Container {name} resize requires a restart"));
             self.memory.replace.insert(name.clone());
             self.memory.allocated.insert(name, wanted);
             self.look = true;
@@ -168,9 +203,16 @@ impl Worker {
         self.act(async move {
             let changed = async {
                 apply_cgroup(&context, &pod).await?;
-                context.runtime.update_resources(&id, limits).await.map_err(|error| error.to_string())
+                context
+                    .runtime
+                    .update_resources(&id, limits)
+                    .await
+                    .map_err(|error| error.to_string())
             };
-            Report::Resized { name, result: changed.await.map(|()| wanted) }
+            Report::Resized {
+                name,
+                result: changed.await.map(|()| wanted),
+            }
         });
     }
 
@@ -219,10 +261,15 @@ impl Worker {
                     // Of an orphan the class is not known.
                     use crate::pod::qos::Qos::{BestEffort, Burstable, Guaranteed};
                     let classes = [Guaranteed, Burstable, BestEffort];
-                    classes.map(|class| format!("{}/pod{uid}", cgroup::class_path(root, class))).to_vec()
+                    classes
+                        .map(|class| format!("{}/pod{uid}", cgroup::class_path(root, class)))
+                        .to_vec()
                 };
                 for path in paths {
-                    context.cgroups.remove(&path).map_err(|error| error.to_string())?;
+                    context
+                        .cgroups
+                        .remove(&path)
+                        .map_err(|error| error.to_string())?;
                 }
                 Ok(())
             };
@@ -240,9 +287,14 @@ impl Worker {
         self.act(async move {
             let work = move || {
                 volumes::erase(&context.paths, &uid).map_err(|error| error.to_string())?;
-                let logs = context.config.pod_logs.join(config::log_directory(&PodIdentity::of(&pod)));
+                let logs = context
+                    .config
+                    .pod_logs
+                    .join(config::log_directory(&PodIdentity::of(&pod)));
                 match std::fs::remove_dir_all(&logs) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(error.to_string())
+                    }
                     _ => Ok(()),
                 }
             };
@@ -254,7 +306,10 @@ impl Worker {
         if containers::is_host_network(&self.pod) {
             return self.context.facts.read().host_ips.clone();
         }
-        self.observed.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+        self.observed
+            .sandbox()
+            .map(|sandbox| sandbox.ips.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -267,7 +322,9 @@ enum Removable {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()))
 }
 
 async fn make_directories(
@@ -277,7 +334,10 @@ async fn make_directories(
 ) -> Result<(), (String, String)> {
     let directories = [
         context.paths.pod(uid),
-        context.config.pod_logs.join(config::log_directory(identity)),
+        context
+            .config
+            .pod_logs
+            .join(config::log_directory(identity)),
         context.config.container_logs.clone(),
     ];
     for directory in directories {
@@ -291,11 +351,20 @@ async fn apply_cgroup(context: &Arc<Context>, pod: &Arc<Pod>) -> Result<(), Stri
     let path = cgroup::pod_path(&context.config.cgroup_root, pod);
     let limits = cgroup::limits(pod, None);
     let cgroups = context.cgroups.clone();
-    blocking(move || cgroups.apply(&path, &limits).map_err(|error| error.to_string())).await
+    blocking(move || {
+        cgroups
+            .apply(&path, &limits)
+            .map_err(|error| error.to_string())
+    })
+    .await
 }
 
 /// The configuration of a pod's sandbox.
-pub(super) fn sandbox_config(context: &Context, pod: &Pod, attempt: u32) -> cri::v1::PodSandboxConfig {
+pub(super) fn sandbox_config(
+    context: &Context,
+    pod: &Pod,
+    attempt: u32,
+) -> cri::v1::PodSandboxConfig {
     let host = std::fs::read_to_string(&context.config.resolv_conf).unwrap_or_default();
     let domain = &context.config.cluster_domain;
     config::sandbox(&config::SandboxInputs {
@@ -328,17 +397,39 @@ async fn make_sandbox(
     };
     let sandbox = sandbox_config(context, pod, attempt);
     let created_at = Timestamp::now();
-    let id = context.runtime.run_sandbox(sandbox, handler).await.map_err(|error| error.to_string())?;
-    let status = context.runtime.sandbox_status(&id).await.map_err(|error| error.to_string())?;
+    let id = context
+        .runtime
+        .run_sandbox(sandbox, handler)
+        .await
+        .map_err(|error| error.to_string())?;
+    let status = context
+        .runtime
+        .sandbox_status(&id)
+        .await
+        .map_err(|error| error.to_string())?;
     let network = status.network.unwrap_or_default();
-    let addresses = std::iter::once(&network.ip).chain(network.additional_ips.iter().map(|ip| &ip.ip));
+    let addresses =
+        std::iter::once(&network.ip).chain(network.additional_ips.iter().map(|ip| &ip.ip));
     let ips = addresses.filter_map(|ip| ip.parse().ok()).collect();
-    Ok(Sandbox { id, attempt, ready: true, created_at, ips })
+    Ok(Sandbox {
+        id,
+        attempt,
+        ready: true,
+        created_at,
+        ips,
+    })
 }
 
 /// Removes a container's log and its link.
-async fn forget_files(context: &Context, identity: &PodIdentity, record: &crate::pod::observed::Record) {
-    let link = context.config.container_logs.join(link_name(identity, &record.name, &record.id));
+async fn forget_files(
+    context: &Context,
+    identity: &PodIdentity,
+    record: &crate::pod::observed::Record,
+) {
+    let link = context
+        .config
+        .container_logs
+        .join(link_name(identity, &record.name, &record.id));
     let _ = tokio::fs::remove_file(link).await;
     if !record.log_path.is_empty() {
         let _ = tokio::fs::remove_file(&record.log_path).await;
@@ -347,13 +438,22 @@ async fn forget_files(context: &Context, identity: &PodIdentity, record: &crate:
 
 /// The name by which log collectors find a container's log.
 pub(super) fn link_name(identity: &PodIdentity, container: &str, id: &str) -> String {
-    format!("{}_{}_{container}-{id}.log", identity.name, identity.namespace)
+    format!(
+        "{}_{}_{container}-{id}.log",
+        identity.name, identity.namespace
+    )
 }
 
 impl Worker {
     /// Tells of a container that is about to be stopped or has failed.
     pub(super) fn warn(&self, container: &str, reason: &'static str, message: String) {
         let events = &self.context.events;
-        events.pod(&self.pod, Some(container), Severity::Warning, reason, message);
+        events.pod(
+            &self.pod,
+            Some(container),
+            Severity::Warning,
+            reason,
+            message,
+        );
     }
 }

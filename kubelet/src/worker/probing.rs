@@ -28,7 +28,9 @@ impl Worker {
     }
 
     fn send_probe(&mut self, id: String, kind: ProbeKind) {
-        let Some(record) = self.observed.by_id(&id) else { return };
+        let Some(record) = self.observed.by_id(&id) else {
+            return;
+        };
         let (context, pod, name) = (self.context.clone(), self.pod.clone(), record.name.clone());
         let address = self.pod_ips().first().copied();
         self.act(async move {
@@ -41,9 +43,15 @@ impl Worker {
                         ProbeKind::Liveness => &container.liveness_probe,
                         ProbeKind::Readiness => &container.readiness_probe,
                     };
-                    let target = Target { container, container_id: &id, address };
+                    let target = Target {
+                        container,
+                        container_id: &id,
+                        address,
+                    };
                     match probe {
-                        Some(probe) => probes::probe(context.runtime.as_ref(), probe, &target).await,
+                        Some(probe) => {
+                            probes::probe(context.runtime.as_ref(), probe, &target).await
+                        }
                         None => Ok(()),
                     }
                 }
@@ -53,15 +61,25 @@ impl Worker {
     }
 
     pub(super) fn probed(&mut self, id: &str, kind: ProbeKind, answer: Answer, now: Timestamp) {
-        let Some(probes) = self.probes.get_mut(id) else { return };
+        let Some(probes) = self.probes.get_mut(id) else {
+            return;
+        };
         let effect = probes.answer(kind, answer.is_ok(), now);
         self.memory.probed.insert(id.to_owned(), probes.probed);
         if let Some(Effect::Condemn(reason)) = effect {
             self.memory.condemned.insert(id.to_owned(), reason);
         }
         if let Err(error) = answer {
-            let name = self.observed.by_id(id).map(|record| record.name.clone()).unwrap_or_default();
-            self.warn(&name, "Unhealthy", format!("{} probe failed: {error}", kind.word()));
+            let name = self
+                .observed
+                .by_id(id)
+                .map(|record| record.name.clone())
+                .unwrap_or_default();
+            self.warn(
+                &name,
+                "Unhealthy",
+                format!("{} probe failed: {error}", kind.word()),
+            );
         }
     }
 }

@@ -47,7 +47,9 @@ impl Worker {
     fn measure(&mut self, status: &PodStatus) {
         if !self.start_measured && status.phase.as_deref() == Some("Running") {
             self.start_measured = true;
-            self.context.metrics.observe_start(self.first_seen.elapsed(), self.runtime_time);
+            self.context
+                .metrics
+                .observe_start(self.first_seen.elapsed(), self.runtime_time);
         }
     }
 
@@ -68,7 +70,9 @@ impl Worker {
         let name = self.pod.metadata.name.clone().unwrap_or_default();
         self.act(async move {
             let params = PatchParams::default();
-            let patched = api.patch_status(&name, &params, &Patch::Strategic(&patch)).await;
+            let patched = api
+                .patch_status(&name, &params, &Patch::Strategic(&patch))
+                .await;
             Report::Patched(patched.map(Box::new))
         });
     }
@@ -114,7 +118,12 @@ impl Worker {
     /// its last status has been taken.
     fn delete_when_over(&mut self) {
         let deleted = self.pod.metadata.deletion_timestamp.is_some();
-        let finalizers = self.pod.metadata.finalizers.as_ref().is_some_and(|list| !list.is_empty());
+        let finalizers = self
+            .pod
+            .metadata
+            .finalizers
+            .as_ref()
+            .is_some_and(|list| !list.is_empty());
         let down = self.memory.volumes == Volumes::Gone;
         if !deleted || !down || !self.ended() || self.deleting {
             return;

@@ -9,7 +9,7 @@ use crate::events::Severity;
 use crate::logs;
 use crate::pod::memory::{Cause, FailedStart, Volumes, Waiting};
 use crate::pod::observed::{Observed, Record, Sandbox};
-use crate::pod::probe::{Probes, ProbeKind};
+use crate::pod::probe::{ProbeKind, Probes};
 use crate::probes::Answer;
 use crate::volumes::ReadyVolumes;
 
@@ -21,17 +21,40 @@ pub(super) enum Report {
     Refreshed(Result<Prepared, (String, String)>),
     Sandbox(Result<Sandbox, String>, Duration),
     Started(Box<Record>, Duration),
-    StartFailed { name: String, waiting: Waiting, cause: Cause },
+    StartFailed {
+        name: String,
+        waiting: Waiting,
+        cause: Cause,
+    },
     StartsOver,
     HookBegan(String),
-    HookOver { id: String, answer: Answer },
-    Killed { id: String, deadline: Timestamp },
-    SandboxStopped { id: String, result: Result<(), cri::Error> },
-    Removed { id: String, result: Result<(), cri::Error> },
+    HookOver {
+        id: String,
+        answer: Answer,
+    },
+    Killed {
+        id: String,
+        deadline: Timestamp,
+    },
+    SandboxStopped {
+        id: String,
+        result: Result<(), cri::Error>,
+    },
+    Removed {
+        id: String,
+        result: Result<(), cri::Error>,
+    },
     TornDown(Result<(), String>),
     Erased(Result<(), String>),
-    Probed { id: String, kind: ProbeKind, answer: Answer },
-    Resized { name: String, result: Result<ResourceRequirements, String> },
+    Probed {
+        id: String,
+        kind: ProbeKind,
+        answer: Answer,
+    },
+    Resized {
+        name: String,
+        result: Result<ResourceRequirements, String>,
+    },
     Patched(Result<Box<Pod>, kube::Error>),
     Deleted(Result<(), kube::Error>),
 }
@@ -74,7 +97,11 @@ impl Worker {
                 self.runtime_time += took;
                 self.container_started(*record);
             }
-            Report::StartFailed { name, waiting, cause } => self.start_failed(name, waiting, cause, now),
+            Report::StartFailed {
+                name,
+                waiting,
+                cause,
+            } => self.start_failed(name, waiting, cause, now),
             Report::StartsOver => self.memory.starting = false,
             Report::HookBegan(id) => {
                 self.memory.hooks.insert(id);
@@ -115,11 +142,16 @@ impl Worker {
             }
             Err((volume, error)) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                self.context.events.pod(&self.pod, None, Severity::Warning, "FailedMount", message);
+                self.context
+                    .events
+                    .pod(&self.pod, None, Severity::Warning, "FailedMount", message);
                 self.memory.pulls.attempt("volumes", now);
                 // Mounts are retried more eagerly than crashed containers.
-                let pause = (self.memory.pulls.pause("volumes") / 10).min(SignedDuration::from_secs(20));
-                self.memory.volumes = Volumes::Failed { retry_at: now + pause };
+                let pause =
+                    (self.memory.pulls.pause("volumes") / 10).min(SignedDuration::from_secs(20));
+                self.memory.volumes = Volumes::Failed {
+                    retry_at: now + pause,
+                };
             }
         }
     }
@@ -133,7 +165,9 @@ impl Worker {
             }
             Err((volume, error)) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                self.context.events.pod(&self.pod, None, Severity::Warning, "FailedMount", message);
+                self.context
+                    .events
+                    .pod(&self.pod, None, Severity::Warning, "FailedMount", message);
                 self.renew_at = Some(now + SignedDuration::from_secs(30));
             }
         }
@@ -166,12 +200,17 @@ impl Worker {
         self.memory.pulls.forget(&name);
         self.memory.replace.remove(&name);
         // A look at the runtime may have been quicker, and seen more.
-        let seen_exited = self.observed.by_id(&record.id).is_some_and(|seen| seen.exit().is_some());
+        let seen_exited = self
+            .observed
+            .by_id(&record.id)
+            .is_some_and(|seen| seen.exit().is_some());
         if seen_exited {
             return;
         }
         self.adopt(&record, None);
-        self.observed.containers.retain(|other| other.id != record.id);
+        self.observed
+            .containers
+            .retain(|other| other.id != record.id);
         self.observed.containers.push(record);
         self.observed.sort();
         self.show_running();
@@ -179,15 +218,23 @@ impl Worker {
 
     /// Begins to probe a container that runs.
     fn adopt(&mut self, record: &Record, known: Option<crate::pod::memory::Probed>) {
-        let Some(started_at) = record.started_at().filter(|_| record.is_running()) else { return };
-        let Some(spec) = crate::pod::containers::find(&self.pod, &record.name) else { return };
+        let Some(started_at) = record.started_at().filter(|_| record.is_running()) else {
+            return;
+        };
+        let Some(spec) = crate::pod::containers::find(&self.pod, &record.name) else {
+            return;
+        };
         let probes = Probes::new(&spec.container, started_at, known);
         self.memory.probed.insert(record.id.clone(), probes.probed);
         self.probes.insert(record.id.clone(), probes);
     }
 
     pub(super) fn show_running(&self) {
-        let names: Vec<String> = self.observed.alive().map(|record| record.name.clone()).collect();
+        let names: Vec<String> = self
+            .observed
+            .alive()
+            .map(|record| record.name.clone())
+            .collect();
         self.running.send_replace(names);
     }
 
@@ -195,21 +242,40 @@ impl Worker {
         self.memory.pulls.attempt(&name, now);
         let retry_at = match cause {
             Cause::Image => now + self.memory.pulls.pause(&name),
-            Cause::Config => now + self.memory.pulls.pause(&name).min(SignedDuration::from_secs(60)),
+            Cause::Config => {
+                now + self
+                    .memory
+                    .pulls
+                    .pause(&name)
+                    .min(SignedDuration::from_secs(60))
+            }
         };
         self.memory.waiting.insert(name.clone(), waiting);
-        self.memory.failed_starts.insert(name, FailedStart { at: now, retry_at, cause });
+        self.memory.failed_starts.insert(
+            name,
+            FailedStart {
+                at: now,
+                retry_at,
+                cause,
+            },
+        );
         self.look = true;
     }
 
     fn hook_over(&mut self, id: &str, answer: Answer) {
         self.memory.hooks.remove(id);
         if let Err(error) = answer {
-            let name = self.observed.by_id(id).map(|record| record.name.clone()).unwrap_or_default();
+            let name = self
+                .observed
+                .by_id(id)
+                .map(|record| record.name.clone())
+                .unwrap_or_default();
             let message = format!("PostStartHook failed: {error}");
             let (events, reason) = (&self.context.events, "FailedPostStartHook");
             events.pod(&self.pod, Some(&name), Severity::Warning, reason, message);
-            self.memory.condemned.insert(id.to_owned(), "FailedPostStartHook".to_owned());
+            self.memory
+                .condemned
+                .insert(id.to_owned(), "FailedPostStartHook".to_owned());
         }
     }
 
@@ -218,7 +284,12 @@ impl Worker {
         match result {
             Ok(()) => {
                 self.memory.sandbox_stopped |= self.observed.sandbox().is_some_and(|s| s.id == id);
-                for sandbox in self.observed.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+                for sandbox in self
+                    .observed
+                    .sandboxes
+                    .iter_mut()
+                    .filter(|sandbox| sandbox.id == id)
+                {
                     sandbox.ready = false;
                 }
                 self.look = true;
@@ -229,7 +300,13 @@ impl Worker {
             }
             Err(error) => {
                 let message = format!("error killing pod: failed to stop its sandbox: {error}");
-                self.context.events.pod(&self.pod, None, Severity::Warning, "FailedKillPod", message);
+                self.context.events.pod(
+                    &self.pod,
+                    None,
+                    Severity::Warning,
+                    "FailedKillPod",
+                    message,
+                );
                 self.pause_after_failure(now);
             }
         }
@@ -268,7 +345,12 @@ impl Worker {
         }
     }
 
-    fn resized(&mut self, name: &str, result: Result<ResourceRequirements, String>, now: Timestamp) {
+    fn resized(
+        &mut self,
+        name: &str,
+        result: Result<ResourceRequirements, String>,
+        now: Timestamp,
+    ) {
         match result {
             Ok(given) => {
                 self.memory.allocated.insert(name.to_owned(), given);
@@ -287,9 +369,15 @@ impl Worker {
     /// Takes over what the runtime says, and looks after what has changed.
     pub(super) async fn replace_observed(&mut self, observed: Observed) {
         self.observed = observed;
-        let ids: Vec<String> = self.observed.containers.iter().map(|record| record.id.clone()).collect();
+        let ids: Vec<String> = self
+            .observed
+            .containers
+            .iter()
+            .map(|record| record.id.clone())
+            .collect();
         let running = |id: &String| self.observed.by_id(id).is_some_and(Record::is_running);
-        self.probes.retain(|id, _| self.observed.by_id(id).is_some_and(Record::is_running));
+        self.probes
+            .retain(|id, _| self.observed.by_id(id).is_some_and(Record::is_running));
         self.memory.probed.retain(|id, _| ids.contains(id));
         self.memory.condemned.retain(|id, _| running(id));
         let new: Vec<Record> = self
@@ -312,13 +400,16 @@ impl Worker {
             .observed
             .containers
             .iter()
-            .filter(|record| record.exit().is_some() && !self.memory.last_words.contains_key(&record.id))
+            .filter(|record| {
+                record.exit().is_some() && !self.memory.last_words.contains_key(&record.id)
+            })
             .cloned()
             .collect();
         for record in silent {
             let failed = record.exit().is_some_and(|exit| exit.exit_code != 0);
             let message = record.termination.host_path.clone();
-            let log = (failed && record.termination.fallback_to_logs).then(|| record.log_path.clone());
+            let log =
+                (failed && record.termination.fallback_to_logs).then(|| record.log_path.clone());
             let read = move || {
                 let message = (!message.is_empty()).then_some(message.as_ref());
                 logs::last_words(message, log.as_deref().map(AsRef::as_ref))

@@ -48,14 +48,19 @@ struct Failure {
 
 impl Failure {
     fn config(reason: &str, message: impl ToString) -> Self {
-        Self { waiting: Waiting::new(reason, message.to_string()), cause: Cause::Config }
+        Self {
+            waiting: Waiting::new(reason, message.to_string()),
+            cause: Cause::Config,
+        }
     }
 }
 
 impl Starter {
     pub(super) async fn run(&self, starts: Vec<Start>) {
         for start in starts {
-            let Some(spec) = containers::find(&self.pod, &start.name) else { continue };
+            let Some(spec) = containers::find(&self.pod, &start.name) else {
+                continue;
+            };
             let result = tokio::select! {
                 // Preparing is given up at once; what the runtime has begun is finished.
                 () = self.cancel.cancelled() => return,
@@ -72,7 +77,11 @@ impl Starter {
                         let message = format!("Error: {}", waiting.message);
                         self.event(&spec, Severity::Warning, "Failed", message);
                     }
-                    let _ = self.reporter.send(Report::StartFailed { name: start.name, waiting, cause });
+                    let _ = self.reporter.send(Report::StartFailed {
+                        name: start.name,
+                        waiting,
+                        cause,
+                    });
                 }
             }
             if self.cancel.is_cancelled() {
@@ -82,7 +91,9 @@ impl Starter {
     }
 
     fn event(&self, spec: &Spec<'_>, severity: Severity, reason: &'static str, message: String) {
-        self.context.events.pod(&self.pod, Some(spec.name()), severity, reason, message);
+        self.context
+            .events
+            .pod(&self.pod, Some(spec.name()), severity, reason, message);
     }
 
     /// Image, environment, mounts: everything before the runtime is told.
@@ -99,11 +110,16 @@ impl Starter {
         let target_id = match spec.target {
             None => None,
             Some(target) => {
-                let found = self.observed.newest(target).filter(|record| record.is_running());
-                let missing = || Failure::config(
-                    "CreateContainerConfigError",
-                    format!("target container \"{target}\" is not running"),
-                );
+                let found = self
+                    .observed
+                    .newest(target)
+                    .filter(|record| record.is_running());
+                let missing = || {
+                    Failure::config(
+                        "CreateContainerConfigError",
+                        format!("target container \"{target}\" is not running"),
+                    )
+                };
                 Some(found.ok_or_else(missing)?.id.clone())
             }
         };
@@ -134,12 +150,17 @@ impl Starter {
             sandbox: Some(sandbox.clone()),
         };
         let present = self.context.images.ensure(request).await;
-        present.map_err(|failure| Failure { waiting: failure.0, cause: Cause::Image })
+        present.map_err(|failure| Failure {
+            waiting: failure.0,
+            cause: Cause::Image,
+        })
     }
 
     async fn environment(&self, spec: &Spec<'_>) -> Result<Environment, Failure> {
         let wrong = |error: String| Failure::config("CreateContainerConfigError", error);
-        let objects = gather::objects(&self.context, &self.pod).await.map_err(wrong)?;
+        let objects = gather::objects(&self.context, &self.pod)
+            .await
+            .map_err(wrong)?;
         let facts = self.context.facts.read().clone();
         let pod_ips = self.pod_ips(&facts.host_ips);
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -168,7 +189,10 @@ impl Starter {
         if containers::is_host_network(&self.pod) {
             return host_ips.to_vec();
         }
-        self.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+        self.sandbox
+            .as_ref()
+            .map(|sandbox| sandbox.ips.clone())
+            .unwrap_or_default()
     }
 
     async fn mounts(
@@ -177,7 +201,8 @@ impl Starter {
         start: &Start,
         environment: &Environment,
     ) -> Result<Vec<cri::v1::Mount>, Failure> {
-        let (context, pod, volumes) = (self.context.clone(), self.pod.clone(), self.volumes.clone());
+        let (context, pod, volumes) =
+            (self.context.clone(), self.pod.clone(), self.volumes.clone());
         let (name, attempt) = (spec.name().to_owned(), start.attempt);
         let environment = environment.clone();
         let pod_ips = self.pod_ips(&context.facts.read().host_ips);
@@ -199,7 +224,9 @@ impl Starter {
             };
             mounts::prepare(&inputs).map_err(|error| error.to_string())
         };
-        blocking(work).await.map_err(|error| Failure::config("CreateContainerConfigError", error))
+        blocking(work)
+            .await
+            .map_err(|error| Failure::config("CreateContainerConfigError", error))
     }
 
     /// From here on a container may exist: nothing is given up half-way.
@@ -212,7 +239,10 @@ impl Starter {
     ) -> Result<String, Failure> {
         let runtime = &self.context.runtime;
         let Some(home) = &self.sandbox else {
-            return Err(Failure::config("CreateContainerError", "the pod has no sandbox"));
+            return Err(Failure::config(
+                "CreateContainerError",
+                "the pod has no sandbox",
+            ));
         };
         let begun = Instant::now();
         if let Some(id) = &start.replaces {
@@ -221,7 +251,12 @@ impl Starter {
         let created = runtime.create_container(&home.id, config, sandbox).await;
         self.context.metrics.count("create_container", &created);
         let id = created.map_err(|error| Failure::config("CreateContainerError", error))?;
-        self.event(spec, Severity::Normal, "Created", format!("Created container: {}", spec.name()));
+        self.event(
+            spec,
+            Severity::Normal,
+            "Created",
+            format!("Created container: {}", spec.name()),
+        );
         let started = runtime.start_container(&id).await;
         self.context.metrics.count("start_container", &started);
         started.map_err(|error| Failure::config("RunContainerError", error))?;
@@ -229,7 +264,12 @@ impl Starter {
         let status = status.map_err(|error| Failure::config("RunContainerError", error))?;
         let took = begun.elapsed();
         let record = runtime::record(&home.id, &status);
-        self.event(spec, Severity::Normal, "Started", format!("Started container {}", spec.name()));
+        self.event(
+            spec,
+            Severity::Normal,
+            "Started",
+            format!("Started container {}", spec.name()),
+        );
         self.link_log(&record).await;
         if has_post_start(spec) {
             let _ = self.reporter.send(Report::HookBegan(id.clone()));
@@ -248,7 +288,9 @@ impl Starter {
     /// The next container waits for the hook, as upstream's does.
     async fn post_start(&self, spec: &Spec<'_>, id: &str) {
         let lifecycle = spec.container.lifecycle.as_ref();
-        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref()) else { return };
+        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+            return;
+        };
         let host_ips = self.context.facts.read().host_ips.clone();
         let target = Target {
             container: &spec.container,
@@ -260,10 +302,16 @@ impl Starter {
             () = self.cancel.cancelled() => Ok(()),
             answer = probes::hook(runtime, handler, &target, HOOK_LIMIT) => answer,
         };
-        let _ = self.reporter.send(Report::HookOver { id: id.to_owned(), answer });
+        let _ = self.reporter.send(Report::HookOver {
+            id: id.to_owned(),
+            answer,
+        });
     }
 }
 
 fn has_post_start(spec: &Spec<'_>) -> bool {
-    spec.container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some())
+    spec.container
+        .lifecycle
+        .as_ref()
+        .is_some_and(|lifecycle| lifecycle.post_start.is_some())
 }

@@ -75,7 +75,10 @@ impl Worker {
         inbox: mpsc::UnboundedReceiver<Message>,
     ) -> Self {
         let now = Timestamp::now();
-        let mut memory = Memory { started_at: Some(now), ..Memory::default() };
+        let mut memory = Memory {
+            started_at: Some(now),
+            ..Memory::default()
+        };
         let mut orphan = false;
         let pod = match beginning {
             Beginning::Pod(pod) => pod,
@@ -123,7 +126,10 @@ impl Worker {
             deleting: false,
             first_seen: Instant::now(),
             runtime_time: Duration::ZERO,
-            start_measured: pod.status.as_ref().is_some_and(|status| status.start_time.is_some()),
+            start_measured: pod
+                .status
+                .as_ref()
+                .is_some_and(|status| status.start_time.is_some()),
             pod,
             context,
         };
@@ -134,10 +140,19 @@ impl Worker {
 
     /// What earlier processes gave the containers, as the API has it.
     fn remember_given(&mut self) {
-        let Some(status) = &self.pod.status else { return };
-        for container in status.container_statuses.iter().chain(&status.init_container_statuses).flatten() {
+        let Some(status) = &self.pod.status else {
+            return;
+        };
+        for container in status
+            .container_statuses
+            .iter()
+            .chain(&status.init_container_statuses)
+            .flatten()
+        {
             if let Some(resources) = &container.resources {
-                self.memory.allocated.insert(container.name.clone(), resources.clone());
+                self.memory
+                    .allocated
+                    .insert(container.name.clone(), resources.clone());
             }
         }
     }
@@ -174,14 +189,18 @@ impl Worker {
     }
 
     fn take_pod(&mut self, pod: Arc<Pod>) {
-        let version = |pod: &Pod| -> Option<u64> {
-            pod.metadata.resource_version.as_ref()?.parse().ok()
-        };
+        let version =
+            |pod: &Pod| -> Option<u64> { pod.metadata.resource_version.as_ref()?.parse().ok() };
         // The answer to a write may be newer than what the watch brings.
         if version(&pod) < version(&self.pod) {
             return;
         }
-        let meta = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        let meta = |pod: &Pod| {
+            (
+                pod.metadata.labels.clone(),
+                pod.metadata.annotations.clone(),
+            )
+        };
         let changed = meta(&pod) != meta(&self.pod) || pod.spec != self.pod.spec;
         self.pod = pod;
         if changed {
@@ -200,7 +219,12 @@ impl Worker {
     fn retry_failed(&mut self) {
         let now = Timestamp::now();
         let config = crate::pod::memory::Cause::Config;
-        for failed in self.memory.failed_starts.values_mut().filter(|failed| failed.cause == config) {
+        for failed in self
+            .memory
+            .failed_starts
+            .values_mut()
+            .filter(|failed| failed.cause == config)
+        {
             failed.retry_at = now;
         }
         if let Volumes::Failed { retry_at } = &mut self.memory.volumes {
@@ -230,9 +254,18 @@ impl Worker {
 
     /// The runtime's event can come before the runtime's own list knows of it.
     fn check_expected_exit(&mut self) {
-        let Some((id, tries)) = self.expected_exit.take() else { return };
-        let sandbox_alive = self.observed.sandboxes.iter().any(|s| s.id == id && s.ready);
-        let alive = self.observed.by_id(&id).is_some_and(|record| record.is_running());
+        let Some((id, tries)) = self.expected_exit.take() else {
+            return;
+        };
+        let sandbox_alive = self
+            .observed
+            .sandboxes
+            .iter()
+            .any(|s| s.id == id && s.ready);
+        let alive = self
+            .observed
+            .by_id(&id)
+            .is_some_and(|record| record.is_running());
         if (alive || sandbox_alive) && tries < 12 {
             let pause = SignedDuration::from_millis(10 << tries.min(7));
             self.look_at = Some(Timestamp::now() + pause);
@@ -248,12 +281,26 @@ impl Worker {
             return Some(now);
         }
         let deadline = self.deadline().filter(|_| self.memory.ending.is_none());
-        let probes = self.probes.values().filter_map(Probes::wake).min().filter(|_| !self.blind);
-        let renew = self.renew_at.filter(|_| self.memory.volumes == Volumes::Ready && !self.refreshing);
-        [self.look_at, deadline, probes, renew, self.patch_at, self.retry_erase_at]
-            .into_iter()
-            .flatten()
+        let probes = self
+            .probes
+            .values()
+            .filter_map(Probes::wake)
             .min()
+            .filter(|_| !self.blind);
+        let renew = self
+            .renew_at
+            .filter(|_| self.memory.volumes == Volumes::Ready && !self.refreshing);
+        [
+            self.look_at,
+            deadline,
+            probes,
+            renew,
+            self.patch_at,
+            self.retry_erase_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// When the pod's own time is over.
@@ -262,7 +309,11 @@ impl Worker {
         if phase_is_final(&self.pod) {
             return None;
         }
-        let started = self.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+        let started = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.start_time.as_ref());
         let started = started.map(|time| time.0).or(self.memory.started_at)?;
         Some(started + SignedDuration::from_secs(seconds.clamp(0, 1 << 31)))
     }
@@ -295,7 +346,11 @@ impl Worker {
             Some(grace) => grace.min(own),
             None => own,
         };
-        if self.gone { Goal::Vanish { since, grace } } else { Goal::Stop { since, grace } }
+        if self.gone {
+            Goal::Vanish { since, grace }
+        } else {
+            Goal::Stop { since, grace }
+        }
     }
 
     /// Whether everything of the pod has stopped for good.
@@ -309,9 +364,16 @@ impl Worker {
     /// What the API last said of a running container's probes.
     pub(super) fn known_probed(&self, id: &str) -> Option<Probed> {
         let statuses = self.pod.status.as_ref()?;
-        let all = statuses.container_statuses.iter().chain(&statuses.init_container_statuses).flatten();
+        let all = statuses
+            .container_statuses
+            .iter()
+            .chain(&statuses.init_container_statuses)
+            .flatten();
         all.into_iter()
             .find(|status| status.container_id.as_deref().map(status::unqualified) == Some(id))
-            .map(|status| Probed { started: status.started == Some(true), ready: status.ready })
+            .map(|status| Probed {
+                started: status.started == Some(true),
+                ready: status.ready,
+            })
     }
 }

@@ -46,14 +46,26 @@ impl Order {
                 self.wait_for_turn().await;
             }
         }
-        let grace = if graceful && !self.repeated { self.left().max(LEAST) } else { self.left() };
+        let grace = if graceful && !self.repeated {
+            self.left().max(LEAST)
+        } else {
+            self.left()
+        };
         let seconds = i64::try_from(grace.as_secs_f64().ceil() as u64).unwrap_or(0);
-        let stopped = self.context.runtime.stop_container(&self.record.id, seconds).await;
+        let stopped = self
+            .context
+            .runtime
+            .stop_container(&self.record.id, seconds)
+            .await;
         self.context.metrics.count("stop_container", &stopped);
         if let Err(error) = stopped
             && !error.is_not_found()
         {
-            self.event(Severity::Warning, "FailedKillPod", format!("error killing container: {error}"));
+            self.event(
+                Severity::Warning,
+                "FailedKillPod",
+                format!("error killing container: {error}"),
+            );
             // The worker looks again when this has been reported; not at once in a circle.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -66,13 +78,23 @@ impl Order {
     }
 
     fn event(&self, severity: Severity, reason: &'static str, message: String) {
-        self.context.events.pod(&self.pod, Some(&self.record.name), severity, reason, message);
+        self.context.events.pod(
+            &self.pod,
+            Some(&self.record.name),
+            severity,
+            reason,
+            message,
+        );
     }
 
     async fn pre_stop(&self) {
-        let Some(spec) = containers::find(&self.pod, &self.record.name) else { return };
+        let Some(spec) = containers::find(&self.pod, &self.record.name) else {
+            return;
+        };
         let lifecycle = spec.container.lifecycle.as_ref();
-        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
+        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else {
+            return;
+        };
         if !self.record.is_running() {
             return;
         }
@@ -95,16 +117,25 @@ impl Order {
             return;
         }
         let left = self.left();
-        let done = self.running.wait_for(|running| !running.iter().any(|name| before.contains(name)));
+        let done = self
+            .running
+            .wait_for(|running| !running.iter().any(|name| before.contains(name)));
         let _ = tokio::time::timeout(left, done).await;
     }
 
     fn stops_before(&self) -> Vec<String> {
         let init = containers::init(&self.pod);
         let own = init.iter().position(|spec| spec.name() == self.record.name);
-        let Some(own) = own.filter(|own| init[*own].kind == Kind::Sidecar) else { return Vec::new() };
-        let later = init[own + 1..].iter().filter(|spec| spec.kind == Kind::Sidecar);
+        let Some(own) = own.filter(|own| init[*own].kind == Kind::Sidecar) else {
+            return Vec::new();
+        };
+        let later = init[own + 1..]
+            .iter()
+            .filter(|spec| spec.kind == Kind::Sidecar);
         let mains = containers::main(&self.pod);
-        later.chain(mains.iter()).map(|spec| spec.name().to_owned()).collect()
+        later
+            .chain(mains.iter())
+            .map(|spec| spec.name().to_owned())
+            .collect()
     }
 }

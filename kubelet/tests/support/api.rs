@@ -56,11 +56,21 @@ fn target(uri: &http::Uri) -> Target {
     resource = format!("{resource}/{}", rest[0]);
     let get = |index: usize| rest.get(index).copied().unwrap_or_default().to_owned();
     let query = form(uri.query().unwrap_or_default());
-    Target { resource, namespace, name: get(1), sub: get(2), query }
+    Target {
+        resource,
+        namespace,
+        name: get(1),
+        sub: get(2),
+        query,
+    }
 }
 
 fn form(query: &str) -> BTreeMap<String, String> {
-    let decode = |text: &str| text.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
+    let decode = |text: &str| {
+        text.replace("%3D", "=")
+            .replace("%2C", ",")
+            .replace("%2F", "/")
+    };
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
@@ -70,17 +80,27 @@ fn form(query: &str) -> BTreeMap<String, String> {
 
 fn reply(status: StatusCode, value: &Value) -> Answer {
     let body = Full::new(Bytes::from(value.to_string())).boxed();
-    Response::builder().status(status).header("content-type", "application/json").body(body).expect("valid")
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("valid")
 }
 
 fn failure(code: StatusCode, reason: &str) -> Answer {
-    reply(code, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason,
-        "reason": reason, "code": code.as_u16(), "metadata": {}}))
+    reply(
+        code,
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason,
+        "reason": reason, "code": code.as_u16(), "metadata": {}}),
+    )
 }
 
 fn kind_of(resource: &str) -> (&'static str, String) {
     let (version, plural) = resource.rsplit_once('/').expect("a plural");
-    let version = version.trim_start_matches("apis/").trim_start_matches("api/").to_owned();
+    let version = version
+        .trim_start_matches("apis/")
+        .trim_start_matches("api/")
+        .to_owned();
     let kind = match plural {
         "pods" => "Pod",
         "nodes" => "Node",
@@ -96,17 +116,26 @@ fn kind_of(resource: &str) -> (&'static str, String) {
 }
 
 fn selected(object: &Value, selector: &str) -> bool {
-    selector.split(',').filter_map(|part| part.split_once('=')).all(|(path, wanted)| {
-        let found = path.split('.').fold(object, |value, key| &value[key]);
-        found.as_str().unwrap_or_default() == wanted
-    })
+    selector
+        .split(',')
+        .filter_map(|part| part.split_once('='))
+        .all(|(path, wanted)| {
+            let found = path.split('.').fold(object, |value, key| &value[key]);
+            found.as_str().unwrap_or_default() == wanted
+        })
 }
 
 impl Api {
     pub fn new() -> Self {
         // Version 1 is what an empty list has.
-        let state = State { version: 1, ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), version: Arc::new(watch::Sender::new(1)) }
+        let state = State {
+            version: 1,
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            version: Arc::new(watch::Sender::new(1)),
+        }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -125,28 +154,43 @@ impl Api {
     }
 
     pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        self.state.lock().objects.get(&(resource.into(), namespace.into(), name.into())).cloned()
+        self.state
+            .lock()
+            .objects
+            .get(&(resource.into(), namespace.into(), name.into()))
+            .cloned()
     }
 
     /// Changes an object by a merge patch.
     pub fn patch(&self, resource: &str, namespace: &str, name: &str, patch: &Value) {
         let mut state = self.state.lock();
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
-        let mut object = state.objects.get(&key).cloned().expect("the object is there");
+        let mut object = state
+            .objects
+            .get(&key)
+            .cloned()
+            .expect("the object is there");
         merge(&mut object, patch);
         self.store(&mut state, resource, object, "MODIFIED");
     }
 
     pub fn list(&self, resource: &str) -> Vec<Value> {
         let state = self.state.lock();
-        let of_resource = state.objects.iter().filter(|((known, _, _), _)| known == resource);
+        let of_resource = state
+            .objects
+            .iter()
+            .filter(|((known, _, _), _)| known == resource);
         of_resource.map(|(_, object)| object.clone()).collect()
     }
 
     /// Deletes gracefully, as `kubectl delete` does.
     pub fn delete(&self, resource: &str, namespace: &str, name: &str, grace: Option<i64>) {
         let mut state = self.state.lock();
-        self.remove(&mut state, &(resource.into(), namespace.into(), name.into()), grace);
+        self.remove(
+            &mut state,
+            &(resource.into(), namespace.into(), name.into()),
+            grace,
+        );
     }
 
     fn store(&self, state: &mut State, resource: &str, mut object: Value, event: &str) -> Value {
@@ -157,12 +201,26 @@ impl Api {
         object["apiVersion"] = json!(api_version);
         let metadata = object["metadata"].as_object_mut().expect("metadata");
         metadata.insert("resourceVersion".into(), json!(version.to_string()));
-        metadata.entry("uid").or_insert_with(|| json!(uuid::Uuid::new_v4().to_string()));
-        metadata.entry("creationTimestamp").or_insert_with(|| json!(Timestamp::now().strftime("%FT%TZ").to_string()));
-        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        metadata
+            .entry("uid")
+            .or_insert_with(|| json!(uuid::Uuid::new_v4().to_string()));
+        metadata
+            .entry("creationTimestamp")
+            .or_insert_with(|| json!(Timestamp::now().strftime("%FT%TZ").to_string()));
+        let text = |key: &str| {
+            object["metadata"][key]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         let key = (resource.to_owned(), text("namespace"), text("name"));
         state.objects.insert(key, object.clone());
-        state.history.push((version, resource.to_owned(), event.to_owned(), object.clone()));
+        state.history.push((
+            version,
+            resource.to_owned(),
+            event.to_owned(),
+            object.clone(),
+        ));
         self.version.send_replace(version);
         object
     }
@@ -171,7 +229,9 @@ impl Api {
         let mut object = state.objects.get(key)?.clone();
         let graceful = key.0 == "api/v1/pods" && grace != Some(0);
         if graceful {
-            let grace = grace.or(object["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
+            let grace = grace
+                .or(object["spec"]["terminationGracePeriodSeconds"].as_i64())
+                .unwrap_or(30);
             let at = Timestamp::now() + SignedDuration::from_secs(grace);
             object["metadata"]["deletionTimestamp"] = json!(at.strftime("%FT%TZ").to_string());
             object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
@@ -181,7 +241,9 @@ impl Api {
         state.version += 1;
         let version = state.version;
         object["metadata"]["resourceVersion"] = json!(version.to_string());
-        state.history.push((version, key.0.clone(), "DELETED".into(), object.clone()));
+        state
+            .history
+            .push((version, key.0.clone(), "DELETED".into(), object.clone()));
         self.version.send_replace(version);
         Some(object)
     }
@@ -189,8 +251,18 @@ impl Api {
     async fn handle(&self, request: Request<kube::client::Body>) -> Answer {
         let target = target(request.uri());
         let method = request.method().clone();
-        let kind = request.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let kind = request
+            .headers()
+            .get("content-type")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         match method {
             Method::GET if target.query.contains_key("watch") => self.watch(target),
@@ -225,7 +297,8 @@ impl Api {
             return reply(StatusCode::CREATED, &body);
         }
         if target.resource.ends_with("subjectaccessreviews") {
-            body["status"] = json!({"allowed": body["spec"]["resourceAttributes"]["subresource"] != "proxy"});
+            body["status"] =
+                json!({"allowed": body["spec"]["resourceAttributes"]["subresource"] != "proxy"});
             return reply(StatusCode::CREATED, &body);
         }
         if !target.namespace.is_empty() {
@@ -236,7 +309,11 @@ impl Api {
 
     fn answer_patch(&self, target: &Target, patch: &Value, strategic: bool) -> Answer {
         let mut state = self.state.lock();
-        let key = (target.resource.clone(), target.namespace.clone(), target.name.clone());
+        let key = (
+            target.resource.clone(),
+            target.namespace.clone(),
+            target.name.clone(),
+        );
         let Some(mut object) = state.objects.get(&key).cloned() else {
             return failure(StatusCode::NOT_FOUND, "NotFound");
         };
@@ -245,41 +322,71 @@ impl Api {
             return failure(StatusCode::CONFLICT, "Conflict");
         }
         let before = object.clone();
-        if strategic { merge_strategic(&mut object, patch) } else { merge(&mut object, patch) }
+        if strategic {
+            merge_strategic(&mut object, patch)
+        } else {
+            merge(&mut object, patch)
+        }
         if object == before {
             return reply(StatusCode::OK, &object);
         }
-        reply(StatusCode::OK, &self.store(&mut state, &target.resource, object, "MODIFIED"))
+        reply(
+            StatusCode::OK,
+            &self.store(&mut state, &target.resource, object, "MODIFIED"),
+        )
     }
 
     fn answer_list(&self, target: &Target) -> Answer {
         let state = self.state.lock();
-        let selector = target.query.get("fieldSelector").cloned().unwrap_or_default();
+        let selector = target
+            .query
+            .get("fieldSelector")
+            .cloned()
+            .unwrap_or_default();
         let items: Vec<&Value> = state
             .objects
             .iter()
             .filter(|((resource, namespace, _), _)| {
-                *resource == target.resource && (target.namespace.is_empty() || *namespace == target.namespace)
+                *resource == target.resource
+                    && (target.namespace.is_empty() || *namespace == target.namespace)
             })
             .map(|(_, object)| object)
             .filter(|object| selected(object, &selector))
             .collect();
         let (kind, version) = kind_of(&target.resource);
-        reply(StatusCode::OK, &json!({"kind": format!("{kind}List"), "apiVersion": version,
-            "metadata": {"resourceVersion": state.version.to_string()}, "items": items}))
+        reply(
+            StatusCode::OK,
+            &json!({"kind": format!("{kind}List"), "apiVersion": version,
+            "metadata": {"resourceVersion": state.version.to_string()}, "items": items}),
+        )
     }
 
     fn watch(&self, target: Target) -> Answer {
         let (sender, receiver) = mpsc::channel::<Bytes>(64);
         let (state, mut versions) = (self.state.clone(), self.version.subscribe());
         tokio::spawn(async move {
-            let mut seen: u64 = target.query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
-            let selector = target.query.get("fieldSelector").cloned().unwrap_or_default();
+            let mut seen: u64 = target
+                .query
+                .get("resourceVersion")
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(0);
+            let selector = target
+                .query
+                .get("fieldSelector")
+                .cloned()
+                .unwrap_or_default();
             loop {
-                let fresh: Vec<_> = state.lock().history.iter().filter(|entry| entry.0 > seen).cloned().collect();
+                let fresh: Vec<_> = state
+                    .lock()
+                    .history
+                    .iter()
+                    .filter(|entry| entry.0 > seen)
+                    .cloned()
+                    .collect();
                 for (version, resource, event, object) in fresh {
                     seen = version;
-                    let own = target.namespace.is_empty() || object["metadata"]["namespace"] == target.namespace.as_str();
+                    let own = target.namespace.is_empty()
+                        || object["metadata"]["namespace"] == target.namespace.as_str();
                     if resource != target.resource || !own || !selected(&object, &selector) {
                         continue;
                     }
@@ -294,7 +401,8 @@ impl Api {
                 }
             }
         });
-        let frames = ReceiverStream::new(receiver).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
+        let frames =
+            ReceiverStream::new(receiver).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
         Response::new(BodyExt::boxed(StreamBody::new(frames)))
     }
 }
@@ -324,7 +432,11 @@ fn merge_strategic(target: &mut Value, patch: &Value) {
                 if value.is_null() {
                     target.remove(key);
                 } else {
-                    let fresh = if value.is_array() { json!([]) } else { Value::Null };
+                    let fresh = if value.is_array() {
+                        json!([])
+                    } else {
+                        Value::Null
+                    };
                     merge_strategic(target.entry(key).or_insert(fresh), value);
                 }
             }
@@ -335,10 +447,16 @@ fn merge_strategic(target: &mut Value, patch: &Value) {
 }
 
 fn merge_list(target: &mut Vec<Value>, patch: &[Value]) {
-    let id = ["type", "ip"].into_iter().find(|id| patch.iter().any(|item| item.get(id).is_some()));
+    let id = ["type", "ip"]
+        .into_iter()
+        .find(|id| patch.iter().any(|item| item.get(id).is_some()));
     let replaces = patch.iter().any(|item| item["$patch"] == "replace");
     let Some(id) = id.filter(|_| !replaces) else {
-        *target = patch.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
+        *target = patch
+            .iter()
+            .filter(|item| item.get("$patch").is_none())
+            .cloned()
+            .collect();
         return;
     };
     for item in patch {

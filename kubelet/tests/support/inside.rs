@@ -17,11 +17,31 @@ pub fn run(name: &str, body: impl AsyncFnOnce()) {
         });
         return;
     }
-    let root = format!("fairlead-kubelet-test-{}-{}", std::process::id(), rand::random::<u16>());
-    #[expect(clippy::disallowed_methods, reason = "a test is started in new namespaces")]
+    let root = format!(
+        "fairlead-kubelet-test-{}-{}",
+        std::process::id(),
+        rand::random::<u16>()
+    );
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test is started in new namespaces"
+    )]
     let status = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork"])
-        .args(["--kill-child=KILL", "--mount-proc", "--propagation", "private"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+        ])
+        .args([
+            "--kill-child=KILL",
+            "--mount-proc",
+            "--propagation",
+            "private",
+        ])
         .arg(std::env::current_exe().expect("the test's own path"))
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .env(MARK, &root)

@@ -1,6 +1,9 @@
 //! A private containerd with a pod network, and a kubelet over it.
 
-#![expect(clippy::disallowed_methods, reason = "tests start containerd and set up a network")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start containerd and set up a network"
+)]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +30,10 @@ pub struct Node {
 }
 
 fn sh(command: &str) {
-    let status = Command::new("sh").args(["-ec", command]).status().expect("a shell");
+    let status = Command::new("sh")
+        .args(["-ec", command])
+        .status()
+        .expect("a shell");
     assert!(status.success(), "{command}");
 }
 
@@ -72,7 +78,11 @@ state = "{BASE}/state"
 }
 
 fn start_containerd() -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(base("containerd.log")).expect("a log");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(base("containerd.log"))
+        .expect("a log");
     let child = Command::new("containerd")
         .args(["-c", &format!("{BASE}/config.toml"), "-l", "info"])
         .stdout(log.try_clone().expect("a log"))
@@ -81,8 +91,15 @@ fn start_containerd() -> Child {
         .expect("containerd is needed");
     let begun = Instant::now();
     let ctr = format!("ctr -a {BASE}/containerd.sock version >/dev/null 2>&1");
-    while !Command::new("sh").args(["-c", &ctr]).status().is_ok_and(|status| status.success()) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "containerd does not start");
+    while !Command::new("sh")
+        .args(["-c", &ctr])
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "containerd does not start"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     child
@@ -97,13 +114,21 @@ impl Node {
     }
 
     pub fn without_kubelet() -> Self {
-        sh(&format!("mkdir -p {BASE} && mount -t tmpfs tmpfs {BASE} && mount --make-rshared /"));
+        sh(&format!(
+            "mkdir -p {BASE} && mount -t tmpfs tmpfs {BASE} && mount --make-rshared /"
+        ));
         sh("ip link set lo up && ip addr add 192.0.2.1/32 dev lo");
         write_configs();
         let containerd = start_containerd();
         image::write(&base("image.tar"));
-        sh(&format!("ctr -a {BASE}/containerd.sock -n k8s.io images import {BASE}/image.tar >/dev/null"));
-        Self { api: Api::new(), containerd, kubelet: None }
+        sh(&format!(
+            "ctr -a {BASE}/containerd.sock -n k8s.io images import {BASE}/image.tar >/dev/null"
+        ));
+        Self {
+            api: Api::new(),
+            containerd,
+            kubelet: None,
+        }
     }
 
     pub fn config() -> Config {
@@ -162,16 +187,24 @@ impl Node {
             }
         }
         spec["nodeName"] = json!(NODE);
-        let grace = spec.get("terminationGracePeriodSeconds").cloned().unwrap_or(json!(1));
+        let grace = spec
+            .get("terminationGracePeriodSeconds")
+            .cloned()
+            .unwrap_or(json!(1));
         spec["terminationGracePeriodSeconds"] = grace;
-        self.api.put("api/v1/pods", json!({
-            "metadata": {"name": name, "namespace": "default", "generation": 1},
-            "spec": spec, "status": {"phase": "Pending"},
-        }));
+        self.api.put(
+            "api/v1/pods",
+            json!({
+                "metadata": {"name": name, "namespace": "default", "generation": 1},
+                "spec": spec, "status": {"phase": "Pending"},
+            }),
+        );
     }
 
     pub fn pod(&self, name: &str) -> Value {
-        self.api.get("api/v1/pods", "default", name).unwrap_or_default()
+        self.api
+            .get("api/v1/pods", "default", name)
+            .unwrap_or_default()
     }
 
     /// Waits until the pod is as wanted.
@@ -187,26 +220,37 @@ impl Node {
                     .api
                     .list("api/v1/events")
                     .iter()
-                    .map(|event| format!("{} {} {}", event["involvedObject"]["name"], event["reason"], event["message"]))
+                    .map(|event| {
+                        format!(
+                            "{} {} {}",
+                            event["involvedObject"]["name"], event["reason"], event["message"]
+                        )
+                    })
                     .collect();
                 let log = std::fs::read_to_string(base("containerd.log")).unwrap_or_default();
                 let log: Vec<&str> = log.lines().rev().take(15).collect();
-                panic!("{name} is not {what}: {:#}\nevents: {events:#?}\ncontainerd: {log:#?}", pod["status"]);
+                panic!(
+                    "{name} is not {what}: {:#}\nevents: {events:#?}\ncontainerd: {log:#?}",
+                    pod["status"]
+                );
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     pub async fn running(&self, name: &str) -> Value {
-        self.wait(name, "running", |pod| pod["status"]["phase"] == "Running").await
+        self.wait(name, "running", |pod| pod["status"]["phase"] == "Running")
+            .await
     }
 
     pub async fn ready(&self, name: &str) -> Value {
-        self.wait(name, "ready", |pod| condition(pod, "Ready") == "True").await
+        self.wait(name, "ready", |pod| condition(pod, "Ready") == "True")
+            .await
     }
 
     pub async fn phase(&self, name: &str, phase: &str) -> Value {
-        self.wait(name, phase, |pod| pod["status"]["phase"] == phase).await
+        self.wait(name, phase, |pod| pod["status"]["phase"] == phase)
+            .await
     }
 
     pub async fn gone(&self, name: &str) {
@@ -217,16 +261,25 @@ impl Node {
     pub fn log(&self, name: &str, container: &str, attempt: u32) -> String {
         let pod = self.pod(name);
         let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
-        let path = base(&format!("logs/pods/default_{name}_{uid}/{container}/{attempt}.log"));
+        let path = base(&format!(
+            "logs/pods/default_{name}_{uid}/{container}/{attempt}.log"
+        ));
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).map(|line| format!("{line}\n")).collect()
+        text.lines()
+            .filter_map(|line| line.splitn(4, ' ').nth(3))
+            .map(|line| format!("{line}\n"))
+            .collect()
     }
 
     /// Waits until a log says exactly this.
     pub async fn says(&self, name: &str, container: &str, text: &str) {
         let begun = Instant::now();
         while self.log(name, container, 0) != text {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", self.log(name, container, 0));
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{:?}",
+                self.log(name, container, 0)
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -234,15 +287,30 @@ impl Node {
     /// Runs a command in a container.
     pub async fn exec(&self, name: &str, container: &str, command: &[&str]) -> (i32, String) {
         let pod = self.pod(name);
-        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
-        let status = statuses.iter().find(|status| status["name"] == container).expect("the container");
-        let id = status["containerID"].as_str().expect("an id").trim_start_matches("containerd://").to_owned();
+        let statuses = pod["status"]["containerStatuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let status = statuses
+            .iter()
+            .find(|status| status["name"] == container)
+            .expect("the container");
+        let id = status["containerID"]
+            .as_str()
+            .expect("an id")
+            .trim_start_matches("containerd://")
+            .to_owned();
         let command = command.iter().map(|&word| word.to_owned()).collect();
-        let answer = cri::Runtime::new(socket()).exec_sync(id, command, Duration::from_secs(10)).await;
+        let answer = cri::Runtime::new(socket())
+            .exec_sync(id, command, Duration::from_secs(10))
+            .await;
         let answer = answer.expect("the command runs");
         let mut output = answer.stdout;
         output.extend(answer.stderr);
-        (answer.exit_code, String::from_utf8_lossy(&output).into_owned())
+        (
+            answer.exit_code,
+            String::from_utf8_lossy(&output).into_owned(),
+        )
     }
 
     pub fn has_event(&self, name: &str, reason: &str) -> bool {
@@ -264,9 +332,15 @@ impl Drop for Node {
 }
 
 pub fn condition(pod: &Value, kind: &str) -> String {
-    let list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let list = pod["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let found = list.iter().find(|condition| condition["type"] == kind);
-    found.and_then(|condition| condition["status"].as_str()).unwrap_or_default().to_owned()
+    found
+        .and_then(|condition| condition["status"].as_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// A free port of this network namespace.

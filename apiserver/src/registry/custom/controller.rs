@@ -56,7 +56,10 @@ type Known = BTreeMap<String, (u64, String, String)>;
 /// Brings catalog and definitions in line; false when it has to be tried again.
 async fn reconcile(registry: &Registry, known: &mut Known) -> bool {
     let objects = registry.list(GROUP, RESOURCE, "");
-    let mut all: Vec<(Arc<Object>, Value)> = objects.into_iter().map(|o| (o.clone(), o.value())).collect();
+    let mut all: Vec<(Arc<Object>, Value)> = objects
+        .into_iter()
+        .map(|o| (o.clone(), o.value()))
+        .collect();
     all.sort_by_key(|(_, d)| meta::text(d, "creationTimestamp").to_owned());
     let mut done = true;
     for (stored, definition) in &all {
@@ -80,9 +83,15 @@ fn register(registry: &Registry, all: &[(Arc<Object>, Value)], known: &mut Known
     for (stored, definition) in all {
         let name = meta::name(definition).to_owned();
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        let (group, plural) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
+        let (group, plural) = (
+            text(&definition["spec"]["group"]),
+            text(&definition["spec"]["names"]["plural"]),
+        );
         let before = gone.remove(&name);
-        if before.as_ref().is_some_and(|(revision, ..)| *revision == stored.revision) {
+        if before
+            .as_ref()
+            .is_some_and(|(revision, ..)| *revision == stored.revision)
+        {
             known.insert(name, (stored.revision, group, plural));
             continue;
         }
@@ -107,14 +116,20 @@ async fn accept(
     let others: Vec<Value> = all
         .iter()
         .map(|(_, d)| d)
-        .filter(|d| d["spec"]["group"] == definition["spec"]["group"] && meta::name(d) != meta::name(definition))
+        .filter(|d| {
+            d["spec"]["group"] == definition["spec"]["group"]
+                && meta::name(d) != meta::name(definition)
+        })
         .cloned()
         .collect();
     let mut new = definition.clone();
     new["status"] = naming::decide_status(definition, &others);
     let has = meta::finalizers(&new).contains(&FINALIZER);
     if !has {
-        let mut finalizers: Vec<String> = meta::finalizers(&new).iter().map(|f| (*f).to_owned()).collect();
+        let mut finalizers: Vec<String> = meta::finalizers(&new)
+            .iter()
+            .map(|f| (*f).to_owned())
+            .collect();
         finalizers.push(FINALIZER.into());
         meta::of_mut(&mut new).insert("finalizers".into(), finalizers.into());
     }
@@ -122,14 +137,21 @@ async fn accept(
 }
 
 /// Removes the objects of a definition that is being deleted, then lets it go.
-async fn terminate(registry: &Registry, stored: &Object, definition: &Value) -> Result<(), ApiError> {
+async fn terminate(
+    registry: &Registry,
+    stored: &Object,
+    definition: &Value,
+) -> Result<(), ApiError> {
     if !meta::finalizers(definition).contains(&FINALIZER) {
         return Ok(());
     }
     let mut new = definition.clone();
     new["status"] = naming::terminating_status(definition);
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let (group, plural) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
+    let (group, plural) = (
+        text(&definition["spec"]["group"]),
+        text(&definition["spec"]["names"]["plural"]),
+    );
     let instances = registry.list(&group, &plural, "");
     let mut left = 0;
     for instance in &instances {
@@ -137,7 +159,9 @@ async fn terminate(registry: &Registry, stored: &Object, definition: &Value) -> 
     }
     if left > 0 {
         write(registry, stored, definition, new).await?;
-        return Err(ApiError::unavailable(format!("{left} objects wait for their finalizers")));
+        return Err(ApiError::unavailable(format!(
+            "{left} objects wait for their finalizers"
+        )));
     }
     let finalizers: Vec<String> = meta::finalizers(&new)
         .iter()
@@ -156,7 +180,14 @@ async fn terminate(registry: &Registry, stored: &Object, definition: &Value) -> 
 async fn remove(registry: &Registry, instance: &Object) -> Result<bool, ApiError> {
     let value = instance.value();
     if meta::finalizers(&value).is_empty() {
-        commit(registry, instance, Mutation::Delete { key: instance.key.clone() }).await?;
+        commit(
+            registry,
+            instance,
+            Mutation::Delete {
+                key: instance.key.clone(),
+            },
+        )
+        .await?;
         return Ok(true);
     }
     if !meta::is_deleting(&value) {
@@ -165,13 +196,26 @@ async fn remove(registry: &Registry, instance: &Object) -> Result<bool, ApiError
         metadata.insert("deletionTimestamp".into(), meta::now().into());
         metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
         let value = Bytes::from(object::encode(&marked));
-        commit(registry, instance, Mutation::Put { key: instance.key.clone(), value }).await?;
+        commit(
+            registry,
+            instance,
+            Mutation::Put {
+                key: instance.key.clone(),
+                value,
+            },
+        )
+        .await?;
     }
     Ok(false)
 }
 
 /// Writes the server's own change of a definition.
-async fn write(registry: &Registry, stored: &Object, old: &Value, mut new: Value) -> Result<(), ApiError> {
+async fn write(
+    registry: &Registry,
+    stored: &Object,
+    old: &Value,
+    mut new: Value,
+) -> Result<(), ApiError> {
     if new == *old {
         return Ok(());
     }
@@ -187,7 +231,15 @@ async fn write(registry: &Registry, stored: &Object, old: &Value, mut new: Value
         writer.update(old, &mut new, false);
     }
     let value = Bytes::from(object::encode(&new));
-    commit(registry, stored, Mutation::Put { key: stored.key.clone(), value }).await
+    commit(
+        registry,
+        stored,
+        Mutation::Put {
+            key: stored.key.clone(),
+            value,
+        },
+    )
+    .await
 }
 
 async fn commit(registry: &Registry, stored: &Object, mutation: Mutation) -> Result<(), ApiError> {

@@ -66,13 +66,17 @@ impl CustomKind {
         let schema = version["schema"]["openAPIV3Schema"].clone();
         let scale = &version["subresources"]["scale"];
         let paths = version["selectableFields"].as_array().into_iter().flatten();
-        let selectable = paths.filter_map(|f| f["jsonPath"].as_str()).map(|path| Field {
-            label: Cow::Owned(path.trim_start_matches('.').to_owned()),
-            source: Source::Pointer(pointer(path)),
-        });
+        let selectable = paths
+            .filter_map(|f| f["jsonPath"].as_str())
+            .map(|path| Field {
+                label: Cow::Owned(path.trim_start_matches('.').to_owned()),
+                source: Source::Pointer(pointer(path)),
+            });
         let stored = &definition["status"]["storedVersions"];
         let name = &version["name"];
-        let only = stored.as_array().is_some_and(|s| s.iter().all(|v| v == name));
+        let only = stored
+            .as_array()
+            .is_some_and(|s| s.iter().all(|v| v == name));
         CustomKind {
             definition: text(&definition["metadata"]["name"]),
             rules: has_rules(&schema).then(|| compile_schema(&schema)),
@@ -98,7 +102,9 @@ impl CustomKind {
         if known {
             return Ok(Cow::Owned(label.to_owned()));
         }
-        Err(ApiError::bad_request(format!("field label not supported: {label}")))
+        Err(ApiError::bad_request(format!(
+            "field label not supported: {label}"
+        )))
     }
 
     /// What is wrong with an object: first its shape, then, if that is right, its rules.
@@ -164,10 +170,15 @@ fn has_defaults(schema: &Value) -> bool {
 
 /// The resources that a definition stands for, one for each served version.
 pub fn resources(definition: &Value, cacher: &Cacher) -> Vec<Resource> {
-    let versions = definition["spec"]["versions"].as_array().cloned().unwrap_or_default();
+    let versions = definition["spec"]["versions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let own = schema::resources::custom(definition).into_iter();
     own.filter_map(|row| {
-        let version = versions.iter().find(|v| v["name"] == row.version.as_ref())?;
+        let version = versions
+            .iter()
+            .find(|v| v["name"] == row.version.as_ref())?;
         let custom = CustomKind::of(definition, version);
         let given = Some(&custom.schema).filter(|s| s.is_object());
         let shape = custom_root(&row.gvk(), given);

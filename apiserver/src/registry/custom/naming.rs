@@ -20,7 +20,9 @@ fn set(status: &mut Value, new: Value) {
     let mut all: Vec<Value> = status["conditions"].as_array().cloned().unwrap_or_default();
     match all.iter_mut().find(|c| c["type"] == new["type"]) {
         Some(old) => {
-            let same = ["status", "reason", "message"].iter().all(|key| old[*key] == new[*key]);
+            let same = ["status", "reason", "message"]
+                .iter()
+                .all(|key| old[*key] == new[*key]);
             if !same {
                 let keep_time = old["status"] == new["status"];
                 let time = old["lastTransitionTime"].clone();
@@ -36,8 +38,12 @@ fn set(status: &mut Value, new: Value) {
 }
 
 pub(super) fn is_true(definition: &Value, kind: &str) -> bool {
-    let all = definition["status"]["conditions"].as_array().into_iter().flatten();
-    all.into_iter().any(|c| c["type"] == kind && c["status"] == "True")
+    let all = definition["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    all.into_iter()
+        .any(|c| c["type"] == kind && c["status"] == "True")
 }
 
 /// Names that a definition takes: resource names and kind names are two worlds.
@@ -64,7 +70,10 @@ pub(super) fn decide_status(definition: &Value, others: &[Value]) -> Value {
     if !status.is_object() {
         status = json!({});
     }
-    let taken: Vec<Names> = others.iter().map(|o| names(&o["status"]["acceptedNames"])).collect();
+    let taken: Vec<Names> = others
+        .iter()
+        .map(|o| names(&o["status"]["acceptedNames"]))
+        .collect();
     let resource_taken = |name: &str| taken.iter().any(|n| n.resources.iter().any(|r| r == name));
     let kind_taken = |name: &str| taken.iter().any(|n| n.kinds.iter().any(|k| k == name));
     let mut accepted = status["acceptedNames"].clone();
@@ -72,7 +81,10 @@ pub(super) fn decide_status(definition: &Value, others: &[Value]) -> Value {
         accepted = json!({});
     }
     let mut conflict: Option<(&str, String)> = None;
-    for (key, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
+    for (key, reason) in [
+        ("plural", "PluralConflict"),
+        ("singular", "SingularConflict"),
+    ] {
         let name = wanted[key].as_str().unwrap_or_default();
         if resource_taken(name) {
             conflict.get_or_insert((reason, format!("{name:?} is already in use")));
@@ -81,11 +93,18 @@ pub(super) fn decide_status(definition: &Value, others: &[Value]) -> Value {
         }
     }
     let short = wanted["shortNames"].as_array().cloned().unwrap_or_default();
-    let taken_short: Vec<&str> = short.iter().filter_map(Value::as_str).filter(|s| resource_taken(s)).collect();
+    let taken_short: Vec<&str> = short
+        .iter()
+        .filter_map(Value::as_str)
+        .filter(|s| resource_taken(s))
+        .collect();
     if taken_short.is_empty() {
         put(&mut accepted, "shortNames", &wanted["shortNames"]);
     } else {
-        conflict.get_or_insert(("ShortNamesConflict", format!("{:?} is already in use", taken_short[0])));
+        conflict.get_or_insert((
+            "ShortNamesConflict",
+            format!("{:?} is already in use", taken_short[0]),
+        ));
     }
     for (key, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
         let name = wanted[key].as_str().unwrap_or_default();
@@ -103,23 +122,40 @@ pub(super) fn decide_status(definition: &Value, others: &[Value]) -> Value {
     }
     status["acceptedNames"] = accepted;
     let ok = conflict.is_none();
-    let (reason, message) =
-        conflict.unwrap_or(("NoConflicts", "no conflicts found".to_owned()));
-    set(&mut status, condition("NamesAccepted", ok, reason, &message));
+    let (reason, message) = conflict.unwrap_or(("NoConflicts", "no conflicts found".to_owned()));
+    set(
+        &mut status,
+        condition("NamesAccepted", ok, reason, &message),
+    );
     let established = is_true(definition, "Established");
     if ok && !established {
         set(
             &mut status,
-            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+            condition(
+                "Established",
+                true,
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+            ),
         );
     } else if !established {
-        set(&mut status, condition("Established", false, "NotAccepted", "not all names are accepted"));
+        set(
+            &mut status,
+            condition(
+                "Established",
+                false,
+                "NotAccepted",
+                "not all names are accepted",
+            ),
+        );
     }
     status
 }
 
 fn put(accepted: &mut Value, key: &str, value: &Value) {
-    let Some(map) = accepted.as_object_mut() else { return };
+    let Some(map) = accepted.as_object_mut() else {
+        return;
+    };
     if value.is_null() {
         map.remove(key);
     } else {
@@ -132,7 +168,12 @@ pub(super) fn terminating_status(definition: &Value) -> Value {
     let mut status = definition["status"].clone();
     set(
         &mut status,
-        condition("Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress"),
+        condition(
+            "Terminating",
+            true,
+            "InstanceDeletionInProgress",
+            "CustomResource deletion is in progress",
+        ),
     );
     status
 }

@@ -34,18 +34,28 @@ pub(super) fn check_rules(
         api_group: gvk.group.to_string(),
         kind: gvk.kind.to_string(),
     };
-    let Err(errors) = Validator::new().validate_compiled_with_context(rules, new, old, Some(&context)) else {
+    let Err(errors) =
+        Validator::new().validate_compiled_with_context(rules, new, old, Some(&context))
+    else {
         return;
     };
     for error in errors.into_vec() {
-        let reason = error.reason.as_deref().unwrap_or("FieldValueInvalid").to_owned();
+        let reason = error
+            .reason
+            .as_deref()
+            .unwrap_or("FieldValueInvalid")
+            .to_owned();
         let text = match reason.as_str() {
             "FieldValueForbidden" => format!("Forbidden: {}", error.message),
             "FieldValueRequired" => format!("Required value: {}", error.message),
             "FieldValueDuplicate" => format!("Duplicate value: {}", error.message),
             _ => format!("Invalid value: {}", error.message),
         };
-        let field = if error.field_path.is_empty() { "<nil>".into() } else { error.field_path };
+        let field = if error.field_path.is_empty() {
+            "<nil>".into()
+        } else {
+            error.field_path
+        };
         causes.push(Cause::new(reason, text, field));
     }
 }
@@ -100,11 +110,15 @@ fn check_node(
         ));
         return;
     }
-    if schema["x-kubernetes-int-or-string"] == true && !(new.is_string() || has_type(new, "integer")) {
+    if schema["x-kubernetes-int-or-string"] == true
+        && !(new.is_string() || has_type(new, "integer"))
+    {
         let got = type_name(new);
         causes.push(Cause::new(
             "FieldValueTypeInvalid",
-            format!("Invalid value: \"{got}\": {path} in body must be of type integer,string: \"{got}\""),
+            format!(
+                "Invalid value: \"{got}\": {path} in body must be of type integer,string: \"{got}\""
+            ),
             path,
         ));
         return;
@@ -121,22 +135,33 @@ fn check_node(
 }
 
 fn check_enum(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
-    let Some(allowed) = schema["enum"].as_array() else { return };
+    let Some(allowed) = schema["enum"].as_array() else {
+        return;
+    };
     if allowed.contains(value) {
         return;
     }
-    let shown: Vec<String> = allowed.iter().map(|v| format!("\"{}\"", plain(v))).collect();
-    let text = format!("Unsupported value: {value}: supported values: {}", shown.join(", "));
+    let shown: Vec<String> = allowed
+        .iter()
+        .map(|v| format!("\"{}\"", plain(v)))
+        .collect();
+    let text = format!(
+        "Unsupported value: {value}: supported values: {}",
+        shown.join(", ")
+    );
     causes.push(Cause::new("FieldValueNotSupported", text, path));
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Patterns are compiled once; the number kept is bounded.
 fn pattern(text: &str) -> Option<Regex> {
-    static COMPILED: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+    static COMPILED: LazyLock<Mutex<HashMap<String, Option<Regex>>>> =
+        LazyLock::new(Mutex::default);
     const KEPT: usize = 4096;
     let mut compiled = COMPILED.lock();
     if let Some(known) = compiled.get(text) {
@@ -158,7 +183,11 @@ fn check_string(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>)
     }
     let quoted = Value::from(text).to_string();
     if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
-        causes.push(invalid(path, &quoted, &format!("should be at least {min} chars long")));
+        causes.push(invalid(
+            path,
+            &quoted,
+            &format!("should be at least {min} chars long"),
+        ));
     }
     if let Some(wanted) = schema["pattern"].as_str()
         && pattern(wanted).is_some_and(|p| !p.is_match(text))
@@ -168,7 +197,11 @@ fn check_string(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>)
     if let Some(format) = schema["format"].as_str()
         && !has_format(format, text)
     {
-        causes.push(invalid(path, &quoted, &format!("must be of type {format}: {quoted}")));
+        causes.push(invalid(
+            path,
+            &quoted,
+            &format!("must be of type {format}: {quoted}"),
+        ));
     }
 }
 
@@ -180,11 +213,15 @@ fn has_format(format: &str, text: &str) -> bool {
         "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
         "cidr" => text.contains('/') && text.parse::<ipnetwork::IpNetwork>().is_ok(),
         "uuid" => uuid::Uuid::parse_str(text).is_ok(),
-        "email" => text.split_once('@').is_some_and(|(a, b)| !a.is_empty() && !b.is_empty()),
+        "email" => text
+            .split_once('@')
+            .is_some_and(|(a, b)| !a.is_empty() && !b.is_empty()),
         "uri" => text.parse::<http::Uri>().is_ok(),
         "byte" => {
             use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+            base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .is_ok()
         }
         _ => true,
     }
@@ -196,32 +233,62 @@ fn check_number(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Caus
     if let Some(max) = schema["maximum"].as_f64() {
         let exclusive = schema["exclusiveMaximum"] == true;
         if number > max || (exclusive && number == max) {
-            let word = if exclusive { "less than" } else { "less than or equal to" };
-            causes.push(invalid(path, &shown, &format!("should be {word} {}", schema["maximum"])));
+            let word = if exclusive {
+                "less than"
+            } else {
+                "less than or equal to"
+            };
+            causes.push(invalid(
+                path,
+                &shown,
+                &format!("should be {word} {}", schema["maximum"]),
+            ));
         }
     }
     if let Some(min) = schema["minimum"].as_f64() {
         let exclusive = schema["exclusiveMinimum"] == true;
         if number < min || (exclusive && number == min) {
-            let word = if exclusive { "greater than" } else { "greater than or equal to" };
-            causes.push(invalid(path, &shown, &format!("should be {word} {}", schema["minimum"])));
+            let word = if exclusive {
+                "greater than"
+            } else {
+                "greater than or equal to"
+            };
+            causes.push(invalid(
+                path,
+                &shown,
+                &format!("should be {word} {}", schema["minimum"]),
+            ));
         }
     }
     if let Some(factor) = schema["multipleOf"].as_f64().filter(|f| *f != 0.0)
         && (number / factor).fract() != 0.0
     {
-        causes.push(invalid(path, &shown, &format!("should be a multiple of {}", schema["multipleOf"])));
+        causes.push(invalid(
+            path,
+            &shown,
+            &format!("should be a multiple of {}", schema["multipleOf"]),
+        ));
     }
 }
 
-fn check_array(schema: &Value, items: &[Value], old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
+fn check_array(
+    schema: &Value,
+    items: &[Value],
+    old: Option<&Value>,
+    path: &str,
+    causes: &mut Vec<Cause>,
+) {
     let count = items.len() as u64;
     if let Some(max) = schema["maxItems"].as_u64().filter(|max| count > *max) {
         let text = format!("Too many: {count}: must have at most {max} items");
         causes.push(Cause::new("FieldValueTooMany", text, path));
     }
     if let Some(min) = schema["minItems"].as_u64().filter(|min| count < *min) {
-        causes.push(invalid(path, &count.to_string(), &format!("should have at least {min} items")));
+        causes.push(invalid(
+            path,
+            &count.to_string(),
+            &format!("should have at least {min} items"),
+        ));
     }
     let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
         .as_array()
@@ -230,7 +297,11 @@ fn check_array(schema: &Value, items: &[Value], old: Option<&Value>, path: &str,
         .filter_map(Value::as_str)
         .collect();
     let identity = |item: &Value| -> Value {
-        if keys.is_empty() { item.clone() } else { keys.iter().map(|k| item[*k].clone()).collect() }
+        if keys.is_empty() {
+            item.clone()
+        } else {
+            keys.iter().map(|k| item[*k].clone()).collect()
+        }
     };
     let kind = schema["x-kubernetes-list-type"].as_str();
     if matches!(kind, Some("set" | "map")) {
@@ -240,13 +311,19 @@ fn check_array(schema: &Value, items: &[Value], old: Option<&Value>, path: &str,
             if seen.contains(&own) {
                 let shown = match kind {
                     Some("map") => {
-                        let pairs: serde_json::Map<String, Value> =
-                            keys.iter().map(|k| ((*k).to_owned(), item[*k].clone())).collect();
+                        let pairs: serde_json::Map<String, Value> = keys
+                            .iter()
+                            .map(|k| ((*k).to_owned(), item[*k].clone()))
+                            .collect();
                         Value::Object(pairs).to_string()
                     }
                     _ => item.to_string(),
                 };
-                causes.push(Cause::new("FieldValueDuplicate", format!("Duplicate value: {shown}"), format!("{path}[{i}]")));
+                causes.push(Cause::new(
+                    "FieldValueDuplicate",
+                    format!("Duplicate value: {shown}"),
+                    format!("{path}[{i}]"),
+                ));
             } else {
                 seen.push(own);
             }
@@ -256,14 +333,29 @@ fn check_array(schema: &Value, items: &[Value], old: Option<&Value>, path: &str,
     for (i, item) in items.iter().enumerate() {
         // Items of keyed lists are compared with the one of the same key, others by position.
         let was = before.and_then(|b| {
-            if kind == Some("map") { b.iter().find(|o| identity(o) == identity(item)) } else { b.get(i) }
+            if kind == Some("map") {
+                b.iter().find(|o| identity(o) == identity(item))
+            } else {
+                b.get(i)
+            }
         });
-        check_node(&schema["items"], item, was, &format!("{path}[{i}]"), false, causes);
+        check_node(
+            &schema["items"],
+            item,
+            was,
+            &format!("{path}[{i}]"),
+            false,
+            causes,
+        );
     }
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 fn check_object(
@@ -281,11 +373,24 @@ fn check_object(
         causes.push(Cause::new("FieldValueTooMany", text, path));
     }
     if let Some(min) = schema["minProperties"].as_u64().filter(|min| count < *min) {
-        causes.push(invalid(path, &count.to_string(), &format!("should have at least {min} properties")));
+        causes.push(invalid(
+            path,
+            &count.to_string(),
+            &format!("should have at least {min} properties"),
+        ));
     }
-    for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for required in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         if !map.contains_key(required) {
-            causes.push(Cause::new("FieldValueRequired", "Required value", join(path, required)));
+            causes.push(Cause::new(
+                "FieldValueRequired",
+                "Required value",
+                join(path, required),
+            ));
         }
     }
     let properties = &schema["properties"];
@@ -298,7 +403,14 @@ fn check_object(
         if let Some(own) = properties.get(key) {
             check_node(own, value, was, &join(path, key), false, causes);
         } else if schema["additionalProperties"].is_object() {
-            check_node(&schema["additionalProperties"], value, was, &join(path, key), false, causes);
+            check_node(
+                &schema["additionalProperties"],
+                value,
+                was,
+                &join(path, key),
+                false,
+                causes,
+            );
         }
     }
 }
@@ -326,8 +438,14 @@ fn check_combined(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Ca
     if let Some(all) = schema["oneOf"].as_array() {
         let valid = all.iter().filter(|s| faults(s).is_empty()).count();
         if valid != 1 {
-            let found = if valid == 0 { "none valid".to_owned() } else { format!("{valid} valid alternatives") };
-            complain(&format!("must validate one and only one schema (oneOf). Found {found}"));
+            let found = if valid == 0 {
+                "none valid".to_owned()
+            } else {
+                format!("{valid} valid alternatives")
+            };
+            complain(&format!(
+                "must validate one and only one schema (oneOf). Found {found}"
+            ));
         }
     }
     if schema["not"].is_object() && faults(&schema["not"]).is_empty() {
@@ -354,7 +472,10 @@ mod tests {
         let object = json!({"metadata": {"name": "x"}, "spec": new});
         let old = old.map(|o| json!({"metadata": {"name": "x"}, "spec": o}));
         check(&schema, &object, old.as_ref(), &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+        causes
+            .into_iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect()
     }
 
     #[test]
@@ -363,21 +484,58 @@ mod tests {
             let schema = json!({"type": "object", "properties": {"a": schema}});
             assert_eq!(faults(schema, json!({"a": value}), None), [expect]);
         };
-        one(json!({"type": "string"}), json!(5), "spec.a: Invalid value: \"integer\": spec.a in body must be of type string: \"integer\"");
-        one(json!({"type": "integer", "maximum": 3}), json!(5), "spec.a: Invalid value: 5: spec.a in body should be less than or equal to 3");
-        one(json!({"type": "string", "enum": ["x", "y"]}), json!("z"), "spec.a: Unsupported value: \"z\": supported values: \"x\", \"y\"");
-        one(json!({"type": "string", "pattern": "^a+$"}), json!("b"), "spec.a: Invalid value: \"b\": spec.a in body should match '^a+$'");
-        one(json!({"type": "array", "maxItems": 1}), json!([1, 2]), "spec.a: Too many: 2: must have at most 1 items");
-        one(json!({"type": "array", "x-kubernetes-list-type": "set"}), json!(["q", "q"]), "spec.a[1]: Duplicate value: \"q\"");
+        one(
+            json!({"type": "string"}),
+            json!(5),
+            "spec.a: Invalid value: \"integer\": spec.a in body must be of type string: \"integer\"",
+        );
+        one(
+            json!({"type": "integer", "maximum": 3}),
+            json!(5),
+            "spec.a: Invalid value: 5: spec.a in body should be less than or equal to 3",
+        );
+        one(
+            json!({"type": "string", "enum": ["x", "y"]}),
+            json!("z"),
+            "spec.a: Unsupported value: \"z\": supported values: \"x\", \"y\"",
+        );
+        one(
+            json!({"type": "string", "pattern": "^a+$"}),
+            json!("b"),
+            "spec.a: Invalid value: \"b\": spec.a in body should match '^a+$'",
+        );
+        one(
+            json!({"type": "array", "maxItems": 1}),
+            json!([1, 2]),
+            "spec.a: Too many: 2: must have at most 1 items",
+        );
+        one(
+            json!({"type": "array", "x-kubernetes-list-type": "set"}),
+            json!(["q", "q"]),
+            "spec.a[1]: Duplicate value: \"q\"",
+        );
         let required = json!({"type": "object", "required": ["size"]});
-        assert_eq!(faults(required, json!({}), None), ["spec.size: Required value"]);
+        assert_eq!(
+            faults(required, json!({}), None),
+            ["spec.size: Required value"]
+        );
     }
 
     #[test]
     fn what_an_update_leaves_alone_is_not_judged() {
         let schema = json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 1}, "b": {"type": "string"}}});
         let old = json!({"a": "long", "b": "1"});
-        assert!(faults(schema.clone(), json!({"a": "long", "b": "2"}), Some(old.clone())).is_empty());
-        assert_eq!(faults(schema, json!({"a": "longer", "b": "1"}), Some(old)).len(), 1);
+        assert!(
+            faults(
+                schema.clone(),
+                json!({"a": "long", "b": "2"}),
+                Some(old.clone())
+            )
+            .is_empty()
+        );
+        assert_eq!(
+            faults(schema, json!({"a": "longer", "b": "1"}), Some(old)).len(),
+            1
+        );
     }
 }

@@ -152,7 +152,10 @@ impl<'a> Writer<'a> {
         let own = self.entry(Operation::Apply);
         let last = match all.iter().position(|e| e.is_of(&own)) {
             Some(at) => all.remove(at),
-            None => Entry { time: String::new(), ..own.clone() },
+            None => Entry {
+                time: String::new(),
+                ..own.clone()
+            },
         };
         let set = typed::field_set(self.shape, applied).without(self.reset);
         let merged = typed::merge(self.shape, &base, applied);
@@ -274,7 +277,9 @@ fn conflict_status(conflicts: &[(String, String)]) -> ApiError {
 
 /// Whether an object says that it has no managed fields, which forgets them.
 pub fn is_emptied(object: &Value) -> bool {
-    object["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty)
+    object["metadata"]["managedFields"]
+        .as_array()
+        .is_some_and(Vec::is_empty)
 }
 
 /// Marks the object so: reading it has dropped the empty list.

@@ -84,7 +84,11 @@ fn unescape(part: &str) -> String {
 
 fn index(key: &str, length: usize) -> Option<usize> {
     let number: i64 = key.parse().ok()?;
-    let at = if number < 0 { number + i64::try_from(length).ok()? } else { number };
+    let at = if number < 0 {
+        number + i64::try_from(length).ok()?
+    } else {
+        number
+    };
     usize::try_from(at).ok().filter(|at| *at < length)
 }
 
@@ -101,7 +105,12 @@ fn get<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
         return Some(object);
     }
     let (parents, key) = split(path)?;
-    child(parents.iter().try_fold(object, |value, key| child(value, key))?, &key)
+    child(
+        parents
+            .iter()
+            .try_fold(object, |value, key| child(value, key))?,
+        &key,
+    )
 }
 
 fn parent<'a>(object: &'a mut Value, parents: &[String]) -> Option<&'a mut Value> {
@@ -179,11 +188,26 @@ mod tests {
 
     #[test]
     fn operations_follow_the_rfc() {
-        check(json!([{"op": "add", "path": "/a/b/-", "value": 3}]), Some(json!({"a": {"b": [1, 2, 3]}, "c/d": "x"})));
-        check(json!([{"op": "add", "path": "/a/b/0", "value": 0}]), Some(json!({"a": {"b": [0, 1, 2]}, "c/d": "x"})));
-        check(json!([{"op": "remove", "path": "/c~1d"}]), Some(json!({"a": {"b": [1, 2]}})));
-        check(json!([{"op": "replace", "path": "/a/b/1", "value": 9}]), Some(json!({"a": {"b": [1, 9]}, "c/d": "x"})));
-        check(json!([{"op": "move", "from": "/a/b/0", "path": "/e"}]), Some(json!({"a": {"b": [2]}, "c/d": "x", "e": 1})));
+        check(
+            json!([{"op": "add", "path": "/a/b/-", "value": 3}]),
+            Some(json!({"a": {"b": [1, 2, 3]}, "c/d": "x"})),
+        );
+        check(
+            json!([{"op": "add", "path": "/a/b/0", "value": 0}]),
+            Some(json!({"a": {"b": [0, 1, 2]}, "c/d": "x"})),
+        );
+        check(
+            json!([{"op": "remove", "path": "/c~1d"}]),
+            Some(json!({"a": {"b": [1, 2]}})),
+        );
+        check(
+            json!([{"op": "replace", "path": "/a/b/1", "value": 9}]),
+            Some(json!({"a": {"b": [1, 9]}, "c/d": "x"})),
+        );
+        check(
+            json!([{"op": "move", "from": "/a/b/0", "path": "/e"}]),
+            Some(json!({"a": {"b": [2]}, "c/d": "x", "e": 1})),
+        );
         check(json!([{"op": "test", "path": "/c~1d", "value": "y"}]), None);
         check(json!([{"op": "remove", "path": "/none"}]), None);
         check(json!([{"op": "add", "path": "/none/x", "value": 1}]), None);
@@ -192,6 +216,9 @@ mod tests {
 
     #[test]
     fn a_path_without_a_slash_names_a_key_of_the_object() {
-        check(json!([{"op": "add", "path": "e", "value": 1}]), Some(json!({"a": {"b": [1, 2]}, "c/d": "x", "e": 1})));
+        check(
+            json!([{"op": "add", "path": "e", "value": 1}]),
+            Some(json!({"a": {"b": [1, 2]}, "c/d": "x", "e": 1})),
+        );
     }
 }

@@ -125,7 +125,10 @@ pub(super) fn repeated_keys(shape: &StructRef, patch_type: PatchType, body: &Byt
     }
     let decoded = schema::check::decode_json(body, shape);
     let faults = decoded.map(|d| d.strict).unwrap_or_default();
-    faults.into_iter().filter(|f| f.starts_with("duplicate field")).collect()
+    faults
+        .into_iter()
+        .filter(|f| f.starts_with("duplicate field"))
+        .collect()
 }
 
 /// What Go calls a JSON value.

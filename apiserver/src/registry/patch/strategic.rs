@@ -45,7 +45,9 @@ pub fn apply(
     };
     let merged = merge_map(original.clone(), patch, Level::Struct(shape.get()));
     merged.map(Value::Object).map_err(|error| match error {
-        StrategicError::UnknownField { .. } | StrategicError::Retain => ApiError::bad_request(error.to_string()),
+        StrategicError::UnknownField { .. } | StrategicError::Retain => {
+            ApiError::bad_request(error.to_string())
+        }
         other => ApiError::new(500, "", other.to_string(), None),
     })
 }
@@ -99,7 +101,11 @@ fn merge_map(
         Some(other) => {
             let directive = other.as_str().unwrap_or_default().to_owned();
             let mut shown = vec![format!("{DIRECTIVE}:{directive}")];
-            shown.extend(patch.iter().map(|(k, v)| format!("{k}:{}", v.as_str().unwrap_or_default())));
+            shown.extend(
+                patch
+                    .iter()
+                    .map(|(k, v)| format!("{k}:{}", v.as_str().unwrap_or_default())),
+            );
             let map = format!("map[{}]", shown.join(" "));
             return Err(StrategicError::UnknownDirective { directive, map });
         }
@@ -197,7 +203,12 @@ fn merge_field(
             merge_list(original, patch, order, level.field(name)).map(|l| Some(Value::Array(l)))
         }
         // A directive for what is not there does nothing.
-        (_, Value::Object(patch)) if matches!(patch.get(DIRECTIVE).and_then(Value::as_str), Some("delete" | "replace")) => {
+        (_, Value::Object(patch))
+            if matches!(
+                patch.get(DIRECTIVE).and_then(Value::as_str),
+                Some("delete" | "replace")
+            ) =>
+        {
             Ok(None)
         }
         (_, Value::Object(patch)) => {

@@ -103,7 +103,9 @@ impl Call {
         if resource.has_status() && !resource.strategy.keeps_status {
             kinds::reset_status(resource, &mut value);
         }
-        schema::warnings::of(&resource.gvk(), &value, None).into_iter().for_each(|w| self.warn(w));
+        schema::warnings::of(&resource.gvk(), &value, None)
+            .into_iter()
+            .for_each(|w| self.warn(w));
         (resource.strategy.prepare_create)(&mut value, &self.context());
         kinds::apply_defaults(resource, &mut value);
         kinds::normalize(resource, &mut value);

@@ -72,14 +72,22 @@ impl Call {
         // Upstream shows the whole merged object as the value that is invalid.
         let invalid = |why: String| {
             let shown = meta::quote(&go_json(&shown));
-            let fault = Cause::new("FieldValueInvalid", format!("Invalid value: {shown}: {why}"), "patch");
+            let fault = Cause::new(
+                "FieldValueInvalid",
+                format!("Invalid value: {shown}: {why}"),
+                "patch",
+            );
             ApiError::invalid("", "", "", vec![fault])
         };
-        let decoded = kinds::decode_patched(&self.resource, &gvk, merged).map_err(|e| invalid(e.to_string()))?;
+        let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
+            .map_err(|e| invalid(e.to_string()))?;
         let mut faults = decoded.faults;
         faults.extend(repeated.iter().cloned());
         if options.field_validation == FieldValidation::Strict && !faults.is_empty() {
-            return Err(invalid(format!("strict decoding error: {}", faults.join(", "))));
+            return Err(invalid(format!(
+                "strict decoding error: {}",
+                faults.join(", ")
+            )));
         }
         self.report_faults(&gvk, faults, options.field_validation)?;
         let mut new = decoded.value;
@@ -150,28 +158,57 @@ impl Call {
 /// An object's text with the metadata in the order of upstream's types.
 fn go_json(object: &Value) -> String {
     const METADATA: &[&str] = &[
-        "name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
-        "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels",
-        "annotations", "ownerReferences", "finalizers", "managedFields",
+        "name",
+        "generateName",
+        "namespace",
+        "selfLink",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "labels",
+        "annotations",
+        "ownerReferences",
+        "finalizers",
+        "managedFields",
     ];
-    const ENTRY: &[&str] =
-        &["manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"];
+    const ENTRY: &[&str] = &[
+        "manager",
+        "operation",
+        "apiVersion",
+        "time",
+        "fieldsType",
+        "fieldsV1",
+        "subresource",
+    ];
     fn ordered(map: &Value, order: &[&str], write: impl Fn(&str, &Value) -> String) -> String {
         let known = order.iter().filter_map(|k| map.get(*k).map(|v| (*k, v)));
-        let others = map.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v));
+        let others = map
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str(), v));
         let others = others.filter(|(k, _)| !order.contains(k));
-        let parts: Vec<String> =
-            known.chain(others).map(|(k, v)| format!("{}:{}", meta::quote(k), write(k, v))).collect();
+        let parts: Vec<String> = known
+            .chain(others)
+            .map(|(k, v)| format!("{}:{}", meta::quote(k), write(k, v)))
+            .collect();
         format!("{{{}}}", parts.join(","))
     }
     let metadata = |value: &Value| {
-        ordered(value, METADATA, |key, value| match (key, value.as_array()) {
-            ("managedFields", Some(entries)) => {
-                let all: Vec<String> =
-                    entries.iter().map(|e| ordered(e, ENTRY, |_, v| v.to_string())).collect();
-                format!("[{}]", all.join(","))
+        ordered(value, METADATA, |key, value| {
+            match (key, value.as_array()) {
+                ("managedFields", Some(entries)) => {
+                    let all: Vec<String> = entries
+                        .iter()
+                        .map(|e| ordered(e, ENTRY, |_, v| v.to_string()))
+                        .collect();
+                    format!("[{}]", all.join(","))
+                }
+                _ => value.to_string(),
             }
-            _ => value.to_string(),
         })
     };
     ordered(object, &[], |key, value| match key {

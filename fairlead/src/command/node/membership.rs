@@ -35,7 +35,12 @@ pub(super) async fn obtain(
              server prints the whole command"
         );
     };
-    let join = Join { server: invitation.server, token, ca_cert_hash, node };
+    let join = Join {
+        server: invitation.server,
+        token,
+        ca_cert_hash,
+        node,
+    };
     let member = bootstrap::join(&join).await?;
     machine::require_runtime(&options.container_runtime)?;
     Ok(member)

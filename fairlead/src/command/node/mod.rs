@@ -47,7 +47,10 @@ pub(crate) fn up(options: Up) -> anyhow::Result<ExitCode> {
         let mut components = Components::new()?;
         let server = start_server(&options.server, &mut components).await?;
         let everything = selection(&["*".to_owned()])?;
-        let parts = ControlPlane { controllers: Some(everything), scheduler: true };
+        let parts = ControlPlane {
+            controllers: Some(everything),
+            scheduler: true,
+        };
         parts.start(&options.server, &server, &mut components);
         announce(&options.server, &server)?;
         let identity = Identity::of(&options.node)?;
@@ -73,7 +76,10 @@ pub(crate) fn up(options: Up) -> anyhow::Result<ExitCode> {
     block_on(async {
         let mut components = Components::new()?;
         let server = start_server(&options.server, &mut components).await?;
-        let parts = ControlPlane { controllers, scheduler: true };
+        let parts = ControlPlane {
+            controllers,
+            scheduler: true,
+        };
         parts.start(&options.server, &server, &mut components);
         announce(&options.server, &server)?;
         let identity = Identity::of(&options.node)?;

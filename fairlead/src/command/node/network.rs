@@ -87,7 +87,9 @@ async fn routed(
         node_name: config.node_name.clone(),
         ..bgp_agent::NodeConfig::default()
     };
-    let deps = bgp_agent::Deps { caches: config.caches.clone() };
+    let deps = bgp_agent::Deps {
+        caches: config.caches.clone(),
+    };
     let keeping = keep(own, config.caches.clone(), stop.clone());
     let (result, ()) = tokio::join!(bgp_agent::run(speaker, deps, stop.clone()), keeping);
     Ok(result?)

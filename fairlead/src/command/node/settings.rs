@@ -35,7 +35,10 @@ impl Settings {
     /// What is missing is as it is in a new cluster.
     fn read(data: &BTreeMap<String, String>) -> anyhow::Result<Self> {
         let text = |name: &str, default: &str| {
-            data.get(name).map_or(default, String::as_str).trim().to_owned()
+            data.get(name)
+                .map_or(default, String::as_str)
+                .trim()
+                .to_owned()
         };
         let network = text("network", "vxlan");
         ensure!(
@@ -60,8 +63,13 @@ fn list<T>(name: &str, text: &str) -> anyhow::Result<Vec<T>>
 where
     T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
-    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    items.map(|item| item.parse().with_context(|| format!("{name}: {item}"))).collect()
+    let items = text
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty());
+    items
+        .map(|item| item.parse().with_context(|| format!("{name}: {item}")))
+        .collect()
 }
 
 /// Reads the settings; a server that has just started may not have written them yet.
@@ -106,7 +114,9 @@ pub(crate) fn follow(
                     })),
                     // What cannot be understood changes nothing.
                     Err(error) => {
-                        tracing::error!("the ConfigMap kube-system/fairlead is not taken: {error:#}");
+                        tracing::error!(
+                            "the ConfigMap kube-system/fairlead is not taken: {error:#}"
+                        );
                     }
                 },
                 Some(Err(error)) => tracing::warn!(%error, "the cluster's settings"),
@@ -140,24 +150,36 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> anyhow::Result<Settings> {
-        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Settings::read(&pairs.collect())
     }
 
     #[test]
     fn settings_are_read_and_what_is_missing_has_a_default() {
-        let settings =
-            read(&[("proxy", "nftables"), ("clusterCIDRs", "10.1.0.0/16, fd00::/56")]).unwrap();
+        let settings = read(&[
+            ("proxy", "nftables"),
+            ("clusterCIDRs", "10.1.0.0/16, fd00::/56"),
+        ])
+        .unwrap();
         assert_eq!(settings.proxy, "nftables");
         assert_eq!(settings.network, "vxlan");
-        let cidrs: Vec<String> = settings.cluster_cidrs.iter().map(ToString::to_string).collect();
+        let cidrs: Vec<String> = settings
+            .cluster_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(cidrs, ["10.1.0.0/16", "fd00::/56"]);
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let error = read(&[("clusterCIDRs", "10.244.0.0/99")]).unwrap_err();
-        assert!(format!("{error:#}").starts_with("clusterCIDRs: 10.244.0.0/99"), "{error:#}");
+        assert!(
+            format!("{error:#}").starts_with("clusterCIDRs: 10.244.0.0/99"),
+            "{error:#}"
+        );
         assert!(read(&[("network", "carrier-pigeon")]).is_err());
         assert!(read(&[("proxy", "magic")]).is_err());
     }

@@ -7,8 +7,11 @@ use crate::quantity::ResourceList;
 use crate::testing::pod;
 
 fn objects() -> Objects {
-    let map = serde_json::from_value::<ConfigMap>(json!({"data": {"k": "v", "b=d": "x", "with space": "s"}}));
-    let secret = serde_json::from_value::<Secret>(json!({"data": {"p": "c2VjcmV0", "bin": "/w=="}}));
+    let map = serde_json::from_value::<ConfigMap>(
+        json!({"data": {"k": "v", "b=d": "x", "with space": "s"}}),
+    );
+    let secret =
+        serde_json::from_value::<Secret>(json!({"data": {"p": "c2VjcmV0", "bin": "/w=="}}));
     Objects {
         config_maps: [("m".to_owned(), Arc::new(map.unwrap()))].into(),
         secrets: [("s".to_owned(), Arc::new(secret.unwrap()))].into(),
@@ -30,14 +33,20 @@ fn run(container: Value) -> Result<Environment, EnvError> {
             node_name: "n",
             allocatable: &allocatable,
         },
-        services: &[("SVC".to_owned(), "svc".to_owned()), ("A".to_owned(), "low".to_owned())].into(),
+        services: &[
+            ("SVC".to_owned(), "svc".to_owned()),
+            ("A".to_owned(), "low".to_owned()),
+        ]
+        .into(),
     })
 }
 
 fn check(container: Value, expected: &[(&str, &str)]) {
     let shown = container.to_string();
-    let expected: Environment =
-        expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let expected: Environment = expected
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     assert_eq!(run(container), Ok(expected), "{shown}");
 }
 
@@ -49,7 +58,12 @@ fn literals_see_what_stands_before_them_and_the_services() {
             {"name": "B", "value": "$(A)-$(SVC)-$(LATER)-$$(A)"},
             {"name": "LATER", "value": "x"},
         ]}),
-        &[("A", "1"), ("B", "1-svc-$(LATER)-$(A)"), ("LATER", "x"), ("SVC", "svc")],
+        &[
+            ("A", "1"),
+            ("B", "1-svc-$(LATER)-$(A)"),
+            ("LATER", "x"),
+            ("SVC", "svc"),
+        ],
     );
 }
 
@@ -66,14 +80,27 @@ fn references_give_values_and_env_goes_over_env_from() {
                 {"name": "O", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "none", "optional": true}}},
             ],
         }),
-        &[("p-k", "over"), ("p-with space", "s"), ("A", "secret"), ("N", "p"), ("SVC", "svc")],
+        &[
+            ("p-k", "over"),
+            ("p-with space", "s"),
+            ("A", "secret"),
+            ("N", "p"),
+            ("SVC", "svc"),
+        ],
     );
 }
 
 #[test]
 fn what_is_missing_is_named() {
-    let from = |source: Value| run(json!({"env": [{"name": "A", "valueFrom": source}]})).unwrap_err().to_string();
-    assert_eq!(from(json!({"configMapKeyRef": {"name": "x", "key": "k"}})), "configmap \"x\" not found");
+    let from = |source: Value| {
+        run(json!({"env": [{"name": "A", "valueFrom": source}]}))
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        from(json!({"configMapKeyRef": {"name": "x", "key": "k"}})),
+        "configmap \"x\" not found"
+    );
     assert_eq!(
         from(json!({"secretKeyRef": {"name": "s", "key": "k"}})),
         "couldn't find key k in Secret ns/s"
@@ -92,8 +119,18 @@ fn services_make_variables_for_their_namespace_and_the_api_server() {
         .unwrap()
     };
     let services = [
-        service("default", "kubernetes", "10.96.0.1", json!([{"port": 443, "name": "https"}])),
-        service("ns", "my-web", "fd00::5", json!([{"port": 80, "protocol": "TCP"}])),
+        service(
+            "default",
+            "kubernetes",
+            "10.96.0.1",
+            json!([{"port": 443, "name": "https"}]),
+        ),
+        service(
+            "ns",
+            "my-web",
+            "fd00::5",
+            json!([{"port": 80, "protocol": "TCP"}]),
+        ),
         service("ns", "headless", "None", json!([{"port": 80}])),
         service("other", "x", "10.0.0.1", json!([{"port": 80}])),
     ];
@@ -108,7 +145,15 @@ fn services_make_variables_for_their_namespace_and_the_api_server() {
         ("MY_WEB_PORT", "tcp://[fd00::5]:80"),
         ("MY_WEB_PORT_80_TCP", "tcp://[fd00::5]:80"),
     ] {
-        assert_eq!(variables.get(name).map(String::as_str), Some(value), "{name}");
+        assert_eq!(
+            variables.get(name).map(String::as_str),
+            Some(value),
+            "{name}"
+        );
     }
-    assert!(!variables.keys().any(|name| name.starts_with("X_") || name.starts_with("HEADLESS")));
+    assert!(
+        !variables
+            .keys()
+            .any(|name| name.starts_with("X_") || name.starts_with("HEADLESS"))
+    );
 }

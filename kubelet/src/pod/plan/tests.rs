@@ -21,7 +21,9 @@ fn record(name: &str, attempt: u32, state: State) -> Record {
         name: name.into(),
         sandbox_id: "s0".into(),
         attempt,
-        hash: containers::find(&sample(json!({})), name).map(|spec| spec.hash()).unwrap_or_default(),
+        hash: containers::find(&sample(json!({})), name)
+            .map(|spec| spec.hash())
+            .unwrap_or_default(),
         state,
         created_at: at(0),
         image: String::new(),
@@ -65,11 +67,18 @@ fn simple(policy: &str) -> Pod {
 }
 
 fn ready_memory() -> Memory {
-    Memory { volumes: Volumes::Ready, cgroups_ready: true, ..Memory::default() }
+    Memory {
+        volumes: Volumes::Ready,
+        cgroups_ready: true,
+        ..Memory::default()
+    }
 }
 
 fn observed(containers: Vec<Record>) -> Observed {
-    let mut observed = Observed { sandboxes: vec![sandbox(0, true)], containers };
+    let mut observed = Observed {
+        sandboxes: vec![sandbox(0, true)],
+        containers,
+    };
     observed.sort();
     observed
 }
@@ -96,11 +105,17 @@ fn a_new_pod_gets_volumes_then_a_sandbox_then_its_containers() {
     memory.volumes = Volumes::Preparing;
     assert_eq!(ops(&pod, &none, &memory, 0), []);
     memory.volumes = Volumes::Ready;
-    assert_eq!(ops(&pod, &none, &memory, 0), [Op::CreateSandbox { attempt: 0 }]);
+    assert_eq!(
+        ops(&pod, &none, &memory, 0),
+        [Op::CreateSandbox { attempt: 0 }]
+    );
     memory.starting = true;
     assert_eq!(ops(&pod, &none, &memory, 0), []);
     memory.starting = false;
-    assert_eq!(ops(&pod, &observed(vec![]), &memory, 0), [start(&[("a", 0)])]);
+    assert_eq!(
+        ops(&pod, &observed(vec![]), &memory, 0),
+        [start(&[("a", 0)])]
+    );
     let done = observed(vec![record("a", 0, running())]);
     assert_eq!(ops(&pod, &done, &memory, 0), [], "what runs is left alone");
 }
@@ -109,32 +124,70 @@ fn a_new_pod_gets_volumes_then_a_sandbox_then_its_containers() {
 fn init_containers_run_one_after_the_other_and_sidecars_stay() {
     let pod = sample(json!({}));
     let mut memory = ready_memory();
-    assert_eq!(ops(&pod, &observed(vec![]), &memory, 0), [start(&[("i", 0)])]);
+    assert_eq!(
+        ops(&pod, &observed(vec![]), &memory, 0),
+        [start(&[("i", 0)])]
+    );
     let mut seen = observed(vec![record("i", 0, running())]);
     assert_eq!(ops(&pod, &seen, &memory, 0), []);
     seen = observed(vec![record("i", 0, exited(0, 1))]);
     assert_eq!(ops(&pod, &seen, &memory, 1), [start(&[("s", 0)])]);
-    seen = observed(vec![record("i", 0, exited(0, 1)), record("s", 0, running())]);
-    assert_eq!(ops(&pod, &seen, &memory, 1), [], "the sidecar has not started yet");
-    memory.probed.insert("s0".into(), Probed { started: true, ready: false });
+    seen = observed(vec![
+        record("i", 0, exited(0, 1)),
+        record("s", 0, running()),
+    ]);
+    assert_eq!(
+        ops(&pod, &seen, &memory, 1),
+        [],
+        "the sidecar has not started yet"
+    );
+    memory.probed.insert(
+        "s0".into(),
+        Probed {
+            started: true,
+            ready: false,
+        },
+    );
     assert_eq!(ops(&pod, &seen, &memory, 1), [start(&[("a", 0), ("b", 0)])]);
-    seen = observed(vec![record("s", 0, exited(0, 5)), record("a", 0, running()), record("b", 0, running())]);
-    assert_eq!(ops(&pod, &seen, &memory, 5), [start(&[("s", 1)])], "a sidecar is always restarted");
+    seen = observed(vec![
+        record("s", 0, exited(0, 5)),
+        record("a", 0, running()),
+        record("b", 0, running()),
+    ]);
+    assert_eq!(
+        ops(&pod, &seen, &memory, 5),
+        [start(&[("s", 1)])],
+        "a sidecar is always restarted"
+    );
 }
 
 #[test]
 fn a_failed_init_container_is_retried_unless_the_pod_gives_up() {
     let memory = ready_memory();
     let seen = observed(vec![record("i", 0, exited(1, 1))]);
-    assert_eq!(ops(&sample(json!({})), &seen, &memory, 1), [start(&[("i", 1)])]);
-    assert_eq!(ops(&sample(json!({"restartPolicy": "Never"})), &seen, &memory, 1), []);
+    assert_eq!(
+        ops(&sample(json!({})), &seen, &memory, 1),
+        [start(&[("i", 1)])]
+    );
+    assert_eq!(
+        ops(
+            &sample(json!({"restartPolicy": "Never"})),
+            &seen,
+            &memory,
+            1
+        ),
+        []
+    );
 }
 
 #[test]
 fn exits_are_restarted_by_policy_after_a_growing_pause() {
     let mut memory = ready_memory();
     let seen = observed(vec![record("a", 0, exited(0, 10))]);
-    assert_eq!(ops(&simple("Always"), &seen, &memory, 10), [start(&[("a", 1)])]);
+    assert_eq!(
+        ops(&simple("Always"), &seen, &memory, 10),
+        [start(&[("a", 1)])]
+    );
     assert_eq!(ops(&simple("OnFailure"), &seen, &memory, 10), []);
     assert_eq!(ops(&simple("Never"), &seen, &memory, 10), []);
     memory.restarts.attempt("a", at(10));
@@ -142,8 +195,16 @@ fn exits_are_restarted_by_policy_after_a_growing_pause() {
     let waits = plan(&simple("Always"), &again, &memory, Goal::Run, at(21));
     assert_eq!((waits.ops, waits.wake), (vec![], Some(at(30))));
     assert_eq!(waits.waiting[0].1.reason, "CrashLoopBackOff");
-    assert!(waits.waiting[0].1.message.starts_with("back-off 10s restarting failed container=a pod=p_ns(u1)"));
-    assert_eq!(ops(&simple("Always"), &again, &memory, 30), [start(&[("a", 2)])]);
+    assert!(
+        waits.waiting[0]
+            .1
+            .message
+            .starts_with("back-off 10s restarting failed container=a pod=p_ns(u1)")
+    );
+    assert_eq!(
+        ops(&simple("Always"), &again, &memory, 30),
+        [start(&[("a", 2)])]
+    );
 }
 
 #[test]
@@ -151,17 +212,31 @@ fn a_changed_image_and_a_failed_probe_stop_the_container() {
     let mut memory = ready_memory();
     let mut changed = record("a", 0, running());
     changed.hash = "other".into();
-    let pod = sample(json!({"initContainers": [], "containers": [{"name": "a"}], "terminationGracePeriodSeconds": 7}));
+    let pod = sample(
+        json!({"initContainers": [], "containers": [{"name": "a"}], "terminationGracePeriodSeconds": 7}),
+    );
     let kill = |message: &str| {
-        Op::Kill(Kill { id: "a0".into(), name: "a".into(), message: message.into(), deadline: at(7) })
+        Op::Kill(Kill {
+            id: "a0".into(),
+            name: "a".into(),
+            message: message.into(),
+            deadline: at(7),
+        })
     };
     let message = "Container a definition changed, will be restarted";
-    assert_eq!(ops(&pod, &observed(vec![changed]), &memory, 0), [kill(message)]);
+    assert_eq!(
+        ops(&pod, &observed(vec![changed]), &memory, 0),
+        [kill(message)]
+    );
     memory.condemned.insert("a0".into(), "failed".into());
     let seen = observed(vec![record("a", 0, running())]);
     assert_eq!(ops(&pod, &seen, &memory, 0), [kill("failed")]);
     memory.stopping.insert("a0".into(), at(7));
-    assert_eq!(ops(&pod, &seen, &memory, 3), [], "it is being stopped already");
+    assert_eq!(
+        ops(&pod, &seen, &memory, 3),
+        [],
+        "it is being stopped already"
+    );
 }
 
 #[test]
@@ -172,19 +247,46 @@ fn a_dead_sandbox_is_replaced_with_everything_in_it() {
     seen.sandboxes = vec![sandbox(0, false)];
     assert!(matches!(&ops(&pod, &seen, &memory, 0)[..], [Op::Kill(kill)] if kill.id == "a0"));
     seen.containers = vec![record("a", 0, exited(137, 1))];
-    assert_eq!(ops(&pod, &seen, &memory, 1), [Op::StopSandbox { id: "s0".into() }]);
+    assert_eq!(
+        ops(&pod, &seen, &memory, 1),
+        [Op::StopSandbox { id: "s0".into() }]
+    );
     memory.sandbox_stopped = true;
-    assert_eq!(ops(&pod, &seen, &memory, 1), [Op::CreateSandbox { attempt: 1 }]);
-    assert_eq!(ops(&simple("Never"), &seen, &memory, 1), [], "nothing is left to run");
+    assert_eq!(
+        ops(&pod, &seen, &memory, 1),
+        [Op::CreateSandbox { attempt: 1 }]
+    );
+    assert_eq!(
+        ops(&simple("Never"), &seen, &memory, 1),
+        [],
+        "nothing is left to run"
+    );
 }
 
 #[test]
 fn a_failed_pull_shows_its_error_then_the_pause() {
     let mut memory = ready_memory();
     let retry_at = at(10);
-    memory.failed_starts.insert("a".into(), FailedStart { at: at(0), retry_at, cause: Cause::Image });
-    memory.waiting.insert("a".into(), Waiting::new("ErrImagePull", "no such host"));
-    let step = |memory: &Memory, now| plan(&simple("Always"), &observed(vec![]), memory, Goal::Run, at(now));
+    memory.failed_starts.insert(
+        "a".into(),
+        FailedStart {
+            at: at(0),
+            retry_at,
+            cause: Cause::Image,
+        },
+    );
+    memory
+        .waiting
+        .insert("a".into(), Waiting::new("ErrImagePull", "no such host"));
+    let step = |memory: &Memory, now| {
+        plan(
+            &simple("Always"),
+            &observed(vec![]),
+            memory,
+            Goal::Run,
+            at(now),
+        )
+    };
     assert_eq!(step(&memory, 0).waiting[0].1.reason, "ErrImagePull");
     let later = step(&memory, 3);
     assert_eq!(later.waiting[0].1.reason, "ImagePullBackOff");
@@ -196,26 +298,47 @@ fn a_failed_pull_shows_its_error_then_the_pause() {
 fn stopping_kills_then_takes_the_sandbox_and_the_volumes_down() {
     let pod = simple("Always");
     let mut memory = ready_memory();
-    let goal = Goal::Stop { since: at(0), grace: 30 };
+    let goal = Goal::Stop {
+        since: at(0),
+        grace: 30,
+    };
     let mut seen = observed(vec![record("a", 0, running())]);
     let step = |seen: &Observed, memory: &Memory, goal| plan(&pod, seen, memory, goal, at(0)).ops;
     assert!(matches!(&step(&seen, &memory, goal)[..], [Op::Kill(kill)] if kill.deadline == at(30)));
     memory.stopping.insert("a0".into(), at(30));
     assert_eq!(step(&seen, &memory, goal), []);
-    let sooner = Goal::Stop { since: at(0), grace: 1 };
-    assert!(matches!(&step(&seen, &memory, sooner)[..], [Op::Kill(_)]), "a shorter grace is a new order");
+    let sooner = Goal::Stop {
+        since: at(0),
+        grace: 1,
+    };
+    assert!(
+        matches!(&step(&seen, &memory, sooner)[..], [Op::Kill(_)]),
+        "a shorter grace is a new order"
+    );
     memory.stopping.clear();
     seen.containers = vec![record("a", 0, exited(0, 1))];
-    assert_eq!(step(&seen, &memory, goal), [Op::StopSandbox { id: "s0".into() }]);
+    assert_eq!(
+        step(&seen, &memory, goal),
+        [Op::StopSandbox { id: "s0".into() }]
+    );
     seen.sandboxes[0].ready = false;
     memory.sandbox_stopped = true;
     assert_eq!(step(&seen, &memory, goal), [Op::TearDown]);
     memory.volumes = Volumes::Gone;
     assert_eq!(step(&seen, &memory, goal), []);
-    let vanish = Goal::Vanish { since: at(0), grace: 30 };
-    assert_eq!(step(&seen, &memory, vanish), [Op::RemoveContainer { id: "a0".into() }]);
+    let vanish = Goal::Vanish {
+        since: at(0),
+        grace: 30,
+    };
+    assert_eq!(
+        step(&seen, &memory, vanish),
+        [Op::RemoveContainer { id: "a0".into() }]
+    );
     seen.containers.clear();
-    assert_eq!(step(&seen, &memory, vanish), [Op::RemoveSandbox { id: "s0".into() }]);
+    assert_eq!(
+        step(&seen, &memory, vanish),
+        [Op::RemoveSandbox { id: "s0".into() }]
+    );
     seen.sandboxes.clear();
     assert_eq!(step(&seen, &memory, vanish), [Op::Erase]);
 }
@@ -234,6 +357,13 @@ fn only_the_newest_two_containers_of_a_name_are_kept() {
 #[test]
 fn a_container_that_never_ran_is_made_anew_in_the_same_attempt() {
     let seen = observed(vec![record("a", 0, State::Created)]);
-    let expected = Start { name: "a".into(), attempt: 0, replaces: Some("a0".into()) };
-    assert_eq!(ops(&simple("Always"), &seen, &ready_memory(), 0), [Op::Start(vec![expected])]);
+    let expected = Start {
+        name: "a".into(),
+        attempt: 0,
+        replaces: Some("a0".into()),
+    };
+    assert_eq!(
+        ops(&simple("Always"), &seen, &ready_memory(), 0),
+        [Op::Start(vec![expected])]
+    );
 }

@@ -51,7 +51,14 @@ fn made(pod: &Pod, records: Vec<Record>, memory: &Memory, ended: bool) -> PodSta
     };
     observed.sort();
     let host_ips = ["192.168.0.1".parse().unwrap()];
-    generate(&Inputs { pod, observed: &observed, memory, host_ips: &host_ips, ended, now: at(9) })
+    generate(&Inputs {
+        pod,
+        observed: &observed,
+        memory,
+        host_ips: &host_ips,
+        ended,
+        now: at(9),
+    })
 }
 
 fn two(policy: &str) -> Pod {
@@ -63,7 +70,9 @@ fn two(policy: &str) -> Pod {
 
 fn phase(policy: &str, a: State, b: State, ended: bool) -> String {
     let records = vec![record("a", 0, a), record("b", 0, b)];
-    made(&two(policy), records, &Memory::default(), ended).phase.unwrap()
+    made(&two(policy), records, &Memory::default(), ended)
+        .phase
+        .unwrap()
 }
 
 #[test]
@@ -87,27 +96,63 @@ fn phases_follow_the_containers_and_the_policy() {
 }
 
 fn condition<'a>(status: &'a PodStatus, kind: &str) -> &'a PodCondition {
-    status.conditions.as_ref().unwrap().iter().find(|condition| condition.type_ == kind).unwrap()
+    status
+        .conditions
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .unwrap()
 }
 
 #[test]
 fn readiness_is_the_containers_and_the_gates() {
     let mut memory = Memory::default();
-    memory.probed.insert("a0".into(), Probed { started: true, ready: true });
-    memory.probed.insert("b0".into(), Probed { started: true, ready: false });
+    memory.probed.insert(
+        "a0".into(),
+        Probed {
+            started: true,
+            ready: true,
+        },
+    );
+    memory.probed.insert(
+        "b0".into(),
+        Probed {
+            started: true,
+            ready: false,
+        },
+    );
     let records = || vec![record("a", 0, running()), record("b", 0, running())];
     let status = made(&two("Always"), records(), &memory, false);
     let ready = condition(&status, "Ready");
-    assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("False", Some("ContainersNotReady")));
-    assert_eq!(ready.message.as_deref(), Some("containers with unready status: [b]"));
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_deref()),
+        ("False", Some("ContainersNotReady"))
+    );
+    assert_eq!(
+        ready.message.as_deref(),
+        Some("containers with unready status: [b]")
+    );
     assert_eq!(ready.observed_generation, Some(3));
-    memory.probed.insert("b0".into(), Probed { started: true, ready: true });
-    assert_eq!(condition(&made(&two("Always"), records(), &memory, false), "Ready").status, "True");
+    memory.probed.insert(
+        "b0".into(),
+        Probed {
+            started: true,
+            ready: true,
+        },
+    );
+    assert_eq!(
+        condition(&made(&two("Always"), records(), &memory, false), "Ready").status,
+        "True"
+    );
     let mut gated = two("Always");
     gated.spec.as_mut().unwrap().readiness_gates =
         serde_json::from_value(json!([{"conditionType": "x/y"}])).unwrap();
     let status = made(&gated, records(), &memory, false);
-    assert_eq!(condition(&status, "Ready").reason.as_deref(), Some("ReadinessGatesNotReady"));
+    assert_eq!(
+        condition(&status, "Ready").reason.as_deref(),
+        Some("ReadinessGatesNotReady")
+    );
     assert_eq!(condition(&status, "ContainersReady").status, "True");
 }
 
@@ -123,15 +168,25 @@ fn a_condition_keeps_its_time_while_its_status_stays() {
     let status = made(&pod, vec![], &Memory::default(), false);
     let time = |kind| serde_json::to_value(&condition(&status, kind).last_transition_time).unwrap();
     assert_eq!(time("Ready"), json!(old));
-    assert_ne!(time("Initialized"), json!(old), "without init containers it is true at once");
+    assert_ne!(
+        time("Initialized"),
+        json!(old),
+        "without init containers it is true at once"
+    );
 }
 
 #[test]
 fn a_crashing_container_waits_with_its_last_end() {
     let mut memory = Memory::default();
-    memory.waiting.insert("a".into(), Waiting::new("CrashLoopBackOff", "back-off 10s"));
+    memory
+        .waiting
+        .insert("a".into(), Waiting::new("CrashLoopBackOff", "back-off 10s"));
     memory.last_words.insert("a1".into(), "bye".into());
-    let records = vec![record("a", 1, exited(2)), record("a", 0, exited(1)), record("b", 0, running())];
+    let records = vec![
+        record("a", 1, exited(2)),
+        record("a", 0, exited(1)),
+        record("b", 0, running()),
+    ];
     let status = made(&two("Always"), records, &memory, false);
     let a = &status.container_statuses.unwrap()[0];
     let shown = serde_json::to_value(a).unwrap();
@@ -147,20 +202,38 @@ fn a_pod_in_initialization_says_what_is_incomplete() {
     let pod = pod(json!({"spec": {
         "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
         "containers": [{"name": "a"}]}}));
-    let status = made(&pod, vec![record("i", 0, running())], &Memory::default(), false);
+    let status = made(
+        &pod,
+        vec![record("i", 0, running())],
+        &Memory::default(),
+        false,
+    );
     assert_eq!(status.phase.as_deref(), Some("Pending"));
     let initialized = condition(&status, "Initialized");
-    assert_eq!(initialized.message.as_deref(), Some("containers with incomplete status: [i s]"));
+    assert_eq!(
+        initialized.message.as_deref(),
+        Some("containers with incomplete status: [i s]")
+    );
     let main = serde_json::to_value(&status.container_statuses).unwrap();
     assert_eq!(main[0]["state"]["waiting"]["reason"], "PodInitializing");
-    let failed = made(&pod, vec![record("i", 0, exited(1))], &Memory::default(), true);
+    let failed = made(
+        &pod,
+        vec![record("i", 0, exited(1))],
+        &Memory::default(),
+        true,
+    );
     assert_eq!(failed.phase.as_deref(), Some("Failed"));
 }
 
 #[test]
 fn an_ended_pod_leaves_no_container_without_an_end() {
     let memory = Memory::default();
-    let status = made(&two("Always"), vec![record("a", 0, exited(0))], &memory, true);
+    let status = made(
+        &two("Always"),
+        vec![record("a", 0, exited(0))],
+        &memory,
+        true,
+    );
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     let b: Value = serde_json::to_value(&status.container_statuses.unwrap()[1]).unwrap();
     assert_eq!(b["state"]["terminated"]["reason"], "ContainerStatusUnknown");
@@ -174,10 +247,16 @@ fn an_evicted_pod_fails_with_the_reason_and_a_condition() {
         grace: Some(0),
         disrupted: true,
     };
-    let memory = Memory { ending: Some(ending), ..Memory::default() };
+    let memory = Memory {
+        ending: Some(ending),
+        ..Memory::default()
+    };
     let records = vec![record("a", 0, exited(0)), record("b", 0, exited(0))];
     let status = made(&two("Always"), records, &memory, true);
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("Evicted"))
+    );
     assert_eq!(condition(&status, "DisruptionTarget").status, "True");
 }
 
