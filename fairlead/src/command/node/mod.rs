@@ -69,36 +69,6 @@ pub(crate) fn up(options: Up) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// `fairlead up`: the control plane, and this machine as its first node.
-pub(crate) fn up(options: Up) -> anyhow::Result<ExitCode> {
-    machine::require_root("running a node")?;
-    let controllers = Some(super::part::selection(&["*".to_owned()])?);
-    block_on(async {
-        let mut components = Components::new()?;
-        let server = start_server(&options.server, &mut components).await?;
-        let parts = ControlPlane {
-            controllers,
-            scheduler: true,
-        };
-        parts.start(&options.server, &server, &mut components);
-        announce(&options.server, &server)?;
-        let identity = Identity::of(&options.node)?;
-        let invitation = Join {
-            server: server.join.url.clone(),
-            token: Some(server.join.token.clone()),
-            ca_cert_hash: Some(server.join.ca_hash.clone()),
-            node: options.node,
-        };
-        let member = membership::obtain(&invitation, &identity).await?;
-        start(identity, member, &invitation.node, &mut components).await?;
-        components.spawn("apiserver", async move {
-            server.wait().await;
-            Ok::<_, anyhow::Error>(())
-        });
-        components.finish().await
-    })
-}
-
 /// Who a node is.
 pub(crate) struct Identity {
     pub(crate) name: String,
