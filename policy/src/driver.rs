@@ -87,6 +87,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         caches,
         names: Names::default(),
         committed: None,
+        own_generations: BTreeSet::new(),
         table,
         waiting: Vec::new(),
         records,
@@ -95,8 +96,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         agent.index.set_attachment(interface, attachment);
     }
     agent.rebuild();
+    let mut disturbances = Changes::open()?;
     let mut written = agent.write();
-    let mut disturbances = Disturbances::new()?;
     // Only now: an answer promises that the rules are in the kernel.
     let listener = gate::listen(&config.socket).map_err(file(&config.socket))?;
     let (sender, mut requests) = mpsc::channel(WAITING);
@@ -107,11 +108,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
             () = shutdown.cancelled() => break,
             update = updates.next() => agent.update(update.ok_or(Error::CachesEnded)?),
             Some(request) = requests.recv() => agent.attach(request),
-            disturbed = disturbances.next() => {
-                disturbed?;
-                tracing::warn!("somebody else changed our table, it is written anew");
-                agent.committed = None;
-            }
+            notices = disturbances.next() => agent.disturbed(&notices?),
             () = tokio::time::sleep(RETRY), if !written => {}
         }
         while let Some(Some(update)) = updates.next().now_or_never() {
@@ -190,6 +187,8 @@ struct Agent {
     names: Names,
     /// What the kernel has; `None`: unknown.
     committed: Option<Compiled>,
+    /// The generations of the ruleset that this process made and whose notice is to come.
+    own_generations: BTreeSet<u32>,
     table: KernelTable,
     waiting: Vec<Waiting>,
     records: Records,
@@ -317,16 +316,41 @@ impl Agent {
         }
     }
 
+    /// Changes of the ruleset, this process's own among them. What a foreign one did to our
+    /// table is not known: it is written anew.
+    fn disturbed(&mut self, notices: &[Notice]) {
+        let table = plan::table();
+        let mut foreign = false;
+        for notice in notices {
+            let ours = self.own_generations.remove(&notice.generation);
+            let touched = notice
+                .tables
+                .as_ref()
+                .is_none_or(|tables| tables.contains(&table));
+            foreign |= touched && !ours;
+            if notice.tables.is_none() {
+                self.own_generations.clear();
+            }
+        }
+        if foreign {
+            tracing::warn!("somebody else changed our table, it is written anew");
+            self.committed = None;
+        }
+    }
+
     /// Brings the kernel to what is wanted and answers who waited for it; false if it has to be
     /// tried again.
     fn write(&mut self) -> bool {
         let desired = self.index.desired();
         let compiled = plan::compile(&desired, &mut self.names);
         let transaction = plan::plan(self.committed.as_ref(), &compiled);
-        if let Err(error) = self.table.apply(&transaction) {
-            tracing::error!(%error, "policies were not written, the whole table is tried again");
-            self.committed = None;
-            return false;
+        match self.table.apply(&transaction) {
+            Ok(generation) => self.own_generations.extend(generation),
+            Err(error) => {
+                tracing::error!(%error, "policies were not written, the whole table is tried again");
+                self.committed = None;
+                return false;
+            }
         }
         self.committed = Some(compiled);
         let known =
@@ -338,42 +362,5 @@ impl Agent {
         self.waiting
             .retain(|waiting| !waiting.protected.is_closed());
         true
-    }
-}
-
-/// Changes of our table by others.
-struct Disturbances {
-    changes: Changes,
-    own_program: Option<String>,
-}
-
-impl Disturbances {
-    fn new() -> Result<Self, Error> {
-        let own_program = std::fs::read_to_string("/proc/self/comm").ok();
-        let own_program = own_program.map(|name| name.trim_end().to_owned());
-        Ok(Self {
-            changes: Changes::open()?,
-            own_program,
-        })
-    }
-
-    /// Returns at the next one.
-    async fn next(&mut self) -> Result<(), Error> {
-        loop {
-            let notices = self.changes.next().await?;
-            if notices.iter().any(|notice| self.is_foreign(notice)) {
-                return Ok(());
-            }
-        }
-    }
-
-    fn is_foreign(&self, notice: &Notice) -> bool {
-        let is_ours = notice.program == self.own_program && self.own_program.is_some();
-        let table = plan::table();
-        !is_ours
-            && notice
-                .tables
-                .as_ref()
-                .is_none_or(|tables| tables.contains(&table))
     }
 }

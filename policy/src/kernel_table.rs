@@ -15,7 +15,8 @@ impl KernelTable {
         })
     }
 
-    pub(crate) fn apply(&mut self, transaction: &Transaction) -> Result<(), Error> {
-        self.connection.apply(transaction)
+    /// The generation that this made, if anything was to be done.
+    pub(crate) fn apply(&mut self, transaction: &Transaction) -> Result<Option<u32>, Error> {
+        self.connection.apply_generation(transaction)
     }
 }

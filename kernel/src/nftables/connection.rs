@@ -17,6 +17,8 @@ use super::wire::{Message, Messages, Writer, be32, find, flags, msg, text};
 /// Room for the answers to a batch in which much goes wrong.
 const RECEIVE_BUFFER: usize = 4 << 20;
 const CHUNK: usize = 256 << 10;
+/// `ERESTART` of the kernel's `include/linux/errno.h`: the generation is another one.
+const ERESTART: i32 = 85;
 
 /// What can go wrong with nf_tables.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,13 @@ pub struct Failure {
     pub detail: Option<String>,
 }
 
+impl Failure {
+    /// The ruleset was of another generation than the batch was for.
+    fn is_restart(&self) -> bool {
+        self.error.raw_os_error() == Some(ERESTART)
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "\"{}\": {}", self.object, self.error)?;
@@ -104,7 +113,33 @@ impl Connection {
         if transaction.is_empty() {
             return Ok(());
         }
-        let batch = Batch::encode(&transaction.ops, self.sequence);
+        self.perform(transaction, None)
+    }
+
+    /// Performs the operations, all or none, and tells the generation of the ruleset that this
+    /// made, by which the notice of this change is told from those of others; `None` where
+    /// there was nothing to do. Does not end while others change the rules without a pause.
+    pub fn apply_generation(&mut self, transaction: &Transaction) -> Result<Option<u32>, Error> {
+        if transaction.is_empty() {
+            return Ok(None);
+        }
+        loop {
+            let before = self.generation()?;
+            match self.perform(transaction, Some(before)) {
+                // The kernel leaves 0 out, which stands for any.
+                Ok(()) => return Ok(Some(before.checked_add(1).unwrap_or(1))),
+                Err(Error::Rejected(failures)) if failures.iter().any(Failure::is_restart) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn perform(
+        &mut self,
+        transaction: &Transaction,
+        generation: Option<u32>,
+    ) -> Result<(), Error> {
+        let batch = Batch::encode(&transaction.ops, self.sequence, generation);
         let first = self.sequence;
         self.sequence = batch.acknowledged() + 2;
         self.send(&batch.writer.bytes)?;

@@ -21,15 +21,16 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Encodes the operations between the batch's marks. The first mark has the sequence
-    /// number `first`; the last operation's last message asks for an acknowledgement.
-    pub(super) fn encode(ops: &[Op], first: u32) -> Self {
+    /// number `first`; the last operation's last message asks for an acknowledgement. With a
+    /// `generation`, the batch holds for a ruleset of that generation alone.
+    pub(super) fn encode(ops: &[Op], first: u32, generation: Option<u32>) -> Self {
         let mut batch = Self {
             writer: Writer::default(),
             starts: Vec::new(),
             sequence: first,
             next_set: 1,
         };
-        batch.writer.batch_mark(false, first);
+        batch.writer.batch_begin(first, generation);
         let mut last = 0;
         for op in ops {
             batch.starts.push(batch.sequence + 1);
@@ -41,7 +42,7 @@ impl Batch {
             flags.copy_from_slice(&value.to_ne_bytes());
         }
         let sequence = batch.next();
-        batch.writer.batch_mark(true, sequence);
+        batch.writer.batch_end(sequence);
         batch
     }
 

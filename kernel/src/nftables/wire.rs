@@ -74,16 +74,21 @@ impl Writer {
         self.finish(start);
     }
 
-    /// `NFNL_MSG_BATCH_BEGIN` or, with `end`, `NFNL_MSG_BATCH_END`.
-    pub(super) fn batch_mark(&mut self, end: bool, sequence: u32) {
+    /// `NFNL_MSG_BATCH_BEGIN`. With a `generation`, the kernel refuses the batch with `ERESTART`
+    /// where the ruleset is of another one (`NFNL_BATCH_GENID`).
+    pub(super) fn batch_begin(&mut self, sequence: u32, generation: Option<u32>) {
         let start = self.bytes.len();
-        self.header(
-            if end { 0x11 } else { 0x10 },
-            flags::REQUEST,
-            sequence,
-            0,
-            SUBSYSTEM,
-        );
+        self.header(0x10, flags::REQUEST, sequence, 0, SUBSYSTEM);
+        if let Some(generation) = generation {
+            self.be32(1, generation);
+        }
+        self.finish(start);
+    }
+
+    /// `NFNL_MSG_BATCH_END`.
+    pub(super) fn batch_end(&mut self, sequence: u32) {
+        let start = self.bytes.len();
+        self.header(0x11, flags::REQUEST, sequence, 0, SUBSYSTEM);
         self.finish(start);
     }
 
