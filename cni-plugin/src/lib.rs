@@ -30,6 +30,7 @@ pub mod delegate;
 pub mod environment;
 pub mod error;
 pub mod ipam;
+pub mod loopback;
 pub mod policy;
 pub mod result;
 pub mod rules;
@@ -38,7 +39,8 @@ pub mod verbs;
 pub mod version;
 pub mod wiring;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,11 +59,39 @@ pub struct Answer {
     pub deferred: Option<Deferred>,
 }
 
+/// Which plugin the program is, by the name that it was started under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// The pod's interface.
+    Pods,
+    /// [`loopback`], which containerd 1.x wants beside every network.
+    Loopback,
+}
+
+impl Plugin {
+    pub fn named(program: Option<&OsStr>) -> Self {
+        let name = program.and_then(|program| Path::new(program).file_name());
+        if name == Some(OsStr::new(loopback::PROGRAM)) {
+            Self::Loopback
+        } else {
+            Self::Pods
+        }
+    }
+}
+
 /// Answers one invocation: `variable` gives the environment, `input` is standard input.
-pub fn answer(variable: impl Fn(&str) -> Option<OsString>, input: &[u8]) -> Answer {
+pub fn answer(
+    plugin: Plugin,
+    variable: impl Fn(&str) -> Option<OsString>,
+    input: &[u8],
+) -> Answer {
     let mut deferred = None;
-    let outcome = Environment::read(variable)
-        .and_then(|environment| dispatch(&environment, input, &mut deferred));
+    let outcome = Environment::read(variable).and_then(|environment| match plugin {
+        Plugin::Loopback if environment.command != Command::Version => {
+            loopback::dispatch(&environment, input)
+        }
+        Plugin::Loopback | Plugin::Pods => dispatch(&environment, input, &mut deferred),
+    });
     match outcome {
         Ok(output) => Answer {
             output,

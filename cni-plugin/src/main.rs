@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
+use cni_plugin::Plugin;
+
 fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_none() {
         eprintln!(
@@ -16,7 +18,8 @@ fn main() -> ExitCode {
     if let Err(error) = std::io::stdin().read_to_end(&mut input) {
         eprintln!("fairlead-cni: cannot read standard input: {error}");
     }
-    let answer = cni_plugin::answer(|name| std::env::var_os(name), &input);
+    let plugin = Plugin::named(std::env::args_os().next().as_deref());
+    let answer = cni_plugin::answer(plugin, |name| std::env::var_os(name), &input);
     let mut stdout = std::io::stdout();
     if let Err(error) = stdout
         .write_all(&answer.output)

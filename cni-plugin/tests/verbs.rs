@@ -515,3 +515,31 @@ fn the_rules_are_written_once_and_again_when_they_are_lost() {
         "the others' elements stay"
     );
 }
+
+#[test]
+fn the_program_named_loopback_takes_the_containers_own_interface_up_and_down() {
+    let host = Host::new("host");
+    let program = host.dir.path().join("loopback");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fairlead-cni"), &program).unwrap();
+    let container = Container::new("a");
+    let config = json!({"cniVersion": "0.3.1", "name": "cni-loopback", "type": "loopback"});
+    let call = |command| {
+        let mut call = container.call(command, &config);
+        call.ifname = "lo";
+        host.run_program(&program, &call)
+    };
+    let up = || {
+        let mut socket = container.ns.socket();
+        kernel::link::get(&mut socket, "lo").unwrap().unwrap().up
+    };
+    let result = call("ADD").unwrap();
+    assert_eq!(addresses(&result), ["127.0.0.1/8", "::1/128"]);
+    assert_eq!(result["cniVersion"], "0.3.1");
+    assert!(up());
+    call("DEL").unwrap();
+    assert!(!up());
+    let gone = container.ns.path().to_owned();
+    let mut call = container.call("DEL", &config);
+    call.netns = Some(gone.with_file_name("fairlead-no-such-namespace"));
+    host.run_program(&program, &call).unwrap();
+}

@@ -93,7 +93,7 @@ impl Host {
         self.run_program(&Path::new(DEBIAN).join(plugin), call)
     }
 
-    fn run_program(&self, program: &Path, call: &Call<'_>) -> Result<Value, Value> {
+    pub fn run_program(&self, program: &Path, call: &Call<'_>) -> Result<Value, Value> {
         let output = self.output(program, call);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let value = || serde_json::from_str(&text).unwrap_or(Value::String(text.clone()));

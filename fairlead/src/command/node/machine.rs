@@ -41,31 +41,43 @@ pub(super) fn addresses() -> anyhow::Result<Vec<IpAddr>> {
 
 /// Puts the CNI plugin that belongs to this program where the runtime looks for it.
 pub(super) fn install_plugin(directory: &Path) -> anyhow::Result<()> {
-    let installed = directory.join(PLUGIN);
     let program = std::env::current_exe().context("cannot tell where this program lies")?;
     let own = program.with_file_name(PLUGIN);
+    let installed = directory.join(PLUGIN);
     // A package may have put it there already.
-    if !own.exists() && installed.exists() {
-        return Ok(());
+    if own.exists() || !installed.exists() {
+        let wanted = fs::read(&own).with_context(|| {
+            format!(
+                "the CNI plugin {} is missing; install it beside fairlead",
+                own.display()
+            )
+        })?;
+        install(&wanted, &installed)?;
     }
-    let wanted = fs::read(&own).with_context(|| {
-        format!(
-            "the CNI plugin {} is missing; install it beside fairlead",
-            own.display()
-        )
-    })?;
-    if fs::read(&installed).is_ok_and(|present| present == wanted) {
+    // Whoever has containerd's own plugins keeps theirs.
+    let loopback = directory.join(cni_plugin::loopback::PROGRAM);
+    if !loopback.exists() {
+        std::os::unix::fs::symlink(PLUGIN, &loopback)
+            .with_context(|| format!("cannot install {}", loopback.display()))?;
+    }
+    Ok(())
+}
+
+fn install(wanted: &[u8], target: &Path) -> anyhow::Result<()> {
+    if fs::read(target).is_ok_and(|present| present == wanted) {
         return Ok(());
     }
     // The runtime may run the old one at this moment.
-    let unfinished = directory.join(format!(".{PLUGIN}.new"));
-    let install = || -> std::io::Result<()> {
-        fs::create_dir_all(directory)?;
-        fs::write(&unfinished, &wanted)?;
+    let unfinished = target.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        if let Some(directory) = target.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(&unfinished, wanted)?;
         fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o755))?;
-        fs::rename(&unfinished, &installed)
+        fs::rename(&unfinished, target)
     };
-    install().with_context(|| format!("cannot install {}", installed.display()))
+    write().with_context(|| format!("cannot install {}", target.display()))
 }
 
 /// Whether a runtime listens on the socket.
