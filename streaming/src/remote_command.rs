@@ -37,19 +37,20 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// From the query of an exec or attach request.
+    /// From the query of an exec or attach request: to an API server (`stdin`, `stdout`,
+    /// `stderr`) or to a kubelet (`input`, `output`, `error`).
     pub fn from_query(query: &str) -> Self {
-        let has = |name: &str| {
+        let has = |names: &[&str]| {
             query.split('&').any(|pair| {
                 pair.split_once('=')
-                    .is_some_and(|(k, v)| k == name && matches!(v, "true" | "1"))
+                    .is_some_and(|(k, v)| names.contains(&k) && matches!(v, "true" | "1"))
             })
         };
-        let tty = has("tty");
+        let tty = has(&["tty"]);
         Self {
-            stdin: has("stdin"),
-            stdout: has("stdout"),
-            stderr: has("stderr") && !tty,
+            stdin: has(&["stdin", "input"]),
+            stdout: has(&["stdout", "output"]),
+            stderr: has(&["stderr", "error"]) && !tty,
             tty,
         }
     }
@@ -285,6 +286,10 @@ mod tests {
     fn the_query_names_the_streams() {
         assert_eq!(
             Streams::from_query("command=ls&stdin=true&stdout=1&stderr=true"),
+            ALL
+        );
+        assert_eq!(
+            Streams::from_query("command=ls&input=1&output=1&error=1"),
             ALL
         );
         let tty = Streams::from_query("stdout=true&stderr=true&tty=true");
