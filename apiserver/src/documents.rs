@@ -7,6 +7,7 @@ use schema::discovery::{self, AggregatedVersion};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::aggregation;
 use crate::registry::Registry;
 use crate::request::{Query, RequestInfo};
 use crate::response::{self, Accepted, ApiError, ApiResponse, Body, negotiate};
@@ -27,10 +28,14 @@ pub(crate) fn answer(
         ["api"] | ["apis"] => groups(registry, segments[0] == "api", headers, query),
         ["api", version] => resources(registry, "", version, headers, query),
         ["apis", group, version] => resources(registry, group, version, headers, query),
-        ["apis", group] => match discovery::group(&registry.catalog.table(), group) {
-            Some(document) => json(&document, headers, query),
-            None => not_found(),
-        },
+        ["apis", group] => {
+            let local = discovery::group(&registry.catalog.table(), group);
+            let entries = registry.aggregation.entries();
+            match aggregation::group_document(local, &entries, group) {
+                Some(document) => json(&document, headers, query),
+                None => not_found(),
+            }
+        }
         ["openapi", "v2"] => crate::openapi::v2(registry, headers)?.map_or_else(not_found, Ok),
         ["openapi", "v3", rest @ ..] => {
             crate::openapi::v3(registry, &rest.join("/"), headers, query)?
@@ -76,15 +81,21 @@ fn groups(
     query: &Query,
 ) -> Result<ApiResponse, ApiError> {
     let table = registry.catalog.table();
+    let entries = registry.aggregation.entries();
     let Some(version) = wants_aggregated(headers) else {
         let document = if core {
             discovery::api_versions(&registry.server_address())
         } else {
-            discovery::group_list(&table)
+            let mut document = discovery::group_list(&table);
+            aggregation::add_groups(&mut document, &entries, |g| group_priority(registry, g));
+            document
         };
         return json(&document, headers, query);
     };
-    let document = discovery::aggregated(&table, core, version);
+    let mut document = discovery::aggregated(&table, core, version);
+    if !core {
+        aggregation::add_aggregated(&mut document, &entries, |g| group_priority(registry, g));
+    }
     let bytes = serde_json::to_vec(&document).unwrap_or_default();
     let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&bytes)));
     let known = headers
@@ -99,6 +110,16 @@ fn groups(
         answer.headers_mut().insert(ETAG, tag);
     }
     Ok(answer)
+}
+
+/// How important a group is, as its `APIService` objects say.
+fn group_priority(registry: &Registry, group: &str) -> i64 {
+    let services = registry.list("apiregistration.k8s.io", "apiservices", "");
+    let own = services.iter().map(|s| s.value());
+    own.filter(|s| s["spec"]["group"] == group)
+        .filter_map(|s| s["spec"]["groupPriorityMinimum"].as_i64())
+        .max()
+        .unwrap_or(0)
 }
 
 /// The aggregated version that the client prefers to the legacy documents.

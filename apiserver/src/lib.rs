@@ -8,12 +8,14 @@
 //! cache and through it every watcher.
 
 pub mod admission;
+pub mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 mod config;
 mod documents;
 mod openapi;
+pub mod outbound;
 pub mod pki;
 pub mod registry;
 pub mod request;

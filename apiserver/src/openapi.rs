@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use schema::openapi::{Documents, V2_PROTOBUF, encode_v2};
 use schema::resources::ResourceTable;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
+use crate::aggregation::Entry;
 use crate::registry::Registry;
 use crate::request::Query;
 use crate::response::{self, ApiError, ApiResponse, Body};
@@ -30,7 +32,14 @@ pub struct OpenApiCache {
 
 struct Kept {
     table: Arc<ResourceTable>,
+    aggregated: Arc<Vec<Entry>>,
     documents: HashMap<String, (String, Bytes)>,
+}
+
+impl Kept {
+    fn is_of(&self, table: &Arc<ResourceTable>, aggregated: &Arc<Vec<Entry>>) -> bool {
+        Arc::ptr_eq(&self.table, table) && Arc::ptr_eq(&self.aggregated, aggregated)
+    }
 }
 
 impl OpenApiCache {
@@ -39,11 +48,12 @@ impl OpenApiCache {
         &self,
         registry: &Registry,
         name: &str,
-        build: impl FnOnce(&Documents<'_>) -> Option<(String, Vec<u8>)>,
+        build: impl FnOnce(&Documents<'_>, &[Entry]) -> Option<(String, Vec<u8>)>,
     ) -> Option<(String, Bytes)> {
         let table = registry.catalog.table();
+        let aggregated = registry.aggregation.entries();
         if let Some(kept) = self.kept.lock().as_ref()
-            && Arc::ptr_eq(&kept.table, &table)
+            && kept.is_of(&table, &aggregated)
             && let Some(found) = kept.documents.get(name)
         {
             return Some(found.clone());
@@ -54,12 +64,13 @@ impl OpenApiCache {
             table: &table,
             custom: &custom,
         };
-        let (hash, bytes) = build(&documents)?;
+        let (hash, bytes) = build(&documents, &aggregated)?;
         let made = (hash, Bytes::from(compress(&bytes)));
         let mut kept = self.kept.lock();
-        if !kept.as_ref().is_some_and(|k| Arc::ptr_eq(&k.table, &table)) {
+        if !kept.as_ref().is_some_and(|k| k.is_of(&table, &aggregated)) {
             *kept = Some(Kept {
                 table,
+                aggregated,
                 documents: HashMap::new(),
             });
         }
@@ -88,6 +99,53 @@ fn json(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
+fn hash_of(bytes: &[u8]) -> String {
+    hex::encode_upper(Sha256::digest(bytes))
+}
+
+/// The documents of aggregated servers, with their paths below `/openapi/v3/`.
+fn aggregated_v3(entries: &[Entry]) -> impl Iterator<Item = (String, &[u8])> {
+    entries.iter().filter_map(|e| {
+        let path = format!("apis/{}/{}", e.announced.group, e.announced.version);
+        Some((path, e.published.v3.as_ref()?.as_slice()))
+    })
+}
+
+fn add_to_index(index: &mut Value, entries: &[Entry]) {
+    for (path, document) in aggregated_v3(entries) {
+        let url = format!("/openapi/v3/{path}?hash={}", hash_of(document));
+        index["paths"][path] = serde_json::json!({"serverRelativeURL": url});
+    }
+}
+
+/// This server's document, and of each aggregated one the paths of its group version and the
+/// definitions that are not known here.
+fn merged_v2(documents: &Documents<'_>, entries: &[Entry]) -> Value {
+    let mut all = documents.v2();
+    for entry in entries {
+        let Some(own) = &entry.published.v2 else {
+            continue;
+        };
+        let (group, version) = (&entry.announced.group, &entry.announced.version);
+        let group_path = format!("/apis/{group}/");
+        let version_path = format!("/apis/{group}/{version}/");
+        for (path, item) in own["paths"].as_object().into_iter().flatten() {
+            if *path == group_path || path.starts_with(&version_path) {
+                all["paths"][path] = item.clone();
+            }
+        }
+        let Some(known) = all["definitions"].as_object_mut() else {
+            continue;
+        };
+        for (name, definition) in own["definitions"].as_object().into_iter().flatten() {
+            if !known.contains_key(name) {
+                known.insert(name.clone(), definition.clone());
+            }
+        }
+    }
+    all
+}
+
 /// `/openapi/v3` and everything below it.
 pub(crate) fn v3(
     registry: &Registry,
@@ -97,20 +155,16 @@ pub(crate) fn v3(
 ) -> Result<Option<ApiResponse>, ApiError> {
     let found = registry
         .openapi
-        .get(registry, &format!("v3/{path}"), |documents| {
-            let document = if path.is_empty() {
-                documents.v3_index()
-            } else {
-                documents.v3(path)?
-            };
-            Some((
-                if path.is_empty() {
-                    String::new()
-                } else {
-                    documents.hash(path)
-                },
-                json(&document),
-            ))
+        .get(registry, &format!("v3/{path}"), |documents, aggregated| {
+            if path.is_empty() {
+                let mut index = documents.v3_index();
+                add_to_index(&mut index, aggregated);
+                return Some((String::new(), json(&index)));
+            }
+            if let Some((_, document)) = aggregated_v3(aggregated).find(|(p, _)| p == path) {
+                return Some((hash_of(document), document.to_vec()));
+            }
+            Some((documents.hash(path), documents.v3_json(path)?))
         });
     let Some((hash, bytes)) = found else {
         return Ok(None);
@@ -137,15 +191,29 @@ pub(crate) fn v2(
         .unwrap_or_default();
     let protobuf = accept.contains("proto-openapi");
     let name = if protobuf { "v2.pb" } else { "v2" };
-    let found = registry.openapi.get(registry, name, |documents| {
-        let document = documents.v2();
-        let bytes = if protobuf {
-            encode_v2(&document)
-        } else {
-            json(&document)
-        };
-        Some((documents.hash(""), bytes))
-    });
+    let found = registry
+        .openapi
+        .get(registry, name, |documents, aggregated| {
+            if aggregated.iter().any(|e| e.published.v2.is_some()) {
+                let document = merged_v2(documents, aggregated);
+                let bytes = json(&document);
+                let hash = hash_of(&bytes);
+                return Some((
+                    hash,
+                    if protobuf {
+                        encode_v2(&document)
+                    } else {
+                        bytes
+                    },
+                ));
+            }
+            let bytes = if protobuf {
+                documents.v2_protobuf()
+            } else {
+                documents.v2_json()
+            };
+            Some((documents.hash("v2"), bytes))
+        });
     let content_type = if protobuf {
         V2_PROTOBUF
     } else {

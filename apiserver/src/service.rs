@@ -61,6 +61,9 @@ impl ApiServer {
             .cloned()
             .unwrap_or_else(|| Arc::new(UserInfo::anonymous()));
         self.authorize(&user, &info, &query).await?;
+        if let Some(entry) = self.registry.aggregation.find(&info.path) {
+            return crate::aggregation::carry(&self.registry, &entry, &user, parts, body).await;
+        }
         if !info.is_resource {
             return crate::documents::answer(&self.registry, &parts, &info, &query);
         }

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::resources::{ResourceTable, builtin};
+use crate::types::Gvk;
 
 pub use custom::CustomSchema;
 use describe::Descriptions;
@@ -263,6 +264,19 @@ impl Documents<'_> {
                 each(&name, schema);
             }
         }
+    }
+}
+
+/// Replaces `@DEFINITION#FIELD` by the field's text, and `@FIELD` by that of the metadata. The
+/// definitions are those that the kind is made of.
+pub(crate) fn resolve_texts(kind: &Gvk, references: &mut [&mut String]) {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let texts = Descriptions::of(&vec![paths::definition_name(kind)]);
+    for text in references {
+        let reference = text.trim_start_matches('@');
+        let (definition, field) = reference.split_once('#').unwrap_or((META, reference));
+        let found = texts.of_field(definition, field).unwrap_or_default();
+        **text = found.to_owned();
     }
 }
 

@@ -15,7 +15,7 @@ mod text;
 mod workloads;
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -155,7 +155,8 @@ impl Column {
 
 const TABLE: &str = include_str!("../data/columns.txt");
 
-/// Columns by group, version and kind.
+/// Columns by group, version and kind. Their descriptions are still those of the file: a text, or
+/// `@DEFINITION#FIELD` for the text of a field.
 static COLUMNS: LazyLock<HashMap<(String, String), Vec<Column>>> = LazyLock::new(|| {
     let mut all: HashMap<(String, String), Vec<Column>> = HashMap::new();
     let mut key = (String::new(), String::new());
@@ -165,12 +166,14 @@ static COLUMNS: LazyLock<HashMap<(String, String), Vec<Column>>> = LazyLock::new
             let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
             let found = crate::resources::builtin().get(group, version, plural);
             key = found.map_or_else(Default::default, |r| (r.api_version(), r.kind.to_string()));
-        } else if let [name, kind, format, priority] = line.split('\t').collect::<Vec<_>>()[..] {
+        } else if let [name, kind, format, priority, text] =
+            line.split('\t').collect::<Vec<_>>()[..]
+        {
             all.entry(key.clone()).or_default().push(Column {
                 name: name.into(),
                 kind: kind.into(),
                 format: format.into(),
-                description: describe(name).into(),
+                description: text.replace("\\n", "\n"),
                 priority: priority.parse().unwrap_or(0),
             });
         }
@@ -178,32 +181,69 @@ static COLUMNS: LazyLock<HashMap<(String, String), Vec<Column>>> = LazyLock::new
     all
 });
 
-fn describe(name: &str) -> &'static str {
-    match name {
-        "Name" => "Name of the object, unique within its namespace.",
-        "Age" | "Created At" => "Time since the object was created.",
-        _ => "",
-    }
-}
+/// The finished columns of the kinds that were asked for: making the texts of all takes long.
+static DESCRIBED: LazyLock<Mutex<HashMap<Gvk, Vec<Column>>>> = LazyLock::new(Mutex::default);
 
 fn builtin_columns(kind: &Gvk) -> Vec<Column> {
-    if let Some(own) = COLUMNS.get(&(kind.api_version(), kind.kind.to_string())) {
+    let mut described = DESCRIBED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(own) = described.get(kind) {
         return own.clone();
     }
-    let column = |name: &str, kind: &str, format: &str| Column {
+    let mut own = COLUMNS
+        .get(&(kind.api_version(), kind.kind.to_string()))
+        .cloned()
+        .unwrap_or_else(|| default_columns(kind));
+    let mut references: Vec<&mut String> = own
+        .iter_mut()
+        .map(|c| &mut c.description)
+        .filter(|d| d.starts_with('@'))
+        .collect();
+    crate::openapi::resolve_texts(kind, &mut references);
+    described.insert(kind.clone(), own.clone());
+    own
+}
+
+/// The text of a field of every object's metadata.
+fn metadata_text(field: &str) -> String {
+    static TEXTS: LazyLock<[(&str, String); 2]> = LazyLock::new(|| {
+        ["name", "creationTimestamp"].map(|field| {
+            let mut text = format!("@{field}");
+            crate::openapi::resolve_texts(&Gvk::new("", "v1", "ConfigMap"), &mut [&mut text]);
+            (field, text)
+        })
+    });
+    let found = TEXTS.iter().find(|(name, _)| *name == field);
+    found.map(|(_, text)| text.clone()).unwrap_or_default()
+}
+
+const CREATED: &str = "@creationTimestamp";
+
+fn default_columns(kind: &Gvk) -> Vec<Column> {
+    let column = |name: &str, kind: &str, format: &str, text: &str| Column {
         name: name.into(),
         kind: kind.into(),
         format: format.into(),
-        description: describe(name).into(),
+        description: text.into(),
         priority: 0,
     };
-    let mut own = vec![column("Name", "string", "name")];
+    let mut own = vec![column("Name", "string", "name", "@name")];
     if kind.kind == "Scale" {
-        own.push(column("Desired", "integer", ""));
-        own.push(column("Available", "integer", ""));
-        own.push(column("Age", "string", ""));
+        let field = |name: &str| format!("@io.k8s.api.autoscaling.v1.{name}");
+        own.push(column(
+            "Desired",
+            "integer",
+            "",
+            &field("ScaleSpec#replicas"),
+        ));
+        own.push(column(
+            "Available",
+            "integer",
+            "",
+            &field("ScaleStatus#replicas"),
+        ));
+        own.push(column("Age", "string", "", CREATED));
     } else {
-        own.push(column("Created At", "date", ""));
+        own.push(column("Created At", "date", "", CREATED));
     }
     own
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use objects::{JOIN_TOKEN_HOURS, nth_address};
 pub use writer::BootstrapError;
-use writer::Writer;
+pub(crate) use writer::Writer;
 
 use crate::ApiServer;
 use crate::authn::bootstrap_token;

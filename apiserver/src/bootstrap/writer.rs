@@ -21,7 +21,7 @@ pub struct BootstrapError {
 }
 
 #[derive(Clone)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     api: ApiServer,
     user: Arc<UserInfo>,
 }
@@ -44,7 +44,7 @@ fn collection(group: &str, version: &str, plural: &str, namespace: &str) -> Stri
 }
 
 impl Writer {
-    pub(super) fn new(api: &ApiServer) -> Self {
+    pub(crate) fn new(api: &ApiServer) -> Self {
         Writer {
             api: api.clone(),
             user: Arc::new(UserInfo::api_server()),
@@ -52,14 +52,14 @@ impl Writer {
     }
 
     /// The object as it is stored, by the name and namespace of `like`.
-    pub(super) fn find(&self, group: &str, plural: &str, like: &Value) -> Option<Value> {
+    pub(crate) fn find(&self, group: &str, plural: &str, like: &Value) -> Option<Value> {
         let cache = self.api.registry().cacher.resource(group, plural);
         let key = object_key(group, plural, text(like, "namespace"), text(like, "name"));
         cache.get(&key).map(|object| object.value())
     }
 
     /// Creates the object unless it is there.
-    pub(super) async fn ensure(
+    pub(crate) async fn ensure(
         self,
         group: &'static str,
         version: &'static str,
@@ -78,7 +78,7 @@ impl Writer {
     }
 
     /// Creates the object, or makes those top-level members that it has be as they are here.
-    pub(super) async fn set(
+    pub(crate) async fn set(
         self,
         group: &'static str,
         version: &'static str,
@@ -107,7 +107,7 @@ impl Writer {
         self.replace(group, version, plural, found).await
     }
 
-    pub(super) async fn replace(
+    pub(crate) async fn replace(
         &self,
         group: &str,
         version: &str,
@@ -119,7 +119,7 @@ impl Writer {
         self.send(Method::PUT, path, &object).await
     }
 
-    pub(super) async fn patch_status(
+    pub(crate) async fn patch_status(
         self,
         group: &'static str,
         version: &'static str,
@@ -129,6 +129,21 @@ impl Writer {
     ) -> Result<(), BootstrapError> {
         let path = format!("{}/{name}/status", collection(group, version, plural, ""));
         self.send(Method::PATCH, path, &patch).await
+    }
+
+    /// Deletes the object; one that is gone is what is wanted.
+    pub(crate) async fn remove(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        name: &str,
+    ) -> Result<(), BootstrapError> {
+        let path = format!("{}/{name}", collection(group, version, plural, ""));
+        match self.send(Method::DELETE, path, &Value::Null).await {
+            Err(error) if error.code == 404 => Ok(()),
+            result => result,
+        }
     }
 
     async fn send(&self, method: Method, path: String, body: &Value) -> Result<(), BootstrapError> {
@@ -143,7 +158,10 @@ impl Writer {
         } else {
             "application/json"
         };
-        let bytes = serde_json::to_vec(body).map_err(|error| failure(0, error.to_string()))?;
+        let bytes = match body {
+            Value::Null => Vec::new(),
+            body => serde_json::to_vec(body).map_err(|error| failure(0, error.to_string()))?,
+        };
         let body = Full::new(bytes.into()).map_err(|never| -> BoxError { match never {} });
         let request = Request::builder()
             .method(method.clone())

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 
 use super::Registry;
-use super::cache::Filter;
+use super::cache::{Filter, LateFilter};
 use super::fields;
 use super::resource::Resource;
 use super::selector::{FieldSelector, LabelSelector};
@@ -162,11 +162,18 @@ impl Call {
         if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {
             fields.require("metadata.name", &self.info.name);
         }
+        let late = self.resource.custom.as_ref().and_then(|custom| {
+            let calls = custom.versions.calls_webhook();
+            let terms = fields.split_off(|f| calls && !f.starts_with("metadata."));
+            let known = custom.selectable.clone();
+            (!terms.is_empty()).then_some(LateFilter { terms, known })
+        });
         Ok(Filter {
             namespace: self.namespace().to_owned(),
             labels,
             fields,
             known,
+            late,
         })
     }
 }

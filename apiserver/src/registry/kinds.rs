@@ -219,16 +219,15 @@ pub fn go_type(resource: &Resource) -> String {
 
 /// Stored objects in the request's version.
 pub async fn convert(
-    _registry: &Registry,
+    registry: &Registry,
     resource: &Resource,
     mut values: Vec<Value>,
 ) -> Result<Vec<Value>, ApiError> {
-    if resource.is_custom() {
-        for value in &mut values {
-            value["apiVersion"] = resource.api_version().into();
-            defaults::apply_custom(value, &resource.shape);
-        }
-        return Ok(values);
+    if let Some(custom) = &resource.custom {
+        return custom
+            .versions
+            .read(&registry.outbound, values, &resource.gvk())
+            .await;
     }
     for value in &mut values {
         schema::resources::convert(value, &resource.storage_gvk(), &resource.gvk())
@@ -239,7 +238,7 @@ pub async fn convert(
 
 /// An object of the request's version as it is stored.
 pub async fn to_stored<'a>(
-    _registry: &Registry,
+    registry: &Registry,
     resource: &Resource,
     value: &'a Value,
 ) -> Result<Cow<'a, Value>, ApiError> {
@@ -247,12 +246,15 @@ pub async fn to_stored<'a>(
         return Ok(Cow::Borrowed(value));
     }
     let mut stored = value.clone();
-    if resource.is_custom() {
-        stored["apiVersion"] = resource.storage_gvk().api_version().into();
-    } else {
-        schema::resources::convert(&mut stored, &resource.gvk(), &resource.storage_gvk())
-            .map_err(ApiError::internal)?;
+    if let Some(custom) = &resource.custom {
+        let converted = custom
+            .versions
+            .convert(&registry.outbound, vec![stored], &resource.storage_gvk())
+            .await?;
+        return Ok(Cow::Owned(converted.into_iter().next().unwrap_or_default()));
     }
+    schema::resources::convert(&mut stored, &resource.gvk(), &resource.storage_gvk())
+        .map_err(ApiError::internal)?;
     Ok(Cow::Owned(stored))
 }
 

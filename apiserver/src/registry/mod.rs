@@ -41,9 +41,11 @@ use self::alloc::Claims;
 use self::object::Object;
 use self::options::WriteOptions;
 use crate::admission::Admission;
+use crate::aggregation::Aggregation;
 use crate::authz::Authorizer;
 use crate::config::Config;
 use crate::openapi::OpenApiCache;
+use crate::outbound::Outbound;
 use crate::response::ApiError;
 use crate::subresources::{NodeConnector, token::TokenAuthority};
 
@@ -56,6 +58,10 @@ pub struct Registry {
     claims: Claims,
     pub(crate) openapi: OpenApiCache,
     pub authorizer: Arc<dyn Authorizer>,
+    /// Group versions that other servers serve.
+    pub aggregation: Aggregation,
+    /// Calls to webhooks.
+    pub outbound: Outbound,
     pub shutdown: CancellationToken,
     tokens: OnceLock<Arc<dyn TokenAuthority>>,
     nodes: OnceLock<Arc<dyn NodeConnector>>,
@@ -83,6 +89,8 @@ impl Registry {
             ),
             config,
             catalog,
+            aggregation: Aggregation::default(),
+            outbound: Outbound::new(cacher.clone()),
             cacher,
             admission: Admission::default(),
             openapi: OpenApiCache::default(),

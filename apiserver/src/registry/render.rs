@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use schema::table::{Headers, IncludeObject};
 use serde_json::{Value, json};
 
+use super::cache::LateFilter;
 use super::call::Call;
 use super::kinds;
 use super::object::Object;
@@ -93,21 +94,25 @@ impl Call {
         Ok(converted.pop().unwrap_or_default())
     }
 
-    /// A list of objects.
+    /// A list of objects; `late` selects among them once they are in the request's version.
     pub async fn list_response(
         &self,
         objects: Vec<Arc<Object>>,
         meta: ListMeta,
+        late: Option<&LateFilter>,
     ) -> Result<ApiResponse, ApiError> {
-        if self.is_plain() {
+        if self.is_plain() && late.is_none() {
             return Ok(self.plain_list(objects, &meta));
         }
         let values: Vec<Value> = objects.iter().map(|o| o.value()).collect();
-        let values = if self.resource.is_stored_version() {
+        let mut values = if self.resource.is_stored_version() {
             values
         } else {
             kinds::convert(&self.registry, &self.resource, values).await?
         };
+        if let Some(late) = late {
+            values.retain(|value| late.matches(value));
+        }
         let list = match self.accepted.shape {
             Shape::Object => {
                 let mut items = values;

@@ -16,3 +16,4 @@ mod tls;
 pub use errors::StartError;
 pub use health::Health;
 pub use start::{JoinInfo, RunningServer, start};
+pub(crate) use tls::any_server;

@@ -24,7 +24,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{StartError, tls};
-use crate::pki::Pki;
+use crate::outbound::{self, Place, Verify, tls_client};
+use crate::pki::{Issued, Pki};
+use crate::registry::Cacher;
 use crate::response::{ApiError, ApiResponse, Body, BoxError, RequestBody};
 use crate::subresources::{NodeConnector, Target};
 
@@ -34,13 +36,18 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) struct Connector {
     kubelet: Arc<ClientConfig>,
     anybody: Arc<ClientConfig>,
+    /// What it shows to aggregated servers.
+    front_proxy: Issued,
+    cacher: Arc<Cacher>,
 }
 
 impl Connector {
-    pub(super) fn new(pki: &Pki) -> Result<Self, StartError> {
+    pub(super) fn new(pki: &Pki, cacher: Arc<Cacher>) -> Result<Self, StartError> {
         Ok(Connector {
             kubelet: tls::kubelet_client(pki)?,
             anybody: tls::unverified_client()?,
+            front_proxy: pki.front_proxy_client.clone(),
+            cacher,
         })
     }
 
@@ -49,6 +56,10 @@ impl Connector {
             Target::Kubelet { address, port, .. } => (address.clone(), *port, Some(&self.kubelet)),
             Target::Endpoint { address, port, tls } => {
                 (address.to_string(), *port, tls.then_some(&self.anybody))
+            }
+            Target::Aggregated { place, .. } => {
+                let stream = self.dial_aggregated(target, place).await?;
+                return Ok((stream, place.host()));
             }
         };
         let authority = match host.parse::<IpAddr>() {
@@ -78,6 +89,30 @@ impl Connector {
     }
 }
 
+impl Connector {
+    async fn dial_aggregated(&self, target: &Target, place: &Place) -> Result<Stream, ApiError> {
+        let host = place.host();
+        let failed = |why: String| unreachable(target, &host, &why);
+        let verify = match target {
+            Target::Aggregated { insecure: true, .. } => Verify::Nothing,
+            Target::Aggregated { authorities, .. } if !authorities.is_empty() => {
+                Verify::Authorities(authorities)
+            }
+            _ => Verify::System,
+        };
+        let tls = tls_client(&verify, Some(&self.front_proxy)).map_err(failed)?;
+        let mut tls = Arc::unwrap_or_clone(tls);
+        // Upgrades need HTTP/1.1.
+        tls.alpn_protocols.clear();
+        let connector = outbound::Connector::new(place.clone(), Arc::new(tls), self.cacher.clone());
+        let stream = connector
+            .connect()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Box::new(stream))
+    }
+}
+
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 type Stream = Box<dyn Duplex>;
@@ -86,6 +121,7 @@ fn unreachable(target: &Target, authority: &str, why: &str) -> ApiError {
     let what = match target {
         Target::Kubelet { node, .. } => format!("the kubelet of node {node:?}"),
         Target::Endpoint { .. } => "the endpoint".to_owned(),
+        Target::Aggregated { .. } => "the API service".to_owned(),
     };
     ApiError::unavailable(format!(
         "error trying to reach {what} at {authority}: {why}"

@@ -22,6 +22,7 @@ use super::health::Health;
 use super::listener::Listener;
 use super::nodes::Connector;
 use super::{StartError, tls};
+use crate::aggregation;
 use crate::authn::static_tokens::StaticTokens;
 use crate::authn::x509::CertificateAuthenticator;
 use crate::authn::{Authenticator, ServiceAccountTokens, UserInfo, group};
@@ -103,7 +104,8 @@ pub async fn start(
     authorization.attach(&registry.cacher, &shutdown);
     let authenticator = Arc::new(authenticator(&config, &pki, &registry)?);
     registry.set_tokens(authenticator.clone());
-    registry.set_nodes(Arc::new(Connector::new(&pki)?));
+    let connector = Connector::new(&pki, registry.cacher.clone())?;
+    registry.set_nodes(Arc::new(connector));
     let api = ApiServer::new(registry);
 
     let health = Health {
@@ -119,6 +121,7 @@ pub async fn start(
         url: &url,
     };
     bootstrap::run(&api, &facts).await?;
+    aggregation::controller::start(&api);
     health.bootstrapped.store(true, Ordering::Release);
     let admin_kubeconfig = config.data_dir.join("admin.kubeconfig");
     pki.write_admin_kubeconfig(&admin_kubeconfig, &url)?;

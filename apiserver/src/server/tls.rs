@@ -110,7 +110,7 @@ pub(super) fn unverified_client() -> Result<Arc<ClientConfig>, StartError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = client_builder()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        .with_custom_certificate_verifier(any_server(provider))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
@@ -122,6 +122,11 @@ fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, StartE
         .map_err(|error| StartError::Tls {
             reason: error.to_string(),
         })
+}
+
+/// A verifier that lets every server pass.
+pub(crate) fn any_server(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyServer(provider))
 }
 
 /// Takes every server for what it says it is.

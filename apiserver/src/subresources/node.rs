@@ -12,6 +12,7 @@ use http::request::Parts;
 use serde_json::Value;
 
 use crate::admission::Operation;
+use crate::outbound::{Place, ready_endpoint};
 use crate::registry::Call;
 use crate::response::{self, ApiError, ApiResponse, Body, RequestBody};
 
@@ -29,6 +30,13 @@ pub enum Target {
         address: IpAddr,
         port: u16,
         tls: bool,
+    },
+    /// An aggregated API server, with the server's front-proxy certificate.
+    Aggregated {
+        place: Place,
+        /// PEM; empty: the system's authorities.
+        authorities: Vec<u8>,
+        insecure: bool,
     },
 }
 
@@ -239,32 +247,11 @@ async fn service_target(call: &Call) -> Result<(Target, String), ApiError> {
             )));
         }
     };
-    let slices = call
-        .registry
-        .list("discovery.k8s.io", "endpointslices", call.namespace());
-    let (address, port) = slices
-        .iter()
-        .filter(|s| s.label("kubernetes.io/service-name") == Some(name))
-        .find_map(|s| ready_endpoint(&s.value(), chosen))
-        .ok_or_else(no_endpoints)?;
+    let cacher = &call.registry.cacher;
+    let (address, port) =
+        ready_endpoint(cacher, call.namespace(), name, chosen).ok_or_else(no_endpoints)?;
     let address = allowed(Some(address))?;
     Ok((Target::Endpoint { address, port, tls }, proxied_path(call)))
-}
-
-fn ready_endpoint(slice: &Value, port: &Value) -> Option<(IpAddr, u16)> {
-    let name = port["name"].as_str().unwrap_or_default();
-    let same = |p: &&Value| p["name"].as_str().unwrap_or_default() == name;
-    let number = slice["ports"].as_array()?.iter().find(same)?["port"].as_u64()?;
-    let ready = |e: &&Value| e["conditions"]["ready"] != false;
-    let mut endpoints: Vec<&Value> = slice["endpoints"]
-        .as_array()?
-        .iter()
-        .filter(ready)
-        .collect();
-    let pick = rand::random_range(0..endpoints.len().max(1));
-    let endpoint = (!endpoints.is_empty()).then(|| endpoints.swap_remove(pick))?;
-    let address = endpoint["addresses"][0].as_str()?.parse().ok()?;
-    Some((address, u16::try_from(number).ok()?))
 }
 
 /// A pod's node and container for logs and sessions; `None`: not scheduled yet.

@@ -51,7 +51,7 @@ impl CustomColumns {
             name: "Name".into(),
             kind: "string".into(),
             format: "name".into(),
-            description: super::describe("Name").into(),
+            description: super::metadata_text("name"),
             priority: 0,
         };
         std::iter::once(name)
@@ -81,7 +81,7 @@ fn age() -> Column {
         name: "Age".into(),
         kind: "date".into(),
         format: String::new(),
-        description: super::describe("Age").into(),
+        description: super::metadata_text("creationTimestamp"),
         priority: 0,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use serde_json::Value;
+
 use super::super::fields::Field;
 use super::super::object::Object;
 use super::super::selector::{FieldSelector, LabelSelector};
@@ -39,6 +41,8 @@ pub struct Event {
 pub struct Delivery {
     pub kind: EventKind,
     pub object: Arc<Object>,
+    /// The state before, for those who filter once more themselves.
+    pub before: Option<Arc<Object>>,
 }
 
 impl Event {
@@ -56,21 +60,17 @@ impl Event {
     pub fn seen_through(&self, filter: &Filter) -> Option<Delivery> {
         let was = self.before.as_deref().is_some_and(|o| filter.matches(o));
         let is = self.after.as_deref().is_some_and(|o| filter.matches(o));
-        match (was, is, &self.after) {
-            (false, true, Some(after)) => Some(Delivery {
-                kind: EventKind::Added,
-                object: after.clone(),
-            }),
-            (true, true, Some(after)) => Some(Delivery {
-                kind: EventKind::Modified,
-                object: after.clone(),
-            }),
-            (true, false, _) => Some(Delivery {
-                kind: EventKind::Deleted,
-                object: self.gone()?,
-            }),
-            _ => None,
-        }
+        let (kind, object) = match (was, is, &self.after) {
+            (false, true, Some(after)) => (EventKind::Added, after.clone()),
+            (true, true, Some(after)) => (EventKind::Modified, after.clone()),
+            (true, false, _) => (EventKind::Deleted, self.gone()?),
+            _ => return None,
+        };
+        Some(Delivery {
+            kind,
+            object,
+            before: self.before.clone().filter(|_| was && filter.late.is_some()),
+        })
     }
 
     fn gone(&self) -> Option<Arc<Object>> {
@@ -97,17 +97,35 @@ pub struct Filter {
     pub fields: FieldSelector,
     /// The resource's selectable fields, to find a field's position in the index.
     pub known: Arc<[Field]>,
+    /// What the index cannot answer, because objects are converted first.
+    pub late: Option<LateFilter>,
+}
+
+/// Selects by fields of the version that is asked for, once objects are in it.
+#[derive(Debug, Clone)]
+pub struct LateFilter {
+    pub terms: FieldSelector,
+    pub known: Vec<Field>,
+}
+
+impl LateFilter {
+    pub fn matches(&self, object: &Value) -> bool {
+        self.terms.holds(|label| {
+            let field = self.known.iter().find(|f| f.label == label);
+            field.map(|f| f.text(object)).unwrap_or_default()
+        })
+    }
 }
 
 impl Filter {
     /// Whether everything passes.
     pub fn is_empty(&self) -> bool {
-        self.namespace.is_empty() && self.labels.is_empty() && self.fields.is_empty()
+        self.namespace.is_empty() && self.selects_all()
     }
 
     /// Whether only the namespace decides.
     pub fn selects_all(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
+        self.labels.is_empty() && self.fields.is_empty() && self.late.is_none()
     }
 
     pub fn matches(&self, object: &Object) -> bool {

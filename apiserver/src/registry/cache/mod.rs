@@ -21,7 +21,7 @@ use storage::Store;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use event::{Delivery, Event, EventKind, Filter};
+pub use event::{Delivery, Event, EventKind, Filter, LateFilter};
 pub use resource::{ResourceCache, Snapshot, WatchError, Watching};
 
 use crate::response::ApiError;

@@ -178,6 +178,7 @@ impl ResourceCache {
                 .map(|o| Delivery {
                     kind: super::EventKind::Added,
                     object: o.clone(),
+                    before: None,
                 })
                 .collect()
         } else {

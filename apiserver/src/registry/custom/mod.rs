@@ -6,6 +6,7 @@
 //! the definitions.
 
 pub(crate) mod controller;
+pub(crate) mod conversion;
 mod naming;
 mod validation;
 
@@ -15,9 +16,10 @@ use std::sync::Arc;
 use kube_cel::{CompiledSchema, compile_schema};
 use schema::openapi::CustomSchema;
 use schema::table::CustomColumns;
-use schema::types::{Gvk, custom_root};
+use schema::types::Gvk;
 use serde_json::Value;
 
+use self::conversion::Versions;
 use super::cache::Cacher;
 use super::fields::{Field, Source};
 use super::resource::Resource;
@@ -43,8 +45,8 @@ pub struct CustomKind {
     pub deprecated: Option<String>,
     /// The definition is being deleted.
     pub terminating: bool,
-    /// `spec.conversion` of the definition.
-    pub conversion: Value,
+    /// All versions of the kind, and how objects get from one to another.
+    pub versions: Arc<Versions>,
 }
 
 /// Where a custom resource keeps its replicas, as JSON pointers.
@@ -55,23 +57,28 @@ pub struct ScalePaths {
     pub selector: Option<String>,
 }
 
+/// What field selectors may name in a version.
+fn selectable(version: &Value) -> Vec<Field> {
+    let paths = version["selectableFields"].as_array().into_iter().flatten();
+    paths
+        .filter_map(|f| f["jsonPath"].as_str())
+        .map(|path| Field {
+            label: Cow::Owned(path.trim_start_matches('.').to_owned()),
+            source: Source::Pointer(pointer(path)),
+        })
+        .collect()
+}
+
 /// `.a.b` as the JSON pointer `/a/b`.
 fn pointer(path: &str) -> String {
     path.replace('.', "/")
 }
 
 impl CustomKind {
-    fn of(definition: &Value, version: &Value) -> Self {
+    fn of(definition: &Value, version: &Value, versions: Arc<Versions>) -> Self {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let schema = version["schema"]["openAPIV3Schema"].clone();
         let scale = &version["subresources"]["scale"];
-        let paths = version["selectableFields"].as_array().into_iter().flatten();
-        let selectable = paths
-            .filter_map(|f| f["jsonPath"].as_str())
-            .map(|path| Field {
-                label: Cow::Owned(path.trim_start_matches('.').to_owned()),
-                source: Source::Pointer(pointer(path)),
-            });
         let stored = &definition["status"]["storedVersions"];
         let name = &version["name"];
         let only = stored
@@ -86,10 +93,14 @@ impl CustomKind {
                 status: pointer(&text(&scale["statusReplicasPath"])),
                 selector: scale["labelSelectorPath"].as_str().map(pointer),
             },
-            selectable: selectable.collect(),
-            plain: only && version["storage"] == true && !has_defaults(&schema),
+            selectable: selectable(version),
+            // An older definition may have let fields in that this one prunes.
+            plain: only
+                && version["storage"] == true
+                && !has_defaults(&schema)
+                && definition["metadata"]["generation"].as_i64() <= Some(1),
             terminating: definition["metadata"]["deletionTimestamp"].is_string(),
-            conversion: definition["spec"]["conversion"].clone(),
+            versions,
             deprecated: (version["deprecated"] == true).then(|| deprecation(definition, version)),
             schema,
         }
@@ -174,16 +185,22 @@ pub fn resources(definition: &Value, cacher: &Cacher) -> Vec<Resource> {
         .as_array()
         .cloned()
         .unwrap_or_default();
+    let mut fields: Vec<Field> = Vec::new();
+    for field in versions.iter().flat_map(selectable) {
+        if !fields.contains(&field) {
+            fields.push(field);
+        }
+    }
+    let all = Arc::new(Versions::of(definition));
     let own = schema::resources::custom(definition).into_iter();
     own.filter_map(|row| {
         let version = versions
             .iter()
             .find(|v| v["name"] == row.version.as_ref())?;
-        let custom = CustomKind::of(definition, version);
-        let given = Some(&custom.schema).filter(|s| s.is_object());
-        let shape = custom_root(&row.gvk(), given);
+        let custom = CustomKind::of(definition, version, all.clone());
+        let shape = all.shape(&row.version)?.clone();
         let cache = cacher.resource(&row.group, &row.plural);
-        cache.set_fields(custom.selectable.clone().into());
+        cache.set_fields(fields.clone().into());
         Some(Resource {
             definition: row,
             shape,

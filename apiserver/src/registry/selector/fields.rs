@@ -54,6 +54,22 @@ impl FieldSelector {
             .all(|t| (value_of(&t.field) == t.value) == t.equal)
     }
 
+    /// As [`Self::matches`], for texts that are made when asked for.
+    pub fn holds(&self, mut value_of: impl FnMut(&str) -> String) -> bool {
+        self.0
+            .iter()
+            .all(|t| (value_of(&t.field) == t.value) == t.equal)
+    }
+
+    /// Takes the terms out whose field `chosen` names.
+    pub fn split_off(&mut self, mut chosen: impl FnMut(&str) -> bool) -> FieldSelector {
+        let (taken, kept) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|t| chosen(&t.field));
+        self.0 = kept;
+        FieldSelector(taken)
+    }
+
     /// The value that the field must have, when a term says so.
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.0

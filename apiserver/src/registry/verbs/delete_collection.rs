@@ -15,17 +15,24 @@ impl Call {
         let list = ListOptions::parse(&self.query, false)?;
         let applied = self.registry.cacher.consistent().await?;
         let snapshot = self.resource.cache.list(&filter, None, list.limit, applied);
-        for object in &snapshot.objects {
+        let mut deleted = Vec::new();
+        for object in snapshot.objects {
+            if let Some(late) = &filter.late
+                && !late.matches(&self.present(&object).await?)
+            {
+                continue;
+            }
             match self.delete_named(object.name(), &options).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
+            deleted.push(object);
         }
         let meta = ListMeta {
             revision: snapshot.revision,
             ..ListMeta::default()
         };
-        self.list_response(snapshot.objects, meta).await
+        self.list_response(deleted, meta, None).await
     }
 }

@@ -73,7 +73,7 @@ impl Call {
     ) -> Result<ApiResponse, ApiError> {
         let applied = self.registry.cacher.applied();
         // Any resourceVersion is good enough for "0", for which upstream ignores the limit.
-        let limit = if options.resource_version == Some(0) {
+        let limit = if options.resource_version == Some(0) || filter.late.is_some() {
             0
         } else {
             options.limit
@@ -91,7 +91,8 @@ impl Call {
             meta.continue_token = token.encode();
             meta.remaining = snapshot.remaining;
         }
-        self.list_response(snapshot.objects, meta).await
+        self.list_response(snapshot.objects, meta, filter.late.as_ref())
+            .await
     }
 
     /// A later chunk: at the revision of the first one.
@@ -129,7 +130,12 @@ impl Call {
         after: Option<String>,
     ) -> Result<ApiResponse, ApiError> {
         let cache = &self.resource.cache;
-        let limit = options.limit;
+        // What is selected after conversion comes in one piece.
+        let limit = if filter.late.is_some() {
+            0
+        } else {
+            options.limit
+        };
         let snapshot = cache.list(filter, after.as_deref(), limit, 0);
         let (objects, remaining, more) = if snapshot.revision <= revision {
             (snapshot.objects, snapshot.remaining, snapshot.more)
@@ -146,7 +152,8 @@ impl Call {
                 ContinueToken::new(Some(revision), &last.key, &cache.prefix).encode();
             meta.remaining = remaining;
         }
-        self.list_response(objects, meta).await
+        self.list_response(objects, meta, filter.late.as_ref())
+            .await
     }
 
     /// Reads history page by page until the chunk is full.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::registry::cache::{Delivery, WatchError};
+use crate::registry::cache::{Delivery, EventKind, LateFilter, WatchError};
 use crate::registry::call::Call;
 use crate::registry::kinds;
 use crate::registry::options::{ListOptions, VersionMatch};
@@ -28,6 +28,7 @@ impl Call {
     /// WATCH. The answer has begun when this returns; what goes wrong later is an ERROR event.
     pub async fn watch(self: Arc<Self>) -> Result<ApiResponse, ApiError> {
         let filter = Arc::new(self.filter()?);
+        let filter_late = filter.late.clone();
         let options = ListOptions::parse(&self.query, true)?;
         if self.accepted.media == Media::Yaml {
             return Err(ApiError::not_acceptable(&[
@@ -70,6 +71,7 @@ impl Call {
             tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stream = Stream {
+            late: filter_late,
             end_of_initial: (streams_list && options.bookmarks).then_some(watching.revision),
             initial: watching.initial.into_iter(),
             queue: watching.queue,
@@ -104,6 +106,8 @@ struct Stream {
     /// A Table describes its columns in the first event only.
     columns_sent: bool,
     ended: bool,
+    /// Selects once more, after conversion.
+    late: Option<LateFilter>,
 }
 
 enum Wake {
@@ -173,18 +177,46 @@ impl Stream {
     }
 
     async fn put(&mut self, piece: &mut BytesMut, delivery: &Delivery) {
-        let kind = delivery.kind.name();
-        if self.call.is_plain() {
-            put_event(piece, kind, &delivery.object.bytes);
+        if self.call.is_plain() && self.late.is_none() {
+            put_event(piece, delivery.kind.name(), &delivery.object.bytes);
             return;
         }
-        match self.call.present(&delivery.object).await {
-            Ok(value) => self.put_value(piece, kind, value),
+        match self.presented(delivery).await {
+            Ok(Some((kind, value))) => self.put_value(piece, kind.name(), value),
+            Ok(None) => {}
             Err(error) => {
                 piece.put_slice(&error_event(&error, self.call.accepted));
                 self.ended = true;
             }
         }
+    }
+
+    /// The event in the request's version; `None` when the late filter keeps it back.
+    async fn presented(&self, delivery: &Delivery) -> Result<Option<(EventKind, Value)>, ApiError> {
+        let value = self.call.present(&delivery.object).await?;
+        let Some(late) = &self.late else {
+            return Ok(Some((delivery.kind, value)));
+        };
+        let was = match &delivery.before {
+            Some(before) => late.matches(&self.call.present(before).await?),
+            None => false,
+        };
+        let is = delivery.kind != EventKind::Deleted && late.matches(&value);
+        let kind = match (was, is) {
+            (false, true) => EventKind::Added,
+            (true, true) => EventKind::Modified,
+            (true, false) => EventKind::Deleted,
+            (false, false) => return Ok(None),
+        };
+        if kind == EventKind::Deleted
+            && delivery.kind != EventKind::Deleted
+            && let Some(before) = &delivery.before
+        {
+            // What leaves the selection is shown as it was, at the moment it left.
+            let gone = before.at_revision(delivery.object.revision);
+            return Ok(Some((kind, self.call.present(&gone).await?)));
+        }
+        Ok(Some((kind, value)))
     }
 
     fn put_value(&mut self, piece: &mut BytesMut, kind: &str, value: Value) {
