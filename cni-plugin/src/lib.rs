@@ -80,11 +80,7 @@ impl Plugin {
 }
 
 /// Answers one invocation: `variable` gives the environment, `input` is standard input.
-pub fn answer(
-    plugin: Plugin,
-    variable: impl Fn(&str) -> Option<OsString>,
-    input: &[u8],
-) -> Answer {
+pub fn answer(plugin: Plugin, variable: impl Fn(&str) -> Option<OsString>, input: &[u8]) -> Answer {
     let mut deferred = None;
     let outcome = Environment::read(variable).and_then(|environment| match plugin {
         Plugin::Loopback if environment.command != Command::Version => {

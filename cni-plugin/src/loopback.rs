@@ -84,8 +84,8 @@ fn check(path: &Path) -> Result<Vec<u8>, Error> {
     let mut socket = netns
         .socket(Protocol::Route)
         .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
-    let found = link::get(&mut socket, INTERFACE)
-        .map_err(failed("cannot read the loopback interface"))?;
+    let found =
+        link::get(&mut socket, INTERFACE).map_err(failed("cannot read the loopback interface"))?;
     if found.is_some_and(|link| link.up) {
         return Ok(Vec::new());
     }
@@ -112,7 +112,10 @@ fn loopback(netns: &Path) -> CniResult {
             sandbox: Some(netns.display().to_string()),
             ..Interface::default()
         }],
-        ips: ["127.0.0.1/8", "::1/128"].into_iter().filter_map(address).collect(),
+        ips: ["127.0.0.1/8", "::1/128"]
+            .into_iter()
+            .filter_map(address)
+            .collect(),
         ..CniResult::default()
     }
 }

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::server::Serving;
 
@@ -81,6 +83,71 @@ impl Default for EvictionThresholds {
     }
 }
 
+impl EvictionThresholds {
+    /// Nothing is evicted, however full the node is.
+    pub const NONE: Self = Self {
+        memory_available_bytes: 0,
+        nodefs_available_percent: 0.0,
+        nodefs_inodes_percent: 0.0,
+        imagefs_available_percent: 0.0,
+        pid_available_percent: 0.0,
+    };
+}
+
+/// A list of thresholds that is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{threshold:?} is no eviction threshold: write SIGNAL<VALUE, {expected}")]
+pub struct InvalidThreshold {
+    threshold: String,
+    expected: &'static str,
+}
+
+/// As the kubelet's `--eviction-hard`: `memory.available<100Mi,nodefs.available<10%`. A signal
+/// that is not named has no threshold.
+impl FromStr for EvictionThresholds {
+    type Err = InvalidThreshold;
+
+    fn from_str(text: &str) -> Result<Self, InvalidThreshold> {
+        let mut thresholds = Self::NONE;
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            let invalid = |expected| InvalidThreshold {
+                threshold: part.to_owned(),
+                expected,
+            };
+            let (signal, value) = part
+                .split_once('<')
+                .ok_or_else(|| invalid("such as nodefs.available<10%"))?;
+            let percent = || {
+                let number = value.trim().strip_suffix('%').map(str::parse::<f64>);
+                number
+                    .and_then(Result::ok)
+                    .filter(|percent| (0.0..=100.0).contains(percent))
+                    .ok_or_else(|| invalid("with the value in percent, such as 10%"))
+            };
+            match signal.trim() {
+                "memory.available" => {
+                    let bytes = api_rules::quantity::value(&Quantity(value.trim().to_owned()));
+                    thresholds.memory_available_bytes = bytes
+                        .ok()
+                        .and_then(|bytes| u64::try_from(bytes).ok())
+                        .ok_or_else(|| invalid("with the value in bytes, such as 100Mi"))?;
+                }
+                "nodefs.available" => thresholds.nodefs_available_percent = percent()?,
+                "nodefs.inodesFree" => thresholds.nodefs_inodes_percent = percent()?,
+                "imagefs.available" => thresholds.imagefs_available_percent = percent()?,
+                "pid.available" => thresholds.pid_available_percent = percent()?,
+                _ => {
+                    return Err(invalid(
+                        "where SIGNAL is memory.available, nodefs.available, nodefs.inodesFree, \
+                         imagefs.available or pid.available",
+                    ));
+                }
+            }
+        }
+        Ok(thresholds)
+    }
+}
+
 /// When unused images are removed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageCollection {
@@ -91,6 +158,19 @@ pub struct ImageCollection {
     pub minimum_age: Duration,
     /// Images that stay whatever happens: no registry would bring them back.
     pub keep: Vec<String>,
+}
+
+impl ImageCollection {
+    /// Removal starts at this usage, in percent; never at 100.
+    pub fn above(high_percent: u8) -> Self {
+        let default = Self::default();
+        let high_percent = f64::from(high_percent);
+        Self {
+            high_percent,
+            low_percent: default.low_percent.min(high_percent),
+            ..default
+        }
+    }
 }
 
 impl Default for ImageCollection {
@@ -132,6 +212,33 @@ impl Default for Config {
             status_interval: Duration::from_secs(300),
             listen: Some(SocketAddr::from(([0, 0, 0, 0], 10250))),
             serving: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_are_written_as_the_kubelet_takes_them() {
+        let read: EvictionThresholds = "memory.available<1Gi, nodefs.available<7.5%"
+            .parse()
+            .unwrap();
+        let expected = EvictionThresholds {
+            memory_available_bytes: 1 << 30,
+            nodefs_available_percent: 7.5,
+            ..EvictionThresholds::NONE
+        };
+        assert_eq!(read, expected);
+        assert_eq!("".parse(), Ok(EvictionThresholds::NONE));
+        for bad in [
+            "disk<5%",
+            "nodefs.available",
+            "pid.available<5",
+            "nodefs.available<101%",
+        ] {
+            assert!(bad.parse::<EvictionThresholds>().is_err(), "{bad}");
         }
     }
 }

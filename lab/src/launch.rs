@@ -147,6 +147,10 @@ fn node(place: &Place, settings: &Settings) -> Program {
         "join".to_owned(),
         format!("--node-name={}", place.name),
         format!("--node-ip={}", addresses.join(",")),
+        // The disk is the machine's: how full it is says nothing about the lab, and an image
+        // that was removed is in no registry.
+        "--eviction-hard=memory.available<50Mi".to_owned(),
+        "--image-gc-high-threshold=100".to_owned(),
     ];
     Program {
         role: "node".to_owned(),

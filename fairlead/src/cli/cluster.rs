@@ -147,6 +147,17 @@ pub(crate) struct NodeSettings {
         value_name = "SOCKET"
     )]
     pub(crate) container_runtime: PathBuf,
+    /// Pods are evicted below these, such as memory.available<100Mi,nodefs.available<10%; empty: never
+    #[arg(
+        long,
+        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,pid.available<5%",
+        value_name = "LIST"
+    )]
+    pub(crate) eviction_hard: kubelet::EvictionThresholds,
+    /// How full, in percent, the images' file system is when unused images are removed; 100: never
+    #[arg(long, default_value = "85", value_name = "PERCENT",
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) image_gc_high_threshold: u8,
     /// Where the node keeps its credentials
     #[arg(long, default_value = "/var/lib/fairlead/node", value_name = "DIR")]
     pub(crate) node_dir: PathBuf,

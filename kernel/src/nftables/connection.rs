@@ -134,11 +134,7 @@ impl Connection {
         }
     }
 
-    fn perform(
-        &mut self,
-        transaction: &Transaction,
-        generation: Option<u32>,
-    ) -> Result<(), Error> {
+    fn perform(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<(), Error> {
         let batch = Batch::encode(&transaction.ops, self.sequence, generation);
         let first = self.sequence;
         self.sequence = batch.acknowledged() + 2;

@@ -41,7 +41,7 @@ pub fn to_remove(
 fn excess(total: u64, available: u64, config: &ImageCollection) -> u64 {
     let used = total.saturating_sub(available);
     let percent = |percent: f64| (total as f64 * percent / 100.0) as u64;
-    if used < percent(config.high_percent) {
+    if config.high_percent >= 100.0 || used < percent(config.high_percent) {
         0
     } else {
         used.saturating_sub(percent(config.low_percent))

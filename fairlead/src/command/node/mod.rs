@@ -179,6 +179,8 @@ impl Node {
             cluster_domain: self.settings.cluster_domain.clone(),
             listen: Some((any_of(&self.identity.addresses), KUBELET_PORT).into()),
             serving: Some(self.member.serving.clone()),
+            eviction: options.eviction_hard,
+            images: kubelet::ImageCollection::above(options.image_gc_high_threshold),
             ..kubelet::Config::default()
         })
     }
