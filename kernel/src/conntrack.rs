@@ -44,6 +44,12 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Whether packets go elsewhere than they were sent to.
+    pub fn is_redirected(&self) -> bool {
+        (self.original.destination, self.original.destination_port)
+            != (self.reply.source, self.reply.source_port)
+    }
+
     /// A flow as a planner's test makes it.
     pub fn new(original: Tuple, reply: Tuple, status: u32) -> Self {
         Self {
@@ -78,6 +84,19 @@ impl Conntrack {
         Ok(replies.iter().filter_map(flow).collect())
     }
 
+    /// The tracked connections of a family and layer-4 protocol. The kernel leaves the others
+    /// out, where it knows how to (Linux 5.8): listing few of very many costs little.
+    pub fn flows_of(&mut self, v6: bool, protocol: u8) -> Result<Vec<Flow>, Error> {
+        let request = filtered_list(v6, protocol);
+        let mut flows: Vec<Flow> = match self.socket.dump(&request) {
+            Ok(replies) => replies.iter().filter_map(flow).collect(),
+            Err(error) if knows_no_filter(&error) => self.flows(v6)?,
+            Err(error) => return Err(error),
+        };
+        flows.retain(|flow| flow.original.protocol == protocol);
+        Ok(flows)
+    }
+
     /// Forgets the flows; one that is gone already is no error. Answers with how many there were.
     pub fn delete(&mut self, flows: &[Flow]) -> Result<usize, Error> {
         let requests: Vec<Request> = flows.iter().map(delete_request).collect();
@@ -99,6 +118,28 @@ fn family(v6: bool) -> u8 {
     } else {
         libc::AF_INET as u8
     }
+}
+
+/// `CTA_FILTER` says which parts of the tuple in the request count: its protocol's number.
+fn filtered_list(v6: bool, protocol: u8) -> Request {
+    const TUPLE: u16 = 1;
+    const FILTER: u16 = 25;
+    const PROTOCOL_NUMBER: u32 = 1 << 3;
+    let mut body = Attributes::with_header(&[family(v6), 0, 0, 0]);
+    body.nest(TUPLE, |w| {
+        w.nest(2, |w| {
+            w.u8(1, protocol);
+        });
+    });
+    body.nest(FILTER, |w| {
+        w.u32(1, PROTOCOL_NUMBER);
+    });
+    Request::new("list", "tracked connections", GET, 0, body.into_bytes())
+}
+
+fn knows_no_filter(error: &Error) -> bool {
+    use nix::errno::Errno;
+    matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL))
 }
 
 fn delete_request(flow: &Flow) -> Request {

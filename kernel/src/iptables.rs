@@ -3,11 +3,14 @@
 //! The iptables programs come in two variants, which keep their rules in different places of
 //! the kernel: rules must go where the machine's other programs put theirs. [`Iptables::detect`]
 //! looks for rules of Kubernetes first, then for any rules, then takes the machine's default.
+//! [`Watch`] notices changes by others.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use crate::nftables::{Family, Monitor};
+mod watch;
+
+pub use watch::Watch;
 
 /// Where the rules live in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,126 +152,6 @@ impl Iptables {
             false => Err(refused(&self.restore, input, &output)),
         }
     }
-}
-
-/// Notices that somebody changed the rules, without starting a program.
-///
-/// For the nft variant the kernel tells of changes; of xtables it tells only how many rules a
-/// table has and how long they are, which is asked for.
-pub struct Watch {
-    source: Source,
-}
-
-enum Source {
-    Nft { monitor: Monitor, family: Family },
-    Legacy { v6: bool, seen: [Option<Size>; 2] },
-}
-
-/// The tables that are watched.
-const TABLES: [&str; 2] = ["filter", "nat"];
-
-impl Watch {
-    pub fn new(tables: &Iptables) -> Result<Self, Error> {
-        let source = match tables.variant {
-            Variant::Nft => {
-                let monitor = Monitor::open().map_err(|error| Error::Start {
-                    program: "the monitor of nf_tables".to_owned(),
-                    error: std::io::Error::other(error),
-                })?;
-                Source::Nft {
-                    monitor,
-                    family: Family::ip(tables.v6),
-                }
-            }
-            Variant::Legacy => Source::Legacy {
-                v6: tables.v6,
-                seen: [None; 2],
-            },
-        };
-        let mut watch = Self { source };
-        watch.mark();
-        Ok(watch)
-    }
-
-    /// What is there now is what we wrote.
-    pub fn mark(&mut self) {
-        match &mut self.source {
-            Source::Nft { monitor, .. } => {
-                // What cannot be read is read, or noticed, the next time.
-                let _ = monitor.changes();
-            }
-            Source::Legacy { v6, seen } => *seen = TABLES.map(|table| xtables_size(*v6, table)),
-        }
-    }
-
-    /// Whether somebody may have changed the tables since the last mark.
-    pub fn changed(&mut self) -> bool {
-        match &mut self.source {
-            Source::Nft { monitor, family } => {
-                let Ok(notices) = monitor.changes() else {
-                    return true;
-                };
-                notices.iter().any(|notice| {
-                    notice.tables.as_ref().is_none_or(|tables| {
-                        tables
-                            .iter()
-                            .any(|table| table.family == *family && TABLES.contains(&&*table.name))
-                    })
-                })
-            }
-            Source::Legacy { v6, seen } => *seen != TABLES.map(|table| xtables_size(*v6, table)),
-        }
-    }
-}
-
-/// How many rules a table of xtables has, and their bytes.
-type Size = (u32, u32);
-
-/// `IPT_SO_GET_INFO`; `None` where the table is not in use.
-fn xtables_size(v6: bool, table: &str) -> Option<Size> {
-    const GET_INFO: libc::c_int = 64;
-    #[repr(C)]
-    struct Info {
-        name: [u8; 32],
-        valid_hooks: u32,
-        hook_entry: [u32; 5],
-        underflow: [u32; 5],
-        entries: u32,
-        size: u32,
-    }
-    let (domain, level) = match v6 {
-        false => (nix::sys::socket::AddressFamily::Inet, libc::IPPROTO_IP),
-        true => (nix::sys::socket::AddressFamily::Inet6, libc::IPPROTO_IPV6),
-    };
-    let socket = nix::sys::socket::socket(
-        domain,
-        nix::sys::socket::SockType::Raw,
-        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-        nix::sys::socket::SockProtocol::Raw,
-    )
-    .ok()?;
-    let mut info = Info {
-        name: [0; 32],
-        valid_hooks: 0,
-        hook_entry: [0; 5],
-        underflow: [0; 5],
-        entries: 0,
-        size: 0,
-    };
-    info.name[..table.len()].copy_from_slice(table.as_bytes());
-    let mut length = size_of::<Info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long and made
-    // of integers only; the descriptor is open during the call.
-    let result = unsafe {
-        libc::getsockopt(
-            std::os::fd::AsRawFd::as_raw_fd(&socket),
-            level,
-            GET_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
-    };
-    (result == 0).then_some((info.entries, info.size))
 }
 
 #[expect(

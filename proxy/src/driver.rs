@@ -22,8 +22,10 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use watch_cache::{Change, WatchCache};
 
+use crate::applier::Applier;
 use crate::backend::{BackendError, Desired, Outcome};
 use crate::config::{Config, Mode};
+use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::metrics;
 use crate::model::ServiceKey;
@@ -47,20 +49,23 @@ pub(crate) async fn run(
         .mode
         .as_ref()
         .map_or(config.mode, |mode| *mode.borrow());
-    let backend = crate::backend_of(mode, &config).map_err(|error| Error::Unusable {
+    // A backend that cannot work is told of at once.
+    let applier = Applier::new(&config, mode).map_err(|error| Error::Unusable {
         mode,
         reason: error.to_string(),
     })?;
     let health = Health::start(&config, &shutdown);
-    let writer = Writer::start(config.clone(), mode, backend);
+    let writer = Writer::start(applier);
     let mut sources = Sources::new(&deps, &config);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         () = sources.synced() => {}
     }
     let index = Index::new(&config.node_name, config.proxy_name.as_deref());
+    let events = Events::new(deps.client, &config.node_name, sources.services.clone());
     let mut driver = Driver {
         config,
+        events,
         index,
         ranges: Vec::new(),
         writer,
@@ -174,6 +179,7 @@ struct Driver {
     ranges: Vec<IpNetwork>,
     writer: Writer,
     health: Health,
+    events: Events,
     mode: Mode,
     busy: Option<InFlight>,
     gather_until: Option<Instant>,
@@ -383,6 +389,7 @@ impl Driver {
             Some(Done::Intact(false)) => {
                 tracing::warn!("somebody changed the proxy's rules, they are written anew");
                 metrics().repairs.inc();
+                self.events.repaired(self.mode);
                 self.resync = Resync::Now;
             }
             Some(Done::Written(outcome)) => self.written(&job, outcome),
@@ -417,6 +424,7 @@ impl Driver {
             }
         }
         for (key, message) in outcome.failed {
+            self.events.refused(&key, &message);
             tracing::error!(service = %key, %message, "the kernel refused a Service, it is tried again");
             metrics().refused.inc();
             let pause = self

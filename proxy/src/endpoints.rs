@@ -138,6 +138,8 @@ fn is_reachable(address: IpAddr) -> bool {
 pub(crate) struct Choice {
     pub(crate) cluster: Vec<Backend>,
     pub(crate) local: Vec<Backend>,
+    /// About to end, but still serving.
+    pub(crate) leaving: Vec<Backend>,
     /// Any node has one that serves.
     pub(crate) served: bool,
 }
@@ -187,6 +189,7 @@ pub(crate) fn choose(candidates: &Candidates, distribution: Option<Distribution>
     }
     let served = candidates.values().any(|e| e.ready || lingering(e));
     Choice {
+        leaving: pick(&lingering),
         cluster,
         local,
         served,

@@ -13,10 +13,13 @@
 //! A backend plans from the model what to write; the driver gathers changes, has them planned
 //! and applied, and repairs what others broke.
 
+mod applier;
 pub mod backend;
 pub mod config;
 mod driver;
 mod endpoints;
+mod events;
+mod flows;
 mod health;
 mod iptables;
 mod ipvs;
@@ -24,9 +27,13 @@ mod metrics;
 pub mod model;
 mod nftables;
 pub mod picture;
+#[cfg(test)]
+mod samples;
 mod service;
+pub mod trace;
 mod writer;
 
+pub use applier::Applier;
 pub use config::{Config, Mode};
 pub use metrics::register;
 pub use service::{FLAGS_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHTS_ANNOTATION};
@@ -80,15 +87,5 @@ pub fn backend_of(mode: Mode, config: &Config) -> Result<Box<dyn Backend>, Backe
             nftables::Translation::Nftables,
         )?)),
         Mode::Ipvs => Ok(Box::new(ipvs::IpvsBackend::new(config)?)),
-    }
-}
-
-/// Removes what another mode left on this machine before a restart.
-fn remove_others(mode: Mode, config: &Config) {
-    for other in Mode::ALL.into_iter().filter(|other| *other != mode) {
-        let removed = backend_of(other, config).and_then(|mut backend| backend.cleanup());
-        if let Err(error) = removed {
-            tracing::debug!(%other, %error, "nothing of another mode was removed");
-        }
     }
 }

@@ -144,6 +144,9 @@ pub struct ServicePort {
     pub cluster: Vec<Backend>,
     /// What traffic under [`TrafficPolicy::Local`] may reach, ordered.
     pub local: Vec<Backend>,
+    /// Back ends that are about to end and get no new traffic, but keep their flows. Only of
+    /// protocols without connections that end by themselves (UDP, SCTP).
+    pub leaving: Vec<Backend>,
     /// Some node has a back end, if not this one: traffic under the local policy is dropped
     /// and not rejected, since elsewhere it would be served.
     pub served: bool,

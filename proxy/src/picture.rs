@@ -28,7 +28,7 @@ type Claim = (u8, i64, ServiceKey);
 pub type Changes = BTreeMap<ServiceKey, Option<Arc<ServicePicture>>>;
 
 /// Everything that the picture is made of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Index {
     here: Here,
     proxy_name: Option<String>,
@@ -332,6 +332,10 @@ impl Index {
             affinity: spec.affinity,
             cluster: choice.cluster,
             local: choice.local,
+            leaving: match port.protocol {
+                Protocol::Tcp => Vec::new(),
+                Protocol::Udp | Protocol::Sctp => choice.leaving,
+            },
             served: choice.served,
             ipvs: spec.ipvs.clone(),
         };
@@ -352,3 +356,6 @@ impl Index {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

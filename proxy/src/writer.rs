@@ -1,11 +1,12 @@
-//! The thread that owns the backend: it does one job at a time, and each job blocks.
+//! The thread that owns the kernel's side: it does one job at a time, and each job blocks.
 
 use std::sync::mpsc;
 
 use tokio::sync::oneshot;
 
-use crate::backend::{Backend, BackendError, Desired, Outcome};
-use crate::config::{Config, Mode};
+use crate::applier::Applier;
+use crate::backend::{BackendError, Desired, Outcome};
+use crate::config::Mode;
 use crate::picture::Changes;
 
 /// What the thread is asked to do.
@@ -34,21 +35,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread in the calling thread's network namespace. The backend has been made
-    /// already: a backend that cannot work is told of at once.
-    pub(crate) fn start(config: Config, mode: Mode, backend: Box<dyn Backend>) -> Self {
+    /// Starts the thread in the calling thread's network namespace.
+    pub(crate) fn start(mut applier: Applier) -> Self {
         let (jobs, requests) = mpsc::channel::<Request>();
-        let mut state = State {
-            config,
-            mode,
-            backend,
-            first: true,
-        };
         let thread = std::thread::Builder::new().name("proxy-writer".to_owned());
         let started = thread.spawn(move || {
             for (job, answer) in requests {
                 // Nobody waits for the answer only during shutdown.
-                let _ = answer.send(state.perform(job));
+                let _ = answer.send(perform(&mut applier, job));
             }
         });
         if let Err(error) = started {
@@ -67,39 +61,11 @@ impl Writer {
     }
 }
 
-struct State {
-    config: Config,
-    mode: Mode,
-    backend: Box<dyn Backend>,
-    /// Nothing has been written yet.
-    first: bool,
-}
-
-impl State {
-    fn perform(&mut self, job: Job) -> Done {
-        let result = match job {
-            Job::Resync { mode, desired } => self.resync(mode, &desired).map(Done::Written),
-            Job::Apply { changes } => self.backend.apply(&changes).map(Done::Written),
-            Job::Check => self.backend.intact().map(Done::Intact),
-        };
-        result.unwrap_or_else(Done::Failed)
-    }
-
-    fn resync(&mut self, mode: Mode, desired: &Desired) -> Result<Outcome, BackendError> {
-        if mode != self.mode {
-            // The new rules come first: until the old ones are gone, both lead to back ends.
-            let mut backend = crate::backend_of(mode, &self.config)?;
-            let outcome = backend.resync(desired)?;
-            let mut old = std::mem::replace(&mut self.backend, backend);
-            tracing::info!(from = %self.mode, to = %mode, "the proxy's mode has changed");
-            self.mode = mode;
-            old.cleanup()?;
-            return Ok(outcome);
-        }
-        let outcome = self.backend.resync(desired)?;
-        if std::mem::take(&mut self.first) {
-            crate::remove_others(self.mode, &self.config);
-        }
-        Ok(outcome)
-    }
+fn perform(applier: &mut Applier, job: Job) -> Done {
+    let result = match job {
+        Job::Resync { mode, desired } => applier.resync(mode, &desired).map(Done::Written),
+        Job::Apply { changes } => applier.apply(&changes).map(Done::Written),
+        Job::Check => applier.intact().map(Done::Intact),
+    };
+    result.unwrap_or_else(Done::Failed)
 }

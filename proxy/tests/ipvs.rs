@@ -17,45 +17,74 @@ use std::sync::Mutex;
 
 use checks::Way;
 use proxy::Mode;
-use world::Ip;
+use world::{Ip, World};
 
 type Check = (&'static str, fn(Way));
 
-macro_rules! checks {
-    ($($check:ident),* $(,)?) => { [$((stringify!($check), checks::$check as fn(Way))),*] };
+macro_rules! all_checks {
+    ($($check:ident),* $(,)?) => {
+        const CHECKS: &[Check] = &[$((stringify!($check), checks::$check as fn(Way))),*];
+    };
 }
 
-const CHECKS: &[Check] = &checks!(
-    a_cluster_ip_leads_to_every_ready_back_end,
-    a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip,
-    a_pod_reaches_itself_through_its_service,
-    without_endpoints_and_at_undefined_ports_connections_are_refused,
-    a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source,
-    external_addresses_obey_source_ranges_and_policies,
-    affinity_keeps_a_client_with_its_back_end,
-    the_internal_policy_local_stays_on_the_node,
-    changes_reach_the_kernel_and_cleanup_removes_everything,
-    rules_that_somebody_deletes_are_noticed_and_written_again,
-);
+checks::for_every_check!(all_checks);
 
 #[test]
-fn ipvs_does_what_services_ask_for() {
-    if kernel::ipvs::Ipvs::open().is_err() {
-        assert!(
-            std::env::var_os("IPVS_KERNEL").is_none(),
-            "the other kernel has no IPVS either"
-        );
-        return under_another_kernel("ipvs_does_what_services_ask_for");
+fn ipvs_does_what_services_ask_for_with_ipv4() {
+    with_ipvs("ipvs_does_what_services_ask_for_with_ipv4", || {
+        all_of(Ip::V4)
+    });
+}
+
+#[test]
+fn ipvs_does_what_services_ask_for_with_ipv6() {
+    with_ipvs("ipvs_does_what_services_ask_for_with_ipv6", || {
+        all_of(Ip::V6)
+    });
+}
+
+#[test]
+fn ipvs_and_nftables_follow_each_other_under_load() {
+    with_ipvs("ipvs_and_nftables_follow_each_other_under_load", || {
+        for ip in [Ip::V4, Ip::V6] {
+            let mut world = World::new();
+            world.serve_lines();
+            let nftables = Way {
+                mode: Mode::Nftables,
+                ..way(ip)
+            };
+            checks::new_connections_never_fail_while_backends_change(
+                &world,
+                &[way(ip), nftables, way(ip), nftables],
+            );
+        }
+    });
+}
+
+/// Runs the test here, or by itself under a kernel that has IPVS.
+fn with_ipvs(test: &str, body: impl FnOnce()) {
+    if kernel::ipvs::Ipvs::open().is_ok() {
+        return body();
     }
-    let ways = [Ip::V4, Ip::V6].map(|ip| Way {
+    assert!(
+        std::env::var_os("IPVS_KERNEL").is_none(),
+        "the other kernel has no IPVS either"
+    );
+    under_another_kernel(test);
+}
+
+const fn way(ip: Ip) -> Way {
+    Way {
         mode: Mode::Ipvs,
         variant: None,
         ip,
-    });
-    let todo: Vec<(Check, Way)> = CHECKS
-        .iter()
-        .flat_map(|check| ways.map(|way| (*check, way)))
-        .collect();
+    }
+}
+
+/// All checks of a family, some at a time: booting a kernel for each would take longer.
+fn all_of(ip: Ip) {
+    let way = way(ip);
+    let todo: Vec<Check> = CHECKS.to_vec();
     let todo = Mutex::new(todo.into_iter());
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -63,7 +92,7 @@ fn ipvs_does_what_services_ask_for() {
             scope.spawn(|| {
                 loop {
                     let next = todo.lock().expect("no panic while it is held").next();
-                    let Some(((name, check), way)) = next else {
+                    let Some((name, check)) = next else {
                         return;
                     };
                     let result = std::panic::catch_unwind(|| check(way));

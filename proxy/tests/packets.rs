@@ -9,7 +9,7 @@ mod world;
 use checks::Way;
 use kernel::iptables::Variant;
 use proxy::Mode;
-use world::Ip;
+use world::{Ip, World};
 
 /// Makes each check a test for each way.
 macro_rules! in_every_way {
@@ -54,15 +54,40 @@ const LEGACY_V6: Way = Way {
     ip: Ip::V6,
 };
 
-in_every_way!(
-    a_cluster_ip_leads_to_every_ready_back_end,
-    a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip,
-    a_pod_reaches_itself_through_its_service,
-    without_endpoints_and_at_undefined_ports_connections_are_refused,
-    a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source,
-    external_addresses_obey_source_ranges_and_policies,
-    affinity_keeps_a_client_with_its_back_end,
-    the_internal_policy_local_stays_on_the_node,
-    changes_reach_the_kernel_and_cleanup_removes_everything,
-    rules_that_somebody_deletes_are_noticed_and_written_again,
-);
+checks::for_every_check!(in_every_way);
+
+#[test]
+fn backends_change_under_load_and_established_connections_stay_with_ipv4() {
+    change_backends([NFT_V4, NFTABLES_V4, NFT_V4, NFTABLES_V4]);
+    change_backends([NFTABLES_V4, LEGACY_V4, NFTABLES_V4, LEGACY_V4]);
+}
+
+#[test]
+fn backends_change_under_load_and_established_connections_stay_with_ipv6() {
+    change_backends([NFT_V6, NFTABLES_V6, NFT_V6, NFTABLES_V6]);
+    change_backends([NFTABLES_V6, LEGACY_V6, NFTABLES_V6, LEGACY_V6]);
+}
+
+fn change_backends(ways: [Way; 4]) {
+    let mut world = World::new();
+    world.serve_lines();
+    checks::backends_change_under_load(&world, &ways);
+}
+
+#[test]
+fn ipvs_that_is_missing_is_told_of_at_the_start_and_nothing_is_changed() {
+    if kernel::ipvs::Ipvs::open().is_ok() {
+        // This kernel has it; then there is nothing to tell.
+        return;
+    }
+    let world = World::new();
+    let before = world.dump();
+    let config = world::config(Mode::Ipvs);
+    let made = world
+        .node
+        .run(|| proxy::Applier::new(&config, Mode::Ipvs).err());
+    let error = made.expect("no IPVS, no proxy").to_string();
+    assert!(error.contains("modprobe ip_vs"), "{error}");
+    assert_eq!(world.dump(), before);
+    assert!(world.node.link("kube-ipvs0").is_none());
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kernel::iptables::{Error, Iptables, Variant, Watch};
 
@@ -19,6 +20,11 @@ const SECTION: usize = 300;
 /// From so many endpoints on, rules carry no comments.
 const COMMENTS_LIMIT: usize = 20_000;
 
+/// How long after a write the rules are at rest.
+const REST: Duration = Duration::from_millis(400);
+/// Looking at the rules after writes may take this share of the time.
+const LOOK_SHARE: u32 = 50;
+
 /// The iptables backend, for the families that the machine has.
 pub(crate) struct IptablesBackend {
     config: Config,
@@ -29,6 +35,7 @@ struct FamilyState {
     tables: Iptables,
     settings: Settings,
     watch: Watch,
+    guard: Guard,
     /// What the kernel holds.
     committed: BTreeMap<ServiceKey, Arc<ServicePicture>>,
 }
@@ -55,6 +62,7 @@ impl IptablesBackend {
             tracing::info!(?family, variant = ?tables.variant(), "iptables is there");
             families.push(FamilyState {
                 watch: Watch::new(&tables)?,
+                guard: Guard::new(),
                 settings: Settings {
                     section: (tables.variant() == Variant::Nft).then_some(SECTION),
                     ..Settings::new(config, family)
@@ -143,6 +151,7 @@ impl FamilyState {
         }
         self.committed = wanted;
         self.watch.mark();
+        self.guard.written(false);
         Ok(())
     }
 
@@ -157,8 +166,10 @@ impl FamilyState {
             .collect();
         let input = plan::incremental(&deltas, &self.settings);
         if !input.is_empty() {
+            let disturbed = self.watch.changed();
             self.tables.restore(&input.text)?;
             self.watch.mark();
+            self.guard.written(disturbed);
         }
         for (key, new) in changes {
             match new {
@@ -169,17 +180,66 @@ impl FamilyState {
         Ok(())
     }
 
+    /// Looks at the rules themselves only where there is a sign that somebody changed them,
+    /// and once after a write, to know what they look like.
     fn intact(&mut self, config: &Config) -> Result<bool, BackendError> {
-        if !self.watch.changed() {
+        let disturbed = self.watch.changed() || self.guard.disturbed;
+        if !disturbed && !self.guard.wants_to_learn(Instant::now()) {
             return Ok(true);
         }
-        let observed = Observed::parse(&self.tables.save(None)?);
-        let sizes = plan::sizes(&self.committed, config, &self.settings);
-        let intact = plan::intact(&observed, &sizes, config, &self.settings);
-        if intact {
+        let start = Instant::now();
+        if disturbed {
+            // Before the look: what changes during it is noticed the next time.
             self.watch.mark();
         }
+        let saved = self.tables.save(None)?;
+        let sizes = plan::sizes(&self.committed, config, &self.settings);
+        let complete = plan::intact(&Observed::parse(&saved), &sizes, config, &self.settings);
+        let intact = complete && self.guard.same(&saved);
+        self.guard.looked(start);
         Ok(intact)
+    }
+}
+
+/// What our rules look like in the kernel's own spelling, which is not ours: a digest, taken
+/// when they are at rest.
+struct Guard {
+    digest: Option<u64>,
+    /// A foreign change was noticed at a write; the rules were not looked at since then.
+    disturbed: bool,
+    at_rest: Instant,
+    next_look: Instant,
+}
+
+impl Guard {
+    fn new() -> Self {
+        Self {
+            digest: None,
+            disturbed: false,
+            at_rest: Instant::now(),
+            next_look: Instant::now(),
+        }
+    }
+
+    fn written(&mut self, disturbed: bool) {
+        self.digest = None;
+        self.disturbed |= disturbed;
+        self.at_rest = Instant::now() + REST;
+    }
+
+    fn wants_to_learn(&self, now: Instant) -> bool {
+        self.digest.is_none() && now >= self.at_rest && now >= self.next_look
+    }
+
+    /// Whether they look as they did; the first look is taken for right.
+    fn same(&mut self, saved: &str) -> bool {
+        let digest = plan::digest(saved);
+        *self.digest.get_or_insert(digest) == digest
+    }
+
+    fn looked(&mut self, start: Instant) {
+        self.disturbed = false;
+        self.next_look = Instant::now() + start.elapsed() * LOOK_SHARE;
     }
 }
 

@@ -46,7 +46,8 @@ pub(crate) fn jumps(config: &Config, family: Family) -> Vec<Jump> {
         "",
         "kubernetes health check service ports",
     ));
-    for from in ["INPUT", "FORWARD"] {
+    // In OUTPUT too: the node itself is refused at once as well.
+    for from in ["INPUT", "FORWARD", "OUTPUT"] {
         let comment = "kubernetes externally-visible service portals";
         all.push(jump(Filter, from, EXTERNAL_SERVICES, NEW, comment));
     }

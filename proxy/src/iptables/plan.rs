@@ -447,3 +447,20 @@ pub(crate) fn intact(
             .iter()
             .all(|jump| observed.has(jump))
 }
+
+/// A digest of all that is ours, in the spelling of `iptables-save`, without counters.
+pub(crate) fn digest(saved: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    for line in saved.lines() {
+        let ours = match line.as_bytes().first() {
+            Some(b'*') => true,
+            Some(b'-') => line.contains("KUBE-"),
+            _ => false,
+        };
+        if ours {
+            line.hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}

@@ -9,7 +9,8 @@ use kernel::nftables::{Connection, Element, Error, Monitor, Notice, Transaction}
 use super::content::{Content, content};
 use super::layout::{Layout, Translation};
 use super::plan::{self, Held};
-use crate::backend::{Backend, BackendError, Desired, Outcome};
+use super::verify;
+use crate::backend::{Backend, BackendError, Desired, Outcome, Pictures};
 use crate::config::Config;
 use crate::model::{Family, ServiceKey, ServicePicture};
 use crate::picture::Changes;
@@ -18,8 +19,8 @@ use crate::picture::Changes;
 pub(crate) struct NftablesBackend {
     connection: Connection,
     monitor: Monitor,
-    /// Transactions of ours whose notices were not read yet.
-    commits: usize,
+    /// Generations of the ruleset that this process made and whose notices are to come.
+    own: BTreeSet<u32>,
     /// Somebody else changed our table.
     broken: bool,
     /// Addresses of the node that are not virtual, with IPVS.
@@ -32,8 +33,11 @@ struct State {
     layout: Layout,
     held: Held,
     /// What the kernel holds.
-    committed: BTreeMap<ServiceKey, Arc<ServicePicture>>,
+    committed: Pictures,
 }
+
+/// A Service with its new picture, or `None` where it is to go.
+type Part<'a> = (&'a ServiceKey, &'a Option<Arc<ServicePicture>>);
 
 impl NftablesBackend {
     pub(crate) fn new(config: &Config, translation: Translation) -> Result<Self, BackendError> {
@@ -48,7 +52,7 @@ impl NftablesBackend {
         Ok(Self {
             connection,
             monitor,
-            commits: 0,
+            own: BTreeSet::new(),
             broken: false,
             own_addresses: BTreeSet::new(),
             config: config.clone(),
@@ -56,10 +60,17 @@ impl NftablesBackend {
         })
     }
 
-    fn apply_to(&mut self, index: usize, changes: &Changes) -> Result<(), Error> {
+    /// Commits, and remembers that it was us.
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        let generation = self.connection.apply_generation(transaction)?;
+        self.own.extend(generation);
+        Ok(())
+    }
+
+    fn apply_to(&mut self, index: usize, part: &[Part<'_>]) -> Result<(), Error> {
         let state = &mut self.families[index];
         let mut held = state.held.clone();
-        let pairs: Vec<(Content, Content)> = changes
+        let pairs: Vec<(Content, Content)> = part
             .iter()
             .map(|(key, new)| {
                 let of = |picture: Option<&Arc<ServicePicture>>| {
@@ -70,41 +81,27 @@ impl NftablesBackend {
             .collect();
         let mut transaction = Transaction::new();
         plan::changes(&pairs, &mut held, &state.layout, &mut transaction);
-        self.connection.apply(&transaction)?;
-        self.commits += usize::from(!transaction.is_empty());
+        self.commit(&transaction)?;
+        let state = &mut self.families[index];
         state.held = held;
-        state.remember(changes);
+        state.remember(part);
         Ok(())
     }
 
     /// Writes a family anew, in one transaction.
-    fn resync_family(&mut self, index: usize, desired: &Desired) -> Result<(), Error> {
+    fn resync_family(&mut self, index: usize, services: &Pictures) -> Result<(), Error> {
         let clients = self.clients(index)?;
+        let state = &self.families[index];
+        let (transaction, held) = state.whole(services, &clients);
+        self.commit(&transaction)?;
         let state = &mut self.families[index];
-        let mut transaction = Transaction::new();
-        state.layout.create(&mut transaction);
-        let mut held = Held::default();
-        let pairs: Vec<(Content, Content)> = desired
-            .services
-            .values()
-            .map(|picture| (Content::default(), content(picture, &state.layout)))
-            .collect();
-        plan::changes(&pairs, &mut held, &state.layout, &mut transaction);
-        for set in pairs.iter().flat_map(|(_, new)| new.sets.values()) {
-            if let Some(elements) = clients.get(&*set.name) {
-                transaction.add_elements(set, elements.clone());
-            }
-        }
-        drop(pairs);
-        self.connection.apply(&transaction)?;
-        self.commits += 1;
         state.held = held;
-        state.committed.clone_from(&desired.services);
+        state.committed.clone_from(services);
         Ok(())
     }
 
     /// The clients that back ends have, by the name of their set: they survive a rewrite.
-    fn clients(&mut self, index: usize) -> Result<BTreeMap<String, Vec<Element>>, Error> {
+    fn clients(&mut self, index: usize) -> Result<Clients, Error> {
         let table = self.families[index].layout.table.clone();
         let mut clients = BTreeMap::new();
         let sets = match self.connection.sets(&table) {
@@ -128,34 +125,41 @@ impl NftablesBackend {
         Ok(clients)
     }
 
-    /// Writes what the kernel takes, and finds out which Services it does not.
+    /// Writes what the kernel takes, and finds out which Services it does not: first what it
+    /// took the last time, then the rest in parts.
     fn resync_in_parts(
         &mut self,
         index: usize,
         desired: &Desired,
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
-        let empty = Desired {
-            services: BTreeMap::new(),
-            ..desired.clone()
-        };
-        self.resync_family(index, &empty)?;
-        let all: Vec<_> = desired.services.iter().collect();
-        self.add_part(index, &all, outcome)
+        let taken = std::mem::take(&mut self.families[index].committed);
+        match self.resync_family(index, &taken) {
+            Err(Error::Rejected(_)) => self.resync_family(index, &Pictures::new())?,
+            other => other?,
+        }
+        let committed = &self.families[index].committed;
+        let gone = committed
+            .keys()
+            .filter(|key| !desired.services.contains_key(*key));
+        let gone = gone.map(|key| (key.clone(), None));
+        let wanted = desired
+            .services
+            .iter()
+            .filter(|(key, new)| committed.get(*key) != Some(*new))
+            .map(|(key, new)| (key.clone(), Some(new.clone())));
+        let changes: Changes = gone.chain(wanted).collect();
+        self.apply_in_parts(index, &changes.iter().collect::<Vec<_>>(), outcome)
     }
 
-    /// Adds Services together; where the kernel refuses, each half by itself.
-    fn add_part(
+    /// Applies changes together; where the kernel refuses, each half by itself.
+    fn apply_in_parts(
         &mut self,
         index: usize,
-        part: &[(&ServiceKey, &Arc<ServicePicture>)],
+        part: &[Part<'_>],
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
-        let changes: Changes = part
-            .iter()
-            .map(|(key, new)| ((*key).clone(), Some((*new).clone())))
-            .collect();
-        match (self.apply_to(index, &changes), part) {
+        match (self.apply_to(index, part), part) {
             (Ok(()), _) | (Err(Error::Rejected(_)), []) => Ok(()),
             (Err(error @ Error::Rejected(_)), [(key, _)]) => {
                 outcome.failed.insert((*key).clone(), error.to_string());
@@ -163,37 +167,65 @@ impl NftablesBackend {
             }
             (Err(Error::Rejected(_)), _) => {
                 let (first, second) = part.split_at(part.len() / 2);
-                self.add_part(index, first, outcome)?;
-                self.add_part(index, second, outcome)
+                self.apply_in_parts(index, first, outcome)?;
+                self.apply_in_parts(index, second, outcome)
             }
             (Err(error), _) => Err(error),
         }
     }
 
-    fn touches_us(&self, notice: &Notice) -> bool {
-        notice.tables.as_ref().is_none_or(|tables| {
-            tables
-                .iter()
-                .any(|t| self.families.iter().any(|state| state.layout.table == *t))
-        })
+    fn touches_us(&self, tables: &[kernel::nftables::Table]) -> bool {
+        let mut ours = self.families.iter().map(|state| &state.layout.table);
+        ours.any(|table| tables.contains(table))
     }
 
-    /// Takes the notices of our own writes away: each transaction makes one. If there are more,
-    /// somebody else wrote too. Notices of very large writes get lost; those are ours.
+    /// Looks through the notices of what was committed: ours are told by their generation, and
+    /// changes of other tables are none of our business. Where notices got lost (as with very
+    /// large writes of our own), the table itself is looked at.
     fn read_notices(&mut self) -> Result<(), Error> {
-        let notices = self.monitor.changes()?;
-        let lost = notices.iter().any(|notice| notice.tables.is_none());
-        let ours = notices
-            .iter()
-            .filter(|notice| self.touches_us(notice))
-            .count();
-        if !lost && ours > self.commits {
-            self.broken = true;
+        let mut lost = false;
+        for Notice {
+            generation, tables, ..
+        } in self.monitor.changes()?
+        {
+            let ours = self.own.remove(&generation);
+            match tables {
+                Some(tables) => self.broken |= !ours && self.touches_us(&tables),
+                None => lost |= !ours,
+            }
         }
-        self.commits = 0;
+        if lost && !self.broken {
+            self.own.clear();
+            self.broken = !self.is_whole()?;
+        }
         Ok(())
     }
+
+    /// Whether the tables hold as many things as were written.
+    fn is_whole(&mut self) -> Result<bool, Error> {
+        for state in &self.families {
+            let (transaction, _) = state.whole(&state.committed, &Clients::new());
+            let expected = verify::expected(&transaction, state.held.shared.iter());
+            let found = verify::observe(&mut self.connection, &state.layout.table, &expected)?;
+            if found != expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn change_layouts(&mut self) {
+        for state in &mut self.families {
+            let (family, translation) = (state.layout.family, state.layout.translation);
+            let mut layout = Layout::new(&self.config, family, translation);
+            layout.own_addresses.clone_from(&self.own_addresses);
+            state.layout = layout;
+        }
+    }
 }
+
+/// Clients of back ends by the name of their set.
+type Clients = BTreeMap<String, Vec<Element>>;
 
 impl State {
     fn new(config: &Config, family: Family, translation: Translation) -> Self {
@@ -204,11 +236,29 @@ impl State {
         }
     }
 
-    fn remember(&mut self, changes: &Changes) {
-        for (key, new) in changes {
+    /// Everything anew.
+    fn whole(&self, services: &Pictures, clients: &Clients) -> (Transaction, Held) {
+        let mut transaction = Transaction::new();
+        self.layout.create(&mut transaction);
+        let mut held = Held::default();
+        let pairs: Vec<(Content, Content)> = services
+            .values()
+            .map(|picture| (Content::default(), content(picture, &self.layout)))
+            .collect();
+        plan::changes(&pairs, &mut held, &self.layout, &mut transaction);
+        for set in pairs.iter().flat_map(|(_, new)| new.sets.values()) {
+            if let Some(elements) = clients.get(&*set.name) {
+                transaction.add_elements(set, elements.clone());
+            }
+        }
+        (transaction, held)
+    }
+
+    fn remember(&mut self, part: &[Part<'_>]) {
+        for (key, new) in part {
             match new {
-                Some(picture) => self.committed.insert(key.clone(), picture.clone()),
-                None => self.committed.remove(key),
+                Some(picture) => self.committed.insert((*key).clone(), picture.clone()),
+                None => self.committed.remove(*key),
             };
         }
     }
@@ -223,14 +273,11 @@ impl Backend for NftablesBackend {
         let mut outcome = Outcome::default();
         // Notices from before this write are of no interest: everything is written anew.
         self.monitor.changes()?;
-        self.commits = 0;
+        self.own.clear();
+        self.broken = false;
+        self.change_layouts();
         for index in 0..self.families.len() {
-            let family = self.families[index].layout.family;
-            let translation = self.families[index].layout.translation;
-            let mut layout = Layout::new(&self.config, family, translation);
-            layout.own_addresses.clone_from(&self.own_addresses);
-            self.families[index].layout = layout;
-            match self.resync_family(index, desired) {
+            match self.resync_family(index, &desired.services) {
                 Err(Error::Rejected(failures)) => {
                     let first = failures
                         .first()
@@ -242,17 +289,18 @@ impl Backend for NftablesBackend {
                 other => other?,
             }
         }
-        self.broken = false;
         self.read_notices()?;
         Ok(outcome)
     }
 
     fn apply(&mut self, changes: &Changes) -> Result<Outcome, BackendError> {
+        let mut outcome = Outcome::default();
+        let part: Vec<Part<'_>> = changes.iter().collect();
         for index in 0..self.families.len() {
-            self.apply_to(index, changes)?;
+            self.apply_in_parts(index, &part, &mut outcome)?;
         }
         self.read_notices()?;
-        Ok(Outcome::default())
+        Ok(outcome)
     }
 
     fn intact(&mut self) -> Result<bool, BackendError> {
@@ -267,7 +315,7 @@ impl Backend for NftablesBackend {
             state.held = Held::default();
             state.committed.clear();
         }
-        self.connection.apply(&transaction)?;
+        self.commit(&transaction)?;
         self.read_notices()?;
         Ok(())
     }

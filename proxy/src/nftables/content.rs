@@ -20,8 +20,9 @@ pub(crate) struct Content {
     pub(crate) chains: BTreeMap<String, Vec<Vec<Statement>>>,
     /// Sets of its own.
     pub(crate) sets: BTreeMap<String, Arc<Set>>,
-    /// Local back ends, which may be those of other Services too.
-    pub(crate) hairpins: BTreeSet<IpAddr>,
+    /// Elements that other Services may have too: local back ends, and with IPVS virtual
+    /// addresses that several Services share.
+    pub(crate) counted: BTreeSet<(Map, Key)>,
 }
 
 /// What a Service adds in the layout's family.
@@ -60,9 +61,10 @@ impl Writer<'_> {
             .iter()
             .chain(&port.local)
             .filter(|backend| backend.local);
+        let pair = |address: IpAddr| Key::from([address.into(), address.into()]);
         self.content
-            .hairpins
-            .extend(local.map(|backend| backend.address));
+            .counted
+            .extend(local.map(|backend| (Map::Hairpin, pair(backend.address))));
         if self.has_chains() {
             affinity::chains(self);
         }
@@ -88,8 +90,8 @@ impl Writer<'_> {
         {
             if !self.layout.own_addresses.contains(address) {
                 self.content
-                    .elements
-                    .insert((Map::ClusterIps, (*address).into()), None);
+                    .counted
+                    .insert((Map::ClusterIps, (*address).into()));
             }
         }
     }

@@ -274,14 +274,14 @@ impl Layout {
             ]);
         }
         rules.push(vec![
-            self.from_the_node(),
+            self.source_is_own(),
             self.mark_statement(),
             Statement::goto(chain),
         ]);
         rules
     }
 
-    fn from_the_node(&self) -> Statement {
+    fn source_is_own(&self) -> Statement {
         let field = Field::Fib(vec![FibKey::Saddr], FibResult::Type);
         Statement::eq(field, Datum::AddressType(address_type::LOCAL))
     }
@@ -337,7 +337,7 @@ impl Layout {
             Treatment::MarkedOffCluster => {
                 let mut rules: Vec<_> = self.mark_off_cluster().into_iter().collect();
                 // The node itself sends from the virtual address, which no pod can answer.
-                rules.push(vec![self.from_the_node(), self.mark_statement()]);
+                rules.push(vec![self.source_is_own(), self.mark_statement()]);
                 rules
             }
             Treatment::ExternalLocal { local, .. } => {

@@ -24,6 +24,7 @@ mod backend;
 mod content;
 mod layout;
 mod plan;
+mod verify;
 
 pub(crate) use backend::NftablesBackend;
 pub(crate) use layout::Translation;

@@ -1,7 +1,6 @@
 //! Transactions: everything anew, or what changed since the state last committed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use kernel::nftables::{
     Chain, Element, ElementData, ElementKey, Key, Op, Rule, Statement, Transaction,
@@ -15,8 +14,8 @@ use super::layout::{Layout, Map, Shared};
 pub(crate) struct Held {
     /// Shared chains. They stay when nobody uses them any more: there are few.
     pub(crate) shared: BTreeSet<Shared>,
-    /// By how many Services each local back end is used.
-    pub(crate) hairpins: BTreeMap<IpAddr, usize>,
+    /// By how many Services each element is used that they may have in common.
+    pub(crate) counted: BTreeMap<(Map, Key), usize>,
 }
 
 /// The operations from the old contents of some Services to their new ones.
@@ -163,14 +162,13 @@ fn elements(
             }
         }
     }
-    let (lost, found) = hairpins(pairs, held);
-    let pair = |address: &IpAddr| Element::new(Key::from([(*address).into(), (*address).into()]));
-    gone.entry(Map::Hairpin)
-        .or_default()
-        .extend(lost.iter().map(pair));
-    come.entry(Map::Hairpin)
-        .or_default()
-        .extend(found.iter().map(pair));
+    let (lost, found) = count(pairs, held);
+    for (map, key) in &lost {
+        gone.entry(*map).or_default().push(element(key, None));
+    }
+    for (map, key) in &found {
+        come.entry(*map).or_default().push(element(key, None));
+    }
     for (map, elements) in gone {
         transaction.delete_elements(layout.set(map), elements);
     }
@@ -179,30 +177,33 @@ fn elements(
     }
 }
 
-/// Counts the users of local back ends; answers with those that lost their last user and
-/// those that got their first one.
-fn hairpins(pairs: &[(Content, Content)], held: &mut Held) -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let mut touched: BTreeMap<IpAddr, bool> = BTreeMap::new();
+/// An element that Services may have in common.
+type Shareable = (Map, Key);
+
+/// Counts the users of elements that Services may have in common; answers with those that lost
+/// their last user and those that got their first one.
+fn count(pairs: &[(Content, Content)], held: &mut Held) -> (Vec<Shareable>, Vec<Shareable>) {
+    let mut touched: BTreeMap<&(Map, Key), bool> = BTreeMap::new();
     for (old, new) in pairs {
-        for address in new.hairpins.difference(&old.hairpins) {
-            let users = held.hairpins.entry(*address).or_default();
-            touched.entry(*address).or_insert(*users > 0);
+        for element in new.counted.difference(&old.counted) {
+            let users = held.counted.entry(element.clone()).or_default();
+            touched.entry(element).or_insert(*users > 0);
             *users += 1;
         }
     }
     for (old, new) in pairs {
-        for address in old.hairpins.difference(&new.hairpins) {
-            let users = held.hairpins.entry(*address).or_default();
-            touched.entry(*address).or_insert(*users > 0);
+        for element in old.counted.difference(&new.counted) {
+            let users = held.counted.entry(element.clone()).or_default();
+            touched.entry(element).or_insert(*users > 0);
             *users = users.saturating_sub(1);
         }
     }
-    held.hairpins.retain(|_, users| *users > 0);
+    held.counted.retain(|_, users| *users > 0);
     let (mut lost, mut found) = (Vec::new(), Vec::new());
-    for (address, before) in touched {
-        match (before, held.hairpins.contains_key(&address)) {
-            (true, false) => lost.push(address),
-            (false, true) => found.push(address),
+    for (element, before) in touched {
+        match (before, held.counted.contains_key(element)) {
+            (true, false) => lost.push(element.clone()),
+            (false, true) => found.push(element.clone()),
             _ => {}
         }
     }

@@ -1,8 +1,18 @@
 //! What every backend must do with packets, in either family.
 
+mod flows;
+mod load;
+mod matrix;
+mod rows;
+
 use kernel::iptables::Variant;
 use proxy::{Config, Mode};
 use serde_json::json;
+
+pub use flows::*;
+pub use load::*;
+pub use matrix::*;
+pub use rows::*;
 
 use crate::world::{Answer, Ip, Outcome, Proxy, TARGET, World, config, service, slice};
 
@@ -13,6 +23,39 @@ pub struct Way {
     pub variant: Option<Variant>,
     pub ip: Ip,
 }
+
+/// Calls a macro with the name of every check that holds for every backend and family.
+macro_rules! for_every_check {
+    ($then:ident) => {
+        $then!(
+            a_cluster_ip_leads_to_every_ready_back_end,
+            a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip,
+            a_pod_reaches_itself_through_its_service,
+            without_endpoints_and_at_undefined_ports_connections_are_refused,
+            a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source,
+            external_addresses_obey_source_ranges_and_policies,
+            affinity_keeps_a_client_with_its_back_end,
+            the_internal_policy_local_stays_on_the_node,
+            changes_reach_the_kernel_and_cleanup_removes_everything,
+            rules_that_somebody_deletes_are_noticed_and_written_again,
+            what_somebody_changes_in_one_place_is_noticed_and_mended,
+            datagrams_of_one_flow_move_to_the_new_back_end,
+            datagrams_are_refused_without_endpoints_and_served_again_with_them,
+            a_deleted_services_flows_end_and_those_of_one_that_comes_late_begin,
+            a_rolling_update_under_load_fails_no_request,
+            writing_everything_anew_under_load_fails_no_request,
+            packets_go_where_the_tracer_says,
+            a_services_type_changes_while_it_is_there,
+            slices_made_by_hand_lead_to_all_of_their_targets,
+            leaving_back_ends_are_the_last_resort,
+            a_node_port_that_a_program_holds_leads_to_the_service,
+            names_may_be_as_long_as_the_api_allows,
+            one_service_that_the_kernel_refuses_holds_nobody_up,
+            a_thousand_back_ends_are_reached,
+        );
+    };
+}
+pub(crate) use for_every_check;
 
 impl Way {
     fn config(self) -> Config {
@@ -398,4 +441,90 @@ pub fn rules_that_somebody_deletes_are_noticed_and_written_again(way: Way) {
         .node
         .command(&format!("{family}-nft"), &["-A", "INPUT", "-j", "ACCEPT"]);
     assert!(proxy.intact());
+}
+
+pub fn what_somebody_changes_in_one_place_is_noticed_and_mended(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, json!({})))
+        .slice(&slice("web", &[(x.b, "here", true)]))
+        .apply();
+    // A look at what was written, which for iptables is taken when it is at rest.
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert!(proxy.intact());
+    let v4 = way.ip == Ip::V4;
+    let command = |program: &str, arguments: &[&str]| {
+        let output = world.node.command(program, arguments);
+        assert!(output.status.success(), "{output:?}");
+    };
+    match (way.mode, way.variant) {
+        (Mode::Iptables, variant) => {
+            let family = if v4 { "iptables" } else { "ip6tables" };
+            let infix = if variant == Some(Variant::Nft) {
+                "nft"
+            } else {
+                "legacy"
+            };
+            // As many rules as before, and as long.
+            let change = [
+                "-t",
+                "nat",
+                "-R",
+                "KUBE-MARK-MASQ",
+                "1",
+                "-j",
+                "MARK",
+                "--or-mark",
+                "0x8000",
+            ];
+            command(&format!("{family}-{infix}"), &change);
+        }
+        (Mode::Nftables, _) => {
+            let family = if v4 { "ip" } else { "ip6" };
+            let element = format!("{{ {} }}", x.service);
+            command(
+                "nft",
+                &[
+                    "delete",
+                    "element",
+                    family,
+                    "fairlead-proxy",
+                    "cluster-ips",
+                    &element,
+                ],
+            );
+        }
+        (Mode::Ipvs, _) => change_weights(&world),
+    }
+    crate::world::wait_for("the change to be noticed", || !proxy.intact());
+    proxy.resync();
+    assert!(proxy.intact());
+    assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.b, x.a));
+    assert_eq!(
+        world.tcp(&world.client, x.service, 80),
+        answered(x.b, x.node_pod_side)
+    );
+}
+
+/// As by `ipvsadm`.
+fn change_weights(world: &World) {
+    use kernel::ipvs::{Ipvs, Op};
+    world.node.run(|| {
+        let mut ipvs = Ipvs::open().expect("IPVS");
+        for (service, _) in ipvs.services().expect("virtual servers") {
+            let ops: Vec<Op> = ipvs
+                .servers(service)
+                .expect("real servers")
+                .iter()
+                .map(|real| Op::UpdateServer {
+                    service,
+                    server: real.id,
+                    weight: 0,
+                })
+                .collect();
+            ipvs.apply(&ops).expect("IPVS");
+        }
+    });
 }

@@ -20,9 +20,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kernel::address::Address;
 use kernel::route::{NextHop, Protocol, Route};
 use kernel::testing::TestNetns;
-use proxy::backend::{Backend, Desired};
+use proxy::backend::Desired;
 use proxy::picture::Index;
-use proxy::{Config, Mode};
+use proxy::trace::{Node, Packet, Step};
+use proxy::{Applier, Config, Mode};
+
+mod load;
+
+pub use load::{LIVE, Load};
 
 /// Where back ends listen.
 pub const TARGET: u16 = 8080;
@@ -106,7 +111,7 @@ impl Drop for World {
 impl World {
     pub fn new() -> Self {
         let [client, node, a, b, far] =
-            ["client", "node", "a", "b", "far"].map(|name| TestNetns::new(name));
+            ["client", "node", "a", "b", "far"].map(TestNetns::new);
         for namespace in [&client, &node, &a, &b, &far] {
             // No waiting for duplicates of link-local addresses.
             namespace.sysctl("net/ipv6/conf/default/accept_dad", "0");
@@ -162,10 +167,60 @@ impl World {
         };
         for x in [v4, v6] {
             let servers = [(&world.a, x.a), (&world.b, x.b), (&world.far, x.far)]
-                .map(|(pod, address)| serve(&world.stop, pod, address));
+                .map(|(pod, address)| serve(&world.stop, pod, SocketAddr::new(address, TARGET)));
             world.listeners.extend(servers);
         }
         world
+    }
+
+    /// Pods answer on one more port.
+    pub fn serve_also(&mut self, pod: fn(&Self) -> &TestNetns, address: IpAddr, port: u16) {
+        let server = serve(&self.stop, pod(self), SocketAddr::new(address, port));
+        self.listeners.push(server);
+    }
+
+    /// Pods keep connections on port [`LIVE`].
+    pub fn serve_lines(&mut self) {
+        for x in [Ip::V4.addresses(), Ip::V6.addresses()] {
+            let pods = [(&self.a, x.a), (&self.b, x.b), (&self.far, x.far)];
+            let servers = pods.map(|(pod, address)| load::serve_lines(pod, address));
+            self.listeners.extend(servers);
+        }
+    }
+
+    /// A socket whose datagrams are one flow.
+    pub fn udp_flow(&self, from: &TestNetns, to: IpAddr, port: u16) -> UdpSocket {
+        from.run(|| {
+            let any: IpAddr = if to.is_ipv6() { "::" } else { "0.0.0.0" }
+                .parse()
+                .expect("an address");
+            let socket = UdpSocket::bind((any, 0)).expect("a socket");
+            socket.connect((to, port)).expect("a route");
+            socket
+                .set_read_timeout(Some(Duration::from_millis(300)))
+                .expect("a socket");
+            socket
+        })
+    }
+
+    /// Sends datagrams of one flow until this server answers.
+    pub fn ask_until_served_by(&self, socket: &UdpSocket, server: IpAddr) {
+        let mut last = None;
+        let found = wait_until(|| {
+            last = Some(udp_again(socket));
+            matches!(last, Some(Outcome::Answered(answer)) if answer.server == server)
+        });
+        assert!(found, "{server} does not answer: {last:?}\n{}", self.dump());
+    }
+
+    /// Sends datagrams of one flow until they are refused.
+    pub fn ask_until_refused(&self, socket: &UdpSocket) {
+        let mut last = None;
+        let found = wait_until(|| {
+            last = Some(udp_again(socket));
+            last == Some(Outcome::Refused)
+        });
+        assert!(found, "not refused: {last:?}\n{}", self.dump());
     }
 
     /// One TCP connection.
@@ -235,9 +290,9 @@ impl World {
 }
 
 /// Answers every connection and datagram with the names of both ends.
-fn serve(stop: &Arc<AtomicBool>, pod: &TestNetns, address: IpAddr) -> TcpListener {
+fn serve(stop: &Arc<AtomicBool>, pod: &TestNetns, at: SocketAddr) -> TcpListener {
+    let address = at.ip();
     let (listener, socket) = pod.run(|| {
-        let at = SocketAddr::new(address, TARGET);
         (
             TcpListener::bind(at).expect("free"),
             UdpSocket::bind(at).expect("free"),
@@ -266,6 +321,40 @@ fn serve(stop: &Arc<AtomicBool>, pod: &TestNetns, address: IpAddr) -> TcpListene
 
 /// Long enough for an answer on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Long enough for what has to happen by itself.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Waits until it is so, and answers with whether it ever was.
+fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
+    let start = std::time::Instant::now();
+    while start.elapsed() < LONG {
+        if is_so() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// Waits until it is so.
+pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    assert!(wait_until(is_so), "waited in vain for {what}");
+}
+
+/// One more datagram of a flow, and its answer.
+fn udp_again(socket: &UdpSocket) -> Outcome {
+    let mut buffer = [0; 128];
+    // Answers to earlier datagrams are of no interest.
+    let _ = socket.set_nonblocking(true);
+    while socket.recv(&mut buffer).is_ok() {}
+    let _ = socket.set_nonblocking(false);
+    let answer = socket
+        .send(b"who")
+        .and_then(|_| socket.recv(&mut buffer))
+        .map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+    outcome(answer)
+}
 
 /// Longer than any answer should take, short enough for tests that wait for none.
 fn brief() -> Duration {
@@ -395,25 +484,43 @@ fn ranges() -> Vec<ipnetwork::IpNetwork> {
     ]
 }
 
-/// A backend in the node's namespace, fed with API objects.
+/// The proxy's kernel side in the node's namespace, fed with API objects.
 pub struct Proxy<'w> {
     world: &'w World,
-    pub backend: Box<dyn Backend>,
+    pub applier: Applier,
     pub index: Index,
+    pub config: Config,
 }
 
 impl<'w> Proxy<'w> {
     pub fn new(world: &'w World, config: &Config) -> Self {
-        let backend = world
+        let applier = world
             .node
-            .run(|| proxy::backend_of(config.mode, config))
+            .run(|| Applier::new(config, config.mode))
             .unwrap_or_else(|error| panic!("{error}"));
         let mut index = Index::new(&config.node_name, None);
         index.set_service_cidrs(&ranges());
         let mut this = Self {
             world,
-            backend,
+            applier,
             index,
+            config: config.clone(),
+        };
+        this.resync();
+        this
+    }
+
+    /// A new process that finds what another one wrote, and knows the same objects.
+    pub fn over(world: &'w World, config: &Config, index: &Index) -> Self {
+        let applier = world
+            .node
+            .run(|| Applier::new(config, config.mode))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut this = Self {
+            world,
+            applier,
+            index: index.clone(),
+            config: config.clone(),
         };
         this.resync();
         this
@@ -427,9 +534,15 @@ impl<'w> Proxy<'w> {
     }
 
     pub fn resync(&mut self) {
+        self.switch(self.config.mode);
+    }
+
+    /// Writes everything, by this backend from now on.
+    pub fn switch(&mut self, mode: Mode) {
+        self.config.mode = mode;
         self.index.take_changes();
         let desired = self.desired();
-        let result = self.world.node.run(|| self.backend.resync(&desired));
+        let result = self.world.node.run(|| self.applier.resync(mode, &desired));
         let outcome = result.unwrap_or_else(|error| panic!("{error}"));
         assert!(outcome.failed.is_empty(), "{outcome:?}");
     }
@@ -437,7 +550,7 @@ impl<'w> Proxy<'w> {
     /// Writes what changed.
     pub fn apply(&mut self) {
         let changes = self.index.take_changes();
-        let result = self.world.node.run(|| self.backend.apply(&changes));
+        let result = self.world.node.run(|| self.applier.apply(&changes));
         let outcome = result.unwrap_or_else(|error| panic!("{error}"));
         assert!(outcome.failed.is_empty(), "{outcome:?}");
     }
@@ -455,14 +568,31 @@ impl<'w> Proxy<'w> {
     pub fn intact(&mut self) -> bool {
         self.world
             .node
-            .run(|| self.backend.intact())
+            .run(|| self.applier.intact())
             .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The last step that the tracer predicts for a connection.
+    pub fn predict(&self, source: IpAddr, destination: IpAddr, port: u16) -> Step {
+        let x = [Ip::V4.addresses(), Ip::V6.addresses()];
+        let node = Node {
+            addresses: x.iter().flat_map(|x| [x.node, x.node_pod_side]).collect(),
+            config: &self.config,
+        };
+        let packet = Packet {
+            source,
+            destination,
+            protocol: proxy::model::Protocol::Tcp,
+            port,
+        };
+        let steps = proxy::trace::trace(self.index.pictures(), &node, &packet);
+        steps.last().expect("a step").clone()
     }
 
     pub fn cleanup(&mut self) {
         self.world
             .node
-            .run(|| self.backend.cleanup())
+            .run(|| self.applier.cleanup())
             .unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -1,0 +1,146 @@
+//! Changes under load: no request fails.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::Way;
+use crate::world::{LIVE, Load, Proxy, World, service};
+
+fn spec(policy: &str) -> Value {
+    json!({"spec": {
+        "type": "NodePort",
+        "externalTrafficPolicy": policy,
+        "ports": [{"name": "live", "port": 80, "protocol": "TCP", "nodePort": 30080}],
+    }})
+}
+
+/// An endpoint as a rolling update has it.
+#[derive(Clone, Copy)]
+enum State {
+    Ready,
+    Terminating,
+}
+
+fn slice(ends: &[(IpAddr, &str, State)]) -> k8s_openapi::api::discovery::v1::EndpointSlice {
+    let v6 = ends.first().is_some_and(|(address, ..)| address.is_ipv6());
+    let endpoints: Vec<Value> = ends
+        .iter()
+        .map(|(address, node, state)| {
+            let leaving = matches!(state, State::Terminating);
+            json!({"addresses": [address], "nodeName": node, "conditions":
+                {"ready": !leaving, "serving": true, "terminating": leaving}})
+        })
+        .collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": "web-1", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": if v6 { "IPv6" } else { "IPv4" },
+        "ports": [{"name": "live", "port": LIVE, "protocol": "TCP"}],
+        "endpoints": endpoints,
+    }))
+    .expect("a slice")
+}
+
+pub fn a_rolling_update_under_load_fails_no_request(way: Way) {
+    use State::{Ready, Terminating};
+    let mut world = World::new();
+    world.serve_lines();
+    let world = world;
+    let x = way.ip.addresses();
+    for (policy, other) in [("Cluster", (x.far, "there")), ("Local", (x.a, "here"))] {
+        let mut proxy = Proxy::new(&world, &way.config());
+        let (b, other) = ((x.b, "here"), other);
+        proxy
+            .service(&service("web", x.service, spec(policy)))
+            .slice(&slice(&[(b.0, b.1, Ready)]))
+            .apply();
+        let load = [
+            Load::start(&world.client, x.node, 30080),
+            Load::start(&world.a, x.service, 80),
+        ];
+        let step = || load.iter().for_each(|load| load.run_for(40));
+        step();
+        for (old, new) in [(b, other), (other, b), (b, other)] {
+            let (old, new) = (|state| (old.0, old.1, state), |state| (new.0, new.1, state));
+            for ends in [
+                vec![old(Ready), new(Ready)],
+                vec![old(Terminating), new(Ready)],
+                vec![new(Terminating), old(Terminating)],
+                vec![old(Terminating), new(Ready)],
+            ] {
+                proxy.slice(&slice(&ends)).apply();
+                step();
+            }
+        }
+        load.into_iter().for_each(Load::finish);
+        proxy.cleanup();
+    }
+}
+
+pub fn writing_everything_anew_under_load_fails_no_request(way: Way) {
+    let mut world = World::new();
+    world.serve_lines();
+    let world = world;
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, spec("Cluster")))
+        .slice(&slice(&[
+            (x.b, "here", State::Ready),
+            (x.far, "there", State::Ready),
+        ]))
+        .apply();
+    let load = Load::start(&world.client, x.node, 30080);
+    load.run_for(20);
+    for _ in 0..5 {
+        proxy.resync();
+        load.run_for(20);
+    }
+    // As after a restart of the process.
+    let mut next = Proxy::over(&world, &way.config(), &proxy.index);
+    load.run_for(20);
+    next.resync();
+    load.run_for(20);
+    load.finish();
+}
+
+/// From one backend to the others and back, with requests all the while.
+#[allow(
+    dead_code,
+    reason = "not every test program has backends that keep connections"
+)]
+pub fn backends_change_under_load(world: &World, ways: &[Way]) {
+    change_backends(world, ways, Load::start);
+}
+
+/// The same where one of the backends is IPVS: connections that it has translated end with it.
+#[allow(dead_code, reason = "only where there is IPVS")]
+pub fn new_connections_never_fail_while_backends_change(world: &World, ways: &[Way]) {
+    change_backends(world, ways, Load::of_new_connections);
+}
+
+fn change_backends(
+    world: &World,
+    ways: &[Way],
+    start: fn(&kernel::testing::TestNetns, IpAddr, u16) -> Load,
+) {
+    let x = ways[0].ip.addresses();
+    let mut proxy = Proxy::new(world, &ways[0].config());
+    proxy
+        .service(&service("web", x.service, spec("Cluster")))
+        .slice(&slice(&[
+            (x.b, "here", State::Ready),
+            (x.far, "there", State::Ready),
+        ]))
+        .apply();
+    let load = [
+        start(&world.client, x.node, 30080),
+        start(&world.a, x.service, 80),
+    ];
+    for way in ways {
+        proxy.switch(way.mode);
+        load.iter().for_each(|load| load.run_for(60));
+    }
+    load.into_iter().for_each(Load::finish);
+}
