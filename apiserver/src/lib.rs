@@ -9,9 +9,11 @@
 
 pub mod admission;
 pub mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod cel;
 mod config;
 mod documents;
 mod openapi;

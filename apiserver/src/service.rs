@@ -76,7 +76,18 @@ impl ApiServer {
         };
         let headers = parts.headers.clone();
         let call = Call::new(self.registry.clone(), resource, info, query, headers, user)?;
-        self.dispatch(Arc::new(call), parts, body).await
+        let call = Arc::new(call);
+        match self.dispatch(call.clone(), parts, body).await {
+            Ok(response) => Ok(response),
+            // Whoever is refused hears the warnings as well.
+            Err(error) => {
+                let accepted = Accepted {
+                    pretty: false,
+                    ..negotiate::accepted(&call.headers, negotiate::BUILT_IN).unwrap_or_default()
+                };
+                Ok(call.with_warnings(response::error(&error, accepted)))
+            }
+        }
     }
 
     async fn authorize(

@@ -7,4 +7,5 @@ mod server {
     pub(crate) mod fixture;
     pub(crate) mod lifecycle;
     pub(crate) mod tokens;
+    pub(crate) mod webhooks;
 }

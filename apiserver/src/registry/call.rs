@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::Registry;
 use super::cache::{Filter, LateFilter};
 use super::fields;
+use super::options::WriteOptions;
 use super::resource::Resource;
 use super::selector::{FieldSelector, LabelSelector};
 use crate::authn::SharedUser;
@@ -24,6 +26,8 @@ pub struct Call {
     pub headers: HeaderMap,
     pub user: SharedUser,
     pub accepted: Accepted,
+    /// A step that the server takes to carry out another request.
+    pub internal: bool,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -55,6 +59,7 @@ impl Call {
             headers,
             user,
             accepted,
+            internal: false,
             warnings,
         })
     }
@@ -77,6 +82,7 @@ impl Call {
             headers: self.headers.clone(),
             user: self.user.clone(),
             accepted: self.accepted,
+            internal: true,
             warnings: Mutex::default(),
         }
     }
@@ -104,6 +110,35 @@ impl Call {
 
     pub fn not_found(&self, name: &str) -> ApiError {
         ApiError::not_found(&self.resource.group, &self.resource.plural, name)
+    }
+
+    /// The kind of the options of this request, as reviews show them.
+    fn options_kind(&self) -> &'static str {
+        match self.info.verb {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            _ => "UpdateOptions",
+        }
+    }
+
+    /// The options of this write as an object.
+    pub fn options(&self, write: &WriteOptions) -> Value {
+        let mut options = json!({
+            "kind": self.options_kind(),
+            "apiVersion": "meta.k8s.io/v1",
+        });
+        if write.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if let Some(force) = write.force {
+            options["force"] = force.into();
+        }
+        for field in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = self.query.get(field) {
+                options[field] = value.into();
+            }
+        }
+        options
     }
 
     pub fn warn(&self, warning: String) {

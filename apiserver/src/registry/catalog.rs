@@ -81,6 +81,19 @@ impl Catalog {
         found.cloned()
     }
 
+    /// The same objects under other groups or versions.
+    pub fn equivalents(&self, resource: &Resource) -> Vec<Arc<Resource>> {
+        let resources = self.resources.read();
+        let same = |r: &&Arc<Resource>| {
+            r.plural == resource.plural
+                && r.storage.0 == resource.storage.0
+                && (r.group != resource.group || r.version != resource.version)
+        };
+        let mut found: Vec<_> = resources.values().filter(same).cloned().collect();
+        found.sort_by(|a, b| (&a.group, &a.version).cmp(&(&b.group, &b.version)));
+        found
+    }
+
     /// Any version of a resource.
     pub fn any_version(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         let resources = self.resources.read();

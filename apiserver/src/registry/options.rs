@@ -1,7 +1,7 @@
 //! The options of requests: read from the query (and for deletions from the body), checked with
 //! upstream's refusals.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::request::Query;
 use crate::response::{ApiError, Cause};
@@ -287,6 +287,29 @@ fn list_causes(version_match: &str, text: &str, initial: Option<bool>, token: &s
 }
 
 impl DeleteOptions {
+    /// As an object, for whoever is asked about the deletion.
+    pub fn to_value(&self) -> Value {
+        let mut value = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            value["dryRun"] = json!(["All"]);
+        }
+        if let Some(seconds) = self.grace_period_seconds {
+            value["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = self.propagation {
+            value["propagationPolicy"] = format!("{policy:?}").into();
+        }
+        for (field, text) in [
+            ("uid", &self.uid),
+            ("resourceVersion", &self.resource_version),
+        ] {
+            if let Some(text) = text {
+                value["preconditions"][field] = text.as_str().into();
+            }
+        }
+        value
+    }
+
     /// The body wins over the query.
     pub fn parse(query: &Query, body: Option<&Value>) -> Result<Self, ApiError> {
         let mut causes = Vec::new();

@@ -1,9 +1,12 @@
 //! The `Status` object: every error that a client sees, as upstream words it.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// One cause in a Status.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cause {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -28,8 +31,8 @@ impl Cause {
 }
 
 /// What a Status is about.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Details {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -58,7 +61,7 @@ struct Parts {
     /// Of the Status' metadata.
     continue_token: String,
     code: u16,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     details: Option<Details>,
 }
@@ -75,25 +78,36 @@ impl ApiError {
     /// Any Status; the named constructors below are what code should use.
     pub fn new(
         code: u16,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
         details: Option<Details>,
     ) -> Self {
         ApiError(Box::new(Parts {
             continue_token: String::new(),
             code,
-            reason,
+            reason: reason.into(),
             message: message.into(),
             details,
         }))
+    }
+
+    /// The Status of somebody else, such as a webhook.
+    pub fn told(
+        code: u16,
+        reason: String,
+        message: String,
+        details: Option<&serde_json::Value>,
+    ) -> Self {
+        let details = details.and_then(|d| serde_json::from_value(d.clone()).ok());
+        Self::new(code, reason, message, details)
     }
 
     pub fn code(&self) -> u16 {
         self.0.code
     }
 
-    pub fn reason(&self) -> &'static str {
-        self.0.reason
+    pub fn reason(&self) -> &str {
+        &self.0.reason
     }
 
     pub fn message(&self) -> &str {
@@ -148,7 +162,7 @@ impl ApiError {
             status["metadata"]["continue"] = self.0.continue_token.as_str().into();
         }
         if !self.0.reason.is_empty() {
-            status["reason"] = self.0.reason.into();
+            status["reason"] = self.0.reason.as_ref().into();
         }
         if let Some(details) = &self.0.details {
             status["details"] = serde_json::to_value(details).unwrap_or_default();

@@ -31,6 +31,15 @@ pub(crate) async fn bind(call: &Call, body: Bytes) -> Result<ApiResponse, ApiErr
         ));
     }
     validate(&binding)?;
+    let binding = {
+        let name = name.to_owned();
+        super::admit(call, binding, name, &options).await?
+    };
+    let name = if call.info.name.is_empty() {
+        meta::name(&binding)
+    } else {
+        &call.info.name
+    };
     let pods = call
         .registry
         .catalog

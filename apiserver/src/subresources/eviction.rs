@@ -27,6 +27,7 @@ pub(super) async fn evict(call: &Call, body: Bytes) -> Result<ApiResponse, ApiEr
     }
     let mut options = DeleteOptions::parse(&call.query, eviction.get("deleteOptions"))?;
     options.dry_run |= write.dry_run;
+    super::admit(call, eviction, call.info.name.clone(), &write).await?;
     let pod = call.current(&call.info.name).await?.value();
     if !ignores_budgets(&pod) {
         take_disruption(call, &pod, &options).await?;

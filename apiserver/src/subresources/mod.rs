@@ -4,17 +4,19 @@
 pub(crate) mod binding;
 mod eviction;
 mod node;
-mod scale;
+pub(crate) mod scale;
 pub mod token;
 
 use std::sync::Arc;
 
 use http::request::Parts;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use node::{NodeConnector, Target};
 
+use crate::admission::Operation;
 use crate::registry::Call;
+use crate::registry::options::WriteOptions;
 use crate::response::{self, ApiError, ApiResponse, RequestBody};
 use crate::service::read_body;
 
@@ -48,6 +50,21 @@ async fn own_object(call: &Arc<Call>, body: RequestBody) -> Result<ApiResponse, 
         _ => Err(ApiError::method_not_allowed()),
     }
     .map(|response| call.with_warnings(response))
+}
+
+/// Admission of an object that is posted to a subresource and never stored.
+async fn admit(
+    call: &Call,
+    mut object: Value,
+    name: String,
+    options: &WriteOptions,
+) -> Result<Value, ApiError> {
+    let admission = &call.registry.admission;
+    let mut attributes = call.attributes(Operation::Create, Some(&mut object), None, options);
+    attributes.name = name;
+    admission.mutate(&mut attributes).await?;
+    admission.validate(&attributes).await?;
+    Ok(object)
 }
 
 /// What a verb answers that leaves no object behind.

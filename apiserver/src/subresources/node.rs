@@ -9,11 +9,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::Uri;
 use http::request::Parts;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::admission::Operation;
 use crate::outbound::{Place, ready_endpoint};
 use crate::registry::Call;
+use crate::registry::options::WriteOptions;
 use crate::response::{self, ApiError, ApiResponse, Body, RequestBody};
 
 /// Where a request is carried.
@@ -63,8 +64,7 @@ pub(super) async fn connect(
 ) -> Result<ApiResponse, ApiError> {
     let subresource = call.info.subresource.as_str();
     if subresource != "log" {
-        let attributes = call.attributes(Operation::Connect, None, None, false);
-        call.registry.admission.validate(&attributes).await?;
+        admit(&call).await?;
     }
     let (target, path) = match (call.resource.plural.as_ref(), subresource) {
         ("nodes", _) => node_target(&call).await?,
@@ -87,6 +87,62 @@ pub(super) async fn connect(
         .nodes()?
         .carry(&target, uri, parts, body)
         .await
+}
+
+/// What is connected to, and how, is subject to admission.
+async fn admit(call: &Call) -> Result<(), ApiError> {
+    let mut options = connect_options(call);
+    let admission = &call.registry.admission;
+    let mut attributes = call.attributes(
+        Operation::Connect,
+        Some(&mut options),
+        None,
+        &WriteOptions::default(),
+    );
+    attributes.options = Value::Null;
+    admission.mutate(&mut attributes).await?;
+    admission.validate(&attributes).await
+}
+
+/// The options of a session or proxy as an object: `PodExecOptions` and so on.
+fn connect_options(call: &Call) -> Value {
+    let kind = match (
+        call.resource.plural.as_ref(),
+        call.info.subresource.as_str(),
+    ) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("pods", _) => "PodProxyOptions",
+        ("services", _) => "ServiceProxyOptions",
+        _ => "NodeProxyOptions",
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if kind.ends_with("ProxyOptions") {
+        options["path"] = call.info.rest.as_str().into();
+        return options;
+    }
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(flag) {
+            options[flag] = true.into();
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    let ports: Vec<i64> = call
+        .query
+        .all("ports")
+        .filter_map(|p| p.parse().ok())
+        .collect();
+    if !ports.is_empty() {
+        options["ports"] = ports.into();
+    }
+    options
 }
 
 fn no_content() -> ApiResponse {
@@ -426,8 +482,6 @@ async fn session_target(call: &Call) -> Result<(Target, String), ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

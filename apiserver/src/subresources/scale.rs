@@ -39,6 +39,17 @@ impl Paths {
     }
 }
 
+/// The Scale of an object, for whoever is asked about a change of it.
+pub(crate) fn present(call: &Call, object: &Value) -> Value {
+    scale_of(object, &Paths::of(call))
+}
+
+/// Puts what somebody made of the Scale into the object.
+pub(crate) fn absorb(call: &Call, object: &mut Value, scale: &Value) {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    kinds::set_pointer(object, &Paths::of(call).spec, replicas.into());
+}
+
 pub(super) async fn answer(call: &Arc<Call>, body: RequestBody) -> Result<ApiResponse, ApiError> {
     let paths = Paths::of(call);
     match call.info.verb {

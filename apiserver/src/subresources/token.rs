@@ -54,6 +54,7 @@ pub(super) async fn request(call: &Call, body: Bytes) -> Result<ApiResponse, Api
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
     let mut request = call.decode(&gvk, &body, options.field_validation)?;
+    request = super::admit(call, request, call.info.name.clone(), &options).await?;
     let account = call.current(&call.info.name).await?.value();
     let seconds = request["spec"]["expirationSeconds"]
         .as_i64()

@@ -9,6 +9,7 @@ use super::names;
 use crate::authn::UserInfo;
 use crate::response::Cause;
 
+mod admission;
 mod certificates;
 mod core;
 mod definitions;

@@ -1,6 +1,6 @@
 //! Which strategy a resource has.
 
-use super::{DEFAULT, Strategy, certificates, core, definitions, pod, workload};
+use super::{DEFAULT, Strategy, admission, certificates, core, definitions, pod, workload};
 use crate::registry::names;
 
 const GENERATION: Strategy = Strategy {
@@ -87,6 +87,10 @@ static DEFINITION: Strategy = Strategy {
     prepare_update: definitions::update,
     ..DEFAULT
 };
+static WEBHOOKS: Strategy = Strategy {
+    validate: admission::webhooks,
+    ..GUARDED
+};
 static JOB: Strategy = Strategy {
     generation: true,
     prepare_create: workload::create_job,
@@ -155,6 +159,10 @@ pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strat
         ("policy", "poddisruptionbudgets") => &COUNTED_GUARDED,
         ("resource.k8s.io", "resourceslices" | "deviceclasses") => &COUNTED,
         ("scheduling.k8s.io", "priorityclasses") => &COUNTED,
+        (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
+        ) => &WEBHOOKS,
         ("admissionregistration.k8s.io", _) => &COUNTED_GUARDED,
         ("apiextensions.k8s.io", _) => &DEFINITION,
         ("flowcontrol.apiserver.k8s.io", _) => &COUNTED,

@@ -87,15 +87,12 @@ impl Call {
     ) -> Result<Value, ApiError> {
         let resource = &self.resource;
         let admission = &self.registry.admission;
+        let given = meta::name(&value).to_owned();
         meta::fill_system_fields(&mut value);
-        admission
-            .mutate(&mut self.attributes(
-                Operation::Create,
-                Some(&mut value),
-                None,
-                options.dry_run,
-            ))
-            .await?;
+        let mut attributes = self.attributes(Operation::Create, Some(&mut value), None, options);
+        attributes.name.clone_from(&given);
+        admission.mutate(&mut attributes).await?;
+        meta::set_namespace(resource, &mut value, self.namespace())?;
         kinds::apply_defaults(resource, &mut value);
         if resource.strategy.generation {
             meta::of_mut(&mut value).insert("generation".into(), 1.into());
@@ -111,9 +108,9 @@ impl Call {
         kinds::normalize(resource, &mut value);
         self.registry.allocate(self, &mut value, None, options)?;
         validate_object(resource, &value, None, &self.context())?;
-        admission
-            .validate(&self.attributes(Operation::Create, Some(&mut value), None, options.dry_run))
-            .await?;
+        let mut attributes = self.attributes(Operation::Create, Some(&mut value), None, options);
+        attributes.name = given;
+        admission.validate(&attributes).await?;
         crate::authz::grants::check(self, &value, None).await?;
         Ok(value)
     }

@@ -84,9 +84,10 @@ impl Call {
             let current = self.current(name).await?;
             let old = self.present(&current).await?;
             self.check_delete_preconditions(&old, options)?;
-            let mut attributes =
-                self.attributes(Operation::Delete, None, Some(&old), options.dry_run);
+            let mut attributes = self.attributes(Operation::Delete, None, Some(&old), &write);
             attributes.name = name.to_owned();
+            attributes.options = options.to_value();
+            self.registry.admission.mutate(&mut attributes).await?;
             self.registry.admission.validate(&attributes).await?;
             let verdict = decide(&self.resource, &old, options, Timestamp::now());
             let outcome = match &verdict {

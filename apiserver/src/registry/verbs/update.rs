@@ -212,7 +212,7 @@ impl Call {
         }
         meta::carry_system_fields(old, new);
         admission
-            .mutate(&mut self.attributes(Operation::Update, Some(new), Some(old), options.dry_run))
+            .mutate(&mut self.attributes(Operation::Update, Some(new), Some(old), options))
             .await?;
         kinds::apply_defaults(resource, new);
         match self.info.subresource.as_str() {
@@ -240,7 +240,7 @@ impl Call {
         kinds::normalize(resource, new);
         validate_object(resource, new, Some(old), &self.context())?;
         admission
-            .validate(&self.attributes(Operation::Update, Some(new), Some(old), options.dry_run))
+            .validate(&self.attributes(Operation::Update, Some(new), Some(old), options))
             .await?;
         crate::authz::grants::check(self, new, Some(old)).await
     }

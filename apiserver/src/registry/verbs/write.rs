@@ -101,15 +101,16 @@ impl Call {
         operation: Operation,
         object: Option<&'a mut Value>,
         old: Option<&'a Value>,
-        dry_run: bool,
+        options: &WriteOptions,
     ) -> Attributes<'a> {
         Attributes {
             call: self,
             operation,
             object,
             old,
-            dry_run,
+            dry_run: options.dry_run,
             name: self.info.name.clone(),
+            options: self.options(options),
         }
     }
 
@@ -158,11 +159,30 @@ impl Call {
                 if matches!(how, Commit::Delete(_)) {
                     self.registry.release(self, value);
                 }
+                if decides_about_writes(&self.resource) {
+                    // Whoever is told that it is written finds it in force.
+                    self.registry
+                        .cacher
+                        .at_least(revision)
+                        .await
+                        .map_err(Refused::Error)?;
+                }
                 Ok(Arc::new(Object::unindexed(key, &bytes, revision)))
             }
             Err(StoreError::Conflict { .. }) => Err(Refused::Conflict),
             Err(error) => Err(Refused::Error(error.into())),
         }
+    }
+}
+
+/// Whether admission of other objects depends on objects of this resource.
+fn decides_about_writes(resource: &Resource) -> bool {
+    match resource.group.as_ref() {
+        "" => matches!(
+            resource.plural.as_ref(),
+            "namespaces" | "resourcequotas" | "limitranges"
+        ),
+        group => group == "admissionregistration.k8s.io",
     }
 }
 

@@ -1,0 +1,158 @@
+//! CEL for admission: match conditions, policies and mutations.
+//!
+//! Expressions are parsed by the `cel` crate and interpreted here, because admission needs what
+//! its own interpreter does not have: a bound on the work that an expression may cause, object
+//! construction (`Object.spec{...}`, `JSONPatch{...}`), variables that are computed when they are
+//! first used, comprehensions with two variables, and selections on what is absent being errors.
+//! Functions that do not touch any of this are those of the crates `cel` and `kube_cel`.
+//!
+//! **Invariant:** every loop and everything that makes a value larger is charged to the
+//! [`Budget`], so that no expression runs for long or takes much memory.
+
+mod authorizer;
+mod check;
+mod error;
+mod functions;
+mod interpret;
+mod macros;
+mod operators;
+mod values;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use kube_cel::cel::common::ast::IdedExpr;
+use kube_cel::cel::parser::Parser;
+
+pub use authorizer::Authorizer;
+pub use check::Environment;
+pub use error::{CompileError, EvaluationError};
+pub use kube_cel::cel::Value as CelValue;
+pub use values::{from_json, to_json};
+
+/// The longest expression that is read.
+const MAX_SOURCE: usize = 64 * 1024;
+
+/// What all expressions of one request may cost together, in evaluated nodes.
+const REQUEST_BUDGET: u64 = 5_000_000;
+/// What one expression may cost.
+const EXPRESSION_BUDGET: u64 = 1_000_000;
+
+/// A parsed and checked expression.
+#[derive(Debug)]
+pub struct Expression {
+    source: String,
+    tree: IdedExpr,
+}
+
+impl Expression {
+    /// Parses an expression that may use what the environment declares.
+    pub fn compile(source: &str, environment: &Environment) -> Result<Self, CompileError> {
+        if source.len() > MAX_SOURCE {
+            return Err(CompileError::TooLong { limit: MAX_SOURCE });
+        }
+        let tree = Parser::default()
+            .enable_optional_syntax(true)
+            .parse(source)
+            .map_err(|errors| CompileError::Syntax(errors.to_string()))?;
+        check::check(&tree, source, environment)?;
+        Ok(Expression {
+            source: source.to_owned(),
+            tree,
+        })
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The value of the expression.
+    pub fn evaluate(&self, activation: &Activation<'_>) -> Result<CelValue, EvaluationError> {
+        activation.budget.begin();
+        interpret::evaluate(&self.tree, activation)
+    }
+
+    /// The value of an expression that has to be a boolean.
+    pub fn test(&self, activation: &Activation<'_>) -> Result<bool, EvaluationError> {
+        match self.evaluate(activation)? {
+            CelValue::Bool(value) => Ok(value),
+            _ => Err(EvaluationError::NotBoolean),
+        }
+    }
+}
+
+/// What is left of the work that the expressions of a request may cause.
+#[derive(Debug)]
+pub struct Budget {
+    request: Cell<u64>,
+    expression: Cell<u64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget {
+            request: Cell::new(REQUEST_BUDGET),
+            expression: Cell::new(EXPRESSION_BUDGET),
+        }
+    }
+}
+
+impl Budget {
+    fn begin(&self) {
+        self.expression
+            .set(EXPRESSION_BUDGET.min(self.request.get()));
+    }
+
+    fn charge(&self, cost: u64) -> Result<(), EvaluationError> {
+        let (request, expression) = (self.request.get(), self.expression.get());
+        self.request.set(request.saturating_sub(cost));
+        self.expression.set(expression.saturating_sub(cost));
+        if cost > request || cost > expression {
+            return Err(EvaluationError::OverBudget);
+        }
+        Ok(())
+    }
+}
+
+/// The variables that expressions see.
+#[derive(Default)]
+pub struct Activation<'a> {
+    variables: BTreeMap<&'static str, CelValue>,
+    /// `variables.NAME`, in their order; each may use those before it.
+    composed: &'a [(String, Expression)],
+    known: RefCell<BTreeMap<String, Result<CelValue, EvaluationError>>>,
+    budget: Budget,
+}
+
+impl<'a> Activation<'a> {
+    pub fn set(&mut self, name: &'static str, value: CelValue) {
+        self.variables.insert(name, value);
+    }
+
+    /// Gives the expressions behind `variables`; what was computed of others is forgotten.
+    pub fn compose(&mut self, variables: &'a [(String, Expression)]) {
+        self.composed = variables;
+        self.known = RefCell::default();
+    }
+
+    fn variable(&self, name: &str) -> Option<&CelValue> {
+        self.variables.get(name)
+    }
+
+    /// A composed variable, computed when it is first asked for.
+    fn composed(&self, name: &str) -> Option<Result<CelValue, EvaluationError>> {
+        if let Some(known) = self.known.borrow().get(name) {
+            return Some(known.clone());
+        }
+        let (_, expression) = self.composed.iter().find(|(n, _)| n == name)?;
+        let value = interpret::evaluate(&expression.tree, self)
+            .map_err(|error| error.of_variable(expression.source()));
+        self.known
+            .borrow_mut()
+            .insert(name.to_owned(), value.clone());
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! Webhook configurations and admission policies: their expressions have to compile.
+
+use serde_json::Value;
+
+use super::Context;
+use crate::admission::condition_environment;
+use crate::cel::{Environment, Expression};
+use crate::response::Cause;
+
+/// Match conditions of the webhooks. What was there before is not judged again.
+pub(super) fn webhooks(new: &Value, old: Option<&Value>, _: &Context<'_>, causes: &mut Vec<Cause>) {
+    let environment = condition_environment();
+    let before = old.map(|o| &o["webhooks"]);
+    let all = new["webhooks"].as_array().into_iter().flatten();
+    for (at, webhook) in all.enumerate() {
+        let conditions = &webhook["matchConditions"];
+        let known = before
+            .and_then(Value::as_array)
+            .is_some_and(|b| b.iter().any(|w| w["matchConditions"] == *conditions));
+        if !known {
+            let field = format!("webhooks[{at}].matchConditions");
+            self::conditions(conditions, &environment, &field, causes);
+        }
+    }
+}
+
+fn conditions(conditions: &Value, environment: &Environment, field: &str, causes: &mut Vec<Cause>) {
+    let all = conditions.as_array().into_iter().flatten();
+    for (at, condition) in all.enumerate() {
+        compile(
+            &condition["expression"],
+            environment,
+            &format!("{field}[{at}].expression"),
+            causes,
+        );
+    }
+}
+
+fn compile(expression: &Value, environment: &Environment, field: &str, causes: &mut Vec<Cause>) {
+    let source = expression.as_str().unwrap_or_default();
+    if let Err(error) = Expression::compile(source, environment) {
+        let shown = crate::registry::meta::quote(source);
+        causes.push(Cause::new(
+            "FieldValueInvalid",
+            format!("Invalid value: {shown}: {error}"),
+            field,
+        ));
+    }
+}
