@@ -290,12 +290,14 @@ impl Worker {
         let renew = self
             .renew_at
             .filter(|_| self.memory.volumes == Volumes::Ready && !self.refreshing);
+        // A pod that the API no longer has is told nothing.
+        let patch = self.patch_at.filter(|_| !self.gone && !self.orphan);
         [
             self.look_at,
             deadline,
             probes,
             renew,
-            self.patch_at,
+            patch,
             self.retry_erase_at,
         ]
         .into_iter()
