@@ -111,10 +111,8 @@ impl RequestInfo {
             Method::PATCH => "patch",
             Method::DELETE if collection => "deletecollection",
             Method::DELETE => "delete",
-            Method::GET | Method::HEAD if query.flag("watch") && self.subresource.is_empty() => {
-                "watch"
-            }
             Method::GET | Method::HEAD if self.path.starts_with("/api/v1/watch/") => "watch",
+            Method::GET | Method::HEAD if collection && query.flag("watch") => "watch",
             Method::GET | Method::HEAD if collection => "list",
             Method::GET | Method::HEAD => "get",
             _ => "",

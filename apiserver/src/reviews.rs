@@ -76,7 +76,6 @@ async fn token_review(call: &Call, body: &Bytes) -> Result<ApiResponse, ApiError
         }
         Err(why) => json!({"user": {}, "error": why}),
     };
-    meta::of_mut(&mut review).remove("managedFields");
     created(call, review)
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::request::Parts;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 
 use crate::authn::{SharedUser, UserInfo};
@@ -105,11 +105,7 @@ impl ApiServer {
     }
 
     fn unknown_resource(&self, info: &RequestInfo) -> Result<ApiResponse, ApiError> {
-        if self
-            .registry
-            .catalog
-            .has_group_version(&info.group, &info.version)
-        {
+        if self.registry.catalog.has_group(&info.group) {
             return Err(ApiError::no_such_resource());
         }
         Ok(response::text(404, "404 page not found\n"))
@@ -129,8 +125,8 @@ impl ApiServer {
             return crate::reviews::answer(&call, body).await;
         }
         let response = match call.info.verb {
-            "get" => call.get().await?,
-            "list" => call.list().await?,
+            "get" => response::compress(call.get().await?, &call.headers),
+            "list" => response::compress(call.list().await?, &call.headers),
             "watch" => return call.watch().await,
             "create" => call.create(read_body(body).await?).await?,
             "update" => call.update(read_body(body).await?).await?,
@@ -239,6 +235,12 @@ impl tower_service::Service<Request<kube::client::Body>> for UserService {
         Box::pin(async move {
             let mut request =
                 request.map(|body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
+            let name = &service.user.name;
+            let agent = name.strip_prefix("system:").unwrap_or(name);
+            if let Ok(agent) = HeaderValue::from_str(agent) {
+                let headers = request.headers_mut();
+                headers.entry(http::header::USER_AGENT).or_insert(agent);
+            }
             request.extensions_mut().insert(service.user.clone());
             Ok(service.api.handle(request).await)
         })

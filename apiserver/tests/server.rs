@@ -4,7 +4,11 @@
 
 mod server {
     pub(crate) mod access;
+    pub(crate) mod aggregation;
+    pub(crate) mod backend;
+    pub(crate) mod custom;
     pub(crate) mod fixture;
+    pub(crate) mod hostile;
     pub(crate) mod lifecycle;
     pub(crate) mod tokens;
     pub(crate) mod webhooks;

@@ -13,16 +13,18 @@ mod go;
 mod request;
 mod scalars;
 mod syntax;
+mod yaml;
 
 use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 
 use crate::types::{StructRef, Type};
 
-pub use complete::complete;
+pub use complete::{complete, drop_empties, has_empties};
 pub(crate) use decode::is_empty;
 pub use request::{Format, Request, decode_request};
 pub(crate) use scalars::{micro_time, time};
+pub use yaml::{Document, read_yaml};
 
 use decode::{Context, Node};
 

@@ -56,6 +56,16 @@ pub fn apply(object: &mut Value, kind: &Gvk) {
     }
 }
 
+/// An object of the kind with nothing in it but what is always written.
+pub fn apply_to_empty(object: &mut Value, kind: &Gvk) {
+    if kind.group == "apps"
+        && kind.kind == "DaemonSet"
+        && let Some(map) = object.as_object_mut()
+    {
+        apps::template_generation(map);
+    }
+}
+
 /// Sets a field that is absent.
 fn set(map: &mut Object, name: &str, value: impl Into<Value>) {
     if !has(map, name) {

@@ -271,7 +271,12 @@ impl Documents<'_> {
 /// definitions are those that the kind is made of.
 pub(crate) fn resolve_texts(kind: &Gvk, references: &mut [&mut String]) {
     const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-    let texts = Descriptions::of(&vec![paths::definition_name(kind)]);
+    let told = references.iter().filter_map(|text| {
+        let (definition, _) = text.trim_start_matches('@').split_once('#')?;
+        Some(definition.to_owned())
+    });
+    let names = told.chain([paths::definition_name(kind)]).collect();
+    let texts = Descriptions::of(&names);
     for text in references {
         let reference = text.trim_start_matches('@');
         let (definition, field) = reference.split_once('#').unwrap_or((META, reference));

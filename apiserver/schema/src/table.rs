@@ -228,6 +228,7 @@ fn default_columns(kind: &Gvk) -> Vec<Column> {
     };
     let mut own = vec![column("Name", "string", "name", "@name")];
     if kind.kind == "Scale" {
+        own[0].format.clear();
         let field = |name: &str| format!("@io.k8s.api.autoscaling.v1.{name}");
         own.push(column(
             "Desired",

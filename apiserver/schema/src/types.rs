@@ -156,6 +156,8 @@ pub enum Presence {
     Pointer,
     /// The zero value reads as absent and is not written.
     OmitEmpty,
+    /// As [`Self::Pointer`], and written as `null` when absent.
+    Nil,
     /// Always written: `""`, `0`, `false`, `null` for a list, `{}` for a struct.
     Always,
 }

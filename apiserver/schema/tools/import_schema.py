@@ -207,7 +207,7 @@ class Importer:
                 yield self.field(name, sub, field, field in required)
 
 
-PRESENCE = {'pointer': 'p', 'always': 'a', 'omitted': 'v'}
+PRESENCE = {'pointer': 'p', 'always': 'a', 'omitted': 'v', 'nil': 'n'}
 
 
 def read_facts():

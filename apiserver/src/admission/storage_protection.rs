@@ -10,6 +10,8 @@ pub(super) fn mutate(a: &mut Attributes<'_>) {
         "kubernetes.io/pvc-protection"
     } else if a.is_create_of("", "persistentvolumes") {
         "kubernetes.io/pv-protection"
+    } else if a.is_create_of("storage.k8s.io", "volumeattributesclasses") {
+        "kubernetes.io/vac-protection"
     } else {
         return;
     };

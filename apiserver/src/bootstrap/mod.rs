@@ -53,6 +53,17 @@ pub async fn run(api: &ApiServer, facts: &Facts<'_>) -> Result<(), BootstrapErro
     for (group, plural, object) in objects::current(facts) {
         writer.clone().set(group, "v1", plural, object).await?;
     }
+    if let Some((group, plural, object)) = objects::dns_service(facts) {
+        let writer = writer.clone();
+        tokio::spawn(async move {
+            if !writer.has_nodes().await {
+                return;
+            }
+            if let Err(error) = writer.ensure(group, "v1", plural, object).await {
+                tracing::error!(%error, "the cluster has no DNS service");
+            }
+        });
+    }
     set_statuses(&writer).await
 }
 

@@ -34,7 +34,6 @@ pub(super) fn fixed(facts: &Facts<'_>) -> Vec<Placed> {
         service_cidr(facts),
     ];
     all.extend(kubernetes_service(facts));
-    all.extend(dns_service(facts));
     all.extend(priority_levels());
     all.extend(flow_schemas());
     all.extend(api_services());
@@ -185,7 +184,8 @@ fn kubernetes_service(facts: &Facts<'_>) -> Option<Placed> {
     Some(("", "services", object))
 }
 
-fn dns_service(facts: &Facts<'_>) -> Option<Placed> {
+/// The cluster's DNS, which nodes serve: without nodes there is none.
+pub(super) fn dns_service(facts: &Facts<'_>) -> Option<Placed> {
     let addresses = &facts.config.cluster_dns;
     let first = addresses.first()?;
     let families: Vec<&str> = addresses.iter().map(|address| family(*address)).collect();

@@ -58,6 +58,22 @@ impl Writer {
         cache.get(&key).map(|object| object.value())
     }
 
+    /// Waits for the first node; false when the server ends before.
+    pub(crate) async fn has_nodes(&self) -> bool {
+        let registry = self.api.registry();
+        let nodes = registry.cacher.resource("", "nodes");
+        loop {
+            let applied = registry.cacher.applied();
+            if !nodes.is_empty() {
+                return true;
+            }
+            tokio::select! {
+                () = registry.shutdown.cancelled() => return false,
+                () = registry.cacher.beyond(applied) => {}
+            }
+        }
+    }
+
     /// Creates the object unless it is there.
     pub(crate) async fn ensure(
         self,

@@ -103,6 +103,10 @@ impl Catalog {
             .cloned()
     }
 
+    pub fn has_group(&self, group: &str) -> bool {
+        self.resources.read().values().any(|r| r.group == group)
+    }
+
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
         self.resources
             .read()

@@ -90,7 +90,7 @@ pub fn decode_options(media: Media, body: &Bytes) -> Result<Value, ApiError> {
         Media::Yaml => {
             let text =
                 std::str::from_utf8(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(e.to_string()))?
+            check::read_yaml(text).map_err(ApiError::bad_request)?.value
         }
         Media::Json => serde_json::from_slice(body).map_err(|e| {
             ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
@@ -189,7 +189,16 @@ pub fn set_pointer(object: &mut Value, pointer: &str, value: Value) {
     *at = value;
 }
 
-/// An object of the kind with nothing in it (bookmarks).
+/// What a bookmark shows.
+pub fn bookmark_object(resource: &Resource) -> Value {
+    let mut value = empty_object(resource);
+    if !resource.is_custom() {
+        defaults::apply_to_empty(&mut value, &resource.gvk());
+    }
+    value
+}
+
+/// An object of the kind with nothing in it.
 pub fn empty_object(resource: &Resource) -> Value {
     let mut value = json!({
         "kind": resource.kind,
@@ -242,8 +251,19 @@ pub async fn to_stored<'a>(
     resource: &Resource,
     value: &'a Value,
 ) -> Result<Cow<'a, Value>, ApiError> {
+    // Definitions are stored as JSON, where an empty list is not the same as none.
+    let as_json = resource.is_custom()
+        || matches!(
+            resource.group.as_ref(),
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        );
     if resource.is_stored_version() {
-        return Ok(Cow::Borrowed(value));
+        if as_json || !check::has_empties(value, &resource.shape) {
+            return Ok(Cow::Borrowed(value));
+        }
+        let mut stored = value.clone();
+        check::drop_empties(&mut stored, &resource.shape);
+        return Ok(Cow::Owned(stored));
     }
     let mut stored = value.clone();
     if let Some(custom) = &resource.custom {

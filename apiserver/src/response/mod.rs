@@ -1,6 +1,7 @@
 //! Responses: bodies, Status objects, and the representation that a client asked for.
 
 mod body;
+mod gzip;
 pub mod negotiate;
 mod status;
 
@@ -10,6 +11,7 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 
 pub use body::{Body, BoxError, RequestBody};
+pub use gzip::compress;
 pub use negotiate::{Accepted, Media, Shape};
 pub use status::{ApiError, Cause, Details, qualified};
 

@@ -134,7 +134,6 @@ fn set_scheduled(pod: &mut Value) {
         "status": "True",
         "lastProbeTime": null,
         "lastTransitionTime": now,
-        "observedGeneration": pod["metadata"]["generation"],
     });
     let conditions = &mut pod["status"]["conditions"];
     let mut all: Vec<Value> = conditions.as_array().cloned().unwrap_or_default();

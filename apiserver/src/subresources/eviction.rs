@@ -32,8 +32,39 @@ pub(super) async fn evict(call: &Call, body: Bytes) -> Result<ApiResponse, ApiEr
     if !ignores_budgets(&pod) {
         take_disruption(call, &pod, &options).await?;
     }
+    if !meta::is_deleting(&pod) {
+        tell_disruption(call, &options).await?;
+    }
     call.delete_named(&call.info.name, &options).await?;
     Ok(super::created_status(call))
+}
+
+/// The pod says itself why it goes.
+async fn tell_disruption(call: &Call, options: &DeleteOptions) -> Result<(), ApiError> {
+    let status = call.for_object(call.resource.clone(), &call.info.name, "status");
+    let write = WriteOptions {
+        dry_run: options.dry_run,
+        ..WriteOptions::default()
+    };
+    status
+        .change(&write, |pod| {
+            let mut new = pod.clone();
+            let conditions = &mut new["status"]["conditions"];
+            let mut all: Vec<Value> = conditions.as_array().cloned().unwrap_or_default();
+            all.retain(|c| c["type"] != "DisruptionTarget");
+            all.push(json!({
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting",
+                "lastProbeTime": null,
+                "lastTransitionTime": meta::now(),
+            }));
+            *conditions = all.into();
+            Ok(Decision::Write(new))
+        })
+        .await
+        .map(drop)
 }
 
 /// What is not running, or is going already, disrupts nothing.

@@ -15,6 +15,8 @@ use crate::registry::{Call, kinds, managed, meta};
 use crate::response::{self, ApiError, ApiResponse, Cause, RequestBody, Shape};
 use crate::service::read_body;
 
+mod ownership;
+
 /// Where a resource keeps its replicas.
 struct Paths {
     spec: String,
@@ -175,7 +177,7 @@ async fn update(call: &Call, paths: &Paths, body: Bytes) -> Result<ApiResponse, 
     let gvk = Gvk::new("autoscaling", "v1", "Scale");
     let scale = call.decode(&gvk, &body, options.field_validation)?;
     call.check_name(&scale)?;
-    write(call, paths, &options, |_| Ok(scale.clone())).await
+    write(call, paths, &options, false, |_| Ok(scale.clone())).await
 }
 
 async fn patch(call: &Call, paths: &Paths, body: Bytes) -> Result<ApiResponse, ApiError> {
@@ -184,7 +186,17 @@ async fn patch(call: &Call, paths: &Paths, body: Bytes) -> Result<ApiResponse, A
     let patch = Patch::decode(patch_type, &body)?;
     let shape = schema::types::root("autoscaling", "v1", "Scale")
         .ok_or_else(|| ApiError::internal("no kind Scale"))?;
-    write(call, paths, &options, |scale| patch.apply_to(&shape, scale)).await
+    if let Patch::Apply(applied) = &patch {
+        managed::check_applied(&Gvk::new("autoscaling", "v1", "Scale"), applied)?;
+        return write(call, paths, &options, true, |scale| {
+            ownership::apply(call, &shape, scale, applied, &options)
+        })
+        .await;
+    }
+    write(call, paths, &options, false, |scale| {
+        patch.apply_to(&shape, scale)
+    })
+    .await
 }
 
 /// Decides the new Scale from the current one and puts its replicas into the object.
@@ -192,16 +204,21 @@ async fn write(
     call: &Call,
     paths: &Paths,
     options: &WriteOptions,
+    applies: bool,
     decide: impl Fn(&Value) -> Result<Value, ApiError> + Send + Sync,
 ) -> Result<ApiResponse, ApiError> {
     let object = call
         .change(options, |object| {
-            let scale = decide(&scale_of(object, paths))?;
+            let current = ownership::to_scale(call, object, scale_of(object, paths), &paths.spec);
+            let mut scale = decide(&current)?;
             check(&scale, object)?;
+            if !applies {
+                ownership::track(call, &current, &mut scale, &options.field_manager)?;
+            }
             let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
             let mut new = object.clone();
             kinds::set_pointer(&mut new, &paths.spec, replicas.into());
-            managed::track_update(call, Some(object), &mut new, &options.field_manager);
+            ownership::to_object(call, &scale, &mut new, &paths.spec);
             let version = meta::text(&scale, "resourceVersion");
             if !version.is_empty() {
                 meta::of_mut(&mut new).insert("resourceVersion".into(), version.into());

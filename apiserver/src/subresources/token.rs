@@ -6,7 +6,7 @@ use schema::types::Gvk;
 use serde_json::{Value, json};
 
 use crate::registry::options::WriteOptions;
-use crate::registry::{Call, meta};
+use crate::registry::{Call, managed, meta};
 use crate::response::{self, ApiError, ApiResponse, Cause};
 
 /// What a token shall say.
@@ -54,6 +54,7 @@ pub(super) async fn request(call: &Call, body: Bytes) -> Result<ApiResponse, Api
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
     let mut request = call.decode(&gvk, &body, options.field_validation)?;
+    managed::track_creation_of(call, &gvk, &mut request, &options.field_manager);
     request = super::admit(call, request, call.info.name.clone(), &options).await?;
     let account = call.current(&call.info.name).await?.value();
     let seconds = request["spec"]["expirationSeconds"]
@@ -85,12 +86,16 @@ pub(super) async fn request(call: &Call, body: Bytes) -> Result<ApiResponse, Api
     let issued = call.registry.tokens()?.issue(&spec)?;
     request["spec"]["audiences"] = json!(issued.audiences);
     request["spec"]["expirationSeconds"] = seconds.into();
+    let tracked = request["metadata"]["managedFields"].take();
     request["metadata"] = json!({
         "name": call.info.name,
         "namespace": call.namespace(),
         "uid": account["metadata"]["uid"],
         "creationTimestamp": meta::now(),
     });
+    if tracked.is_array() {
+        request["metadata"]["managedFields"] = tracked;
+    }
     request["status"] = json!({"token": issued.token, "expirationTimestamp": issued.expires});
     Ok(response::value(201, &request, call.accepted))
 }

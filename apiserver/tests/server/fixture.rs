@@ -158,19 +158,32 @@ impl Caller {
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        match body {
+            Some(body) => {
+                let bytes = serde_json::to_vec(&body).unwrap();
+                self.send_bytes(method, path, "application/json", bytes)
+                    .await
+            }
+            None => self.send_bytes(method, path, "", Vec::new()).await,
+        }
+    }
+
+    pub(crate) async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        media: &str,
+        bytes: Vec<u8>,
+    ) -> Answer {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url));
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let bytes = match body {
-            Some(body) => {
-                request = request.header("content-type", "application/json");
-                serde_json::to_vec(&body).unwrap()
-            }
-            None => Vec::new(),
-        };
+        if !media.is_empty() {
+            request = request.header("content-type", media);
+        }
         let request = request.body(Full::new(bytes.into())).unwrap();
         let response: Response<_> =
             tokio::time::timeout(Duration::from_secs(30), self.client.request(request))
@@ -186,6 +199,19 @@ impl Caller {
             text,
             headers: parts.headers,
         }
+    }
+
+    /// Asks until the body is as it should be.
+    pub(crate) async fn until_body(&self, path: &str, good: impl Fn(&Value) -> bool) -> Answer {
+        for _ in 0..500 {
+            let answer = self.get(path).await;
+            if answer.code == 200 && good(&answer.body) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let answer = self.get(path).await;
+        panic!("{path} never becomes that: {answer:?}");
     }
 
     /// Asks until the code comes: indexes follow writes a little later.

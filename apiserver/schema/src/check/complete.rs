@@ -13,6 +13,67 @@ pub fn complete(value: &mut Value, shape: &StructRef) {
     complete_struct(value, shape.get());
 }
 
+/// Whether the object has empty lists or maps where its stored form has none: the encoding
+/// upstream stores built-in kinds in does not tell the two apart.
+pub fn has_empties(value: &Value, shape: &StructRef) -> bool {
+    let Some(map) = value.as_object() else {
+        return false;
+    };
+    shape.get().fields.iter().any(|field| {
+        map.get(field.name.as_ref())
+            .is_some_and(|inner| is_written_empty(field, inner) || any_empties(inner, &field.ty))
+    })
+}
+
+fn any_empties(value: &Value, ty: &Type) -> bool {
+    match (ty, value) {
+        (Type::Struct(shape), _) => has_empties(value, shape),
+        (Type::List(list), Value::Array(items)) => items.iter().any(|i| any_empties(i, &list.item)),
+        (Type::Map(map), Value::Object(entries)) => {
+            entries.values().any(|i| any_empties(i, &map.value))
+        }
+        _ => false,
+    }
+}
+
+fn is_written_empty(field: &Field, value: &Value) -> bool {
+    field.presence == Presence::Always
+        && match (&field.ty, value) {
+            (Type::List(_), Value::Array(items)) => items.is_empty(),
+            (Type::Map(_), Value::Object(entries)) => entries.is_empty(),
+            _ => false,
+        }
+}
+
+/// Makes those empty lists and maps `null`.
+pub fn drop_empties(value: &mut Value, shape: &StructRef) {
+    let Some(map) = value.as_object_mut() else {
+        return;
+    };
+    for field in &shape.get().fields {
+        if let Some(inner) = map.get_mut(field.name.as_ref()) {
+            if is_written_empty(field, inner) {
+                *inner = Value::Null;
+            } else {
+                drop_in(inner, &field.ty);
+            }
+        }
+    }
+}
+
+fn drop_in(value: &mut Value, ty: &Type) {
+    match (ty, value) {
+        (Type::Struct(shape), value) => drop_empties(value, shape),
+        (Type::List(list), Value::Array(items)) => {
+            items.iter_mut().for_each(|i| drop_in(i, &list.item));
+        }
+        (Type::Map(map), Value::Object(entries)) => {
+            entries.values_mut().for_each(|i| drop_in(i, &map.value));
+        }
+        _ => {}
+    }
+}
+
 fn complete_struct(value: &mut Value, shape: &Struct) {
     let Some(map) = value.as_object_mut() else {
         return;
@@ -70,6 +131,7 @@ fn written_zero(field: &Field) -> Option<Value> {
     };
     match (field.presence, leaf_struct) {
         (Presence::Pointer, _) => None,
+        (Presence::Nil, _) => Some(Value::Null),
         (_, Some(zero)) if field.name != "creationTimestamp" => Some(zero),
         (Presence::OmitEmpty, _) => None,
         (Presence::Always, _) => Some(match &field.ty {

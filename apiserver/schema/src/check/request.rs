@@ -38,6 +38,7 @@ pub struct Request<'a> {
 /// `apiVersion` and `kind` may be absent from the body: the resource's are set.
 pub fn decode_request(request: &Request<'_>) -> Result<Decoded, String> {
     let json;
+    let mut repeated = None;
     let body = match request.format {
         Format::Json => request.body,
         Format::Protobuf => {
@@ -49,13 +50,17 @@ pub fn decode_request(request: &Request<'_>) -> Result<Decoded, String> {
             });
         }
         Format::Yaml => {
-            json = yaml_to_json(request.body).map_err(|e| unrecognized(request, &e))?;
+            let document = super::read_yaml(&String::from_utf8_lossy(request.body))
+                .map_err(|e| unrecognized(request, &e))?;
+            repeated = document.strict_error();
+            json = document.value.to_string().into_bytes();
             &json
         }
     };
     let meta = type_meta(body).map_err(|e| unrecognized(request, &e))?;
     let gvk = resolve(request, &meta)?;
     let mut decoded = decode_json(body, request.shape).map_err(|e| unhandled(&gvk, request, &e))?;
+    decoded.strict.splice(0..0, repeated);
     if let Some(map) = decoded.value.as_object_mut() {
         map.insert("apiVersion".into(), gvk.api_version().into());
         map.insert("kind".into(), gvk.kind.as_ref().into());
@@ -224,14 +229,8 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
-fn yaml_to_json(body: &[u8]) -> Result<Vec<u8>, String> {
-    let text = String::from_utf8_lossy(body);
-    let value: Value = serde_saphyr::from_str(&text).map_err(|e| yaml_error(&e.to_string()))?;
-    serde_json::to_vec(&value).map_err(|e| e.to_string())
-}
-
 /// The parser's message in the form of Go's.
-fn yaml_error(message: &str) -> String {
+pub(super) fn yaml_error(message: &str) -> String {
     let number = |word: &str| {
         let rest = message.split(word).nth(1)?;
         let digits: String = rest

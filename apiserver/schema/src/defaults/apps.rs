@@ -11,6 +11,9 @@ pub(super) fn apply(map: &mut Object, kind: &str) {
     ) {
         return;
     }
+    if kind == "DaemonSet" {
+        template_generation(map);
+    }
     let Some(spec) = object_or_new(map, "spec") else {
         return;
     };
@@ -22,6 +25,16 @@ pub(super) fn apply(map: &mut Object, kind: &str) {
     }
     if let Some(template) = object_or_new(spec, "template") {
         pod::template(template);
+    }
+}
+
+/// A number that is a field in one version of the API and an annotation in the others: it is
+/// always written.
+pub(super) fn template_generation(set_: &mut Object) {
+    if let Some(metadata) = object_or_new(set_, "metadata")
+        && let Some(annotations) = object_or_new(metadata, "annotations")
+    {
+        set(annotations, "deprecated.daemonset.template.generation", "0");
     }
 }
 

@@ -1,7 +1,10 @@
 //! Definitions of custom resources.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
 
+use super::describe::Descriptions;
 use super::schemas::{Dialect, gvk};
 use crate::types::Gvk;
 
@@ -12,6 +15,8 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 pub struct CustomSchema {
     /// Its kind.
     pub kind: Gvk,
+    /// Name of the resource.
+    pub plural: String,
     /// Kind of its list.
     pub list_kind: String,
     /// `openAPIV3Schema`, or `null` where everything is allowed.
@@ -61,7 +66,10 @@ impl CustomSchema {
 
     fn list(&self, dialect: Dialect) -> Value {
         let mut properties = json!({"items": {
-            "description": format!("List of {}.", self.kind.kind),
+            "description": format!(
+                "List of {}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md",
+                self.plural
+            ),
             "type": "array",
             "items": {"$ref": reference(dialect, &self.name(&self.kind.kind))},
         }});
@@ -75,6 +83,16 @@ impl CustomSchema {
     }
 }
 
+/// What every kind says of its first three fields.
+static TEXTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+    const LIKE: &str = "io.k8s.api.core.v1.ConfigMap";
+    let texts = Descriptions::of(&vec![LIKE.to_owned()]);
+    ["apiVersion", "kind", "metadata"].map(|field| {
+        let found = texts.of_field(LIKE, field);
+        found.unwrap_or_default().to_owned()
+    })
+});
+
 fn reference(dialect: Dialect, name: &str) -> String {
     match dialect {
         Dialect::V3 => format!("#/components/schemas/{name}"),
@@ -84,10 +102,9 @@ fn reference(dialect: Dialect, name: &str) -> String {
 
 fn object_properties(properties: &mut Value, meta: &str, dialect: Dialect) {
     let target = reference(dialect, &format!("{META}{meta}"));
-    let text = "Standard metadata of the object.";
-    properties["apiVersion"] =
-        json!({"type": "string", "description": "Version of the schema of this object."});
-    properties["kind"] = json!({"type": "string", "description": "Kind of this object."});
+    let [api_version, kind, text] = &*TEXTS;
+    properties["apiVersion"] = json!({"type": "string", "description": api_version});
+    properties["kind"] = json!({"type": "string", "description": kind});
     properties["metadata"] = match dialect {
         Dialect::V3 => json!({"allOf": [{"$ref": target}], "description": text}),
         Dialect::V2 => json!({"$ref": target, "description": text}),

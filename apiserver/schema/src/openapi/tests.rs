@@ -56,6 +56,7 @@ fn the_old_document_shares_its_parameters() {
 
 fn widget() -> CustomSchema {
     CustomSchema {
+        plural: "widgets".into(),
         kind: Gvk::new("example.com", "v1", "Widget"),
         list_kind: "WidgetList".into(),
         schema: json!({"type": "object", "description": "A widget.", "properties": {"spec": {"type": "object", "properties": {

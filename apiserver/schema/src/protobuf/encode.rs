@@ -103,7 +103,7 @@ fn write_level(w: &mut Writer, entries: &[Entry<'_>], depth: usize) {
 }
 
 fn write_field(w: &mut Writer, number: u16, field: &Field, value: &Value) {
-    let pointer = field.presence == Presence::Pointer;
+    let pointer = matches!(field.presence, Presence::Pointer | Presence::Nil);
     if value.is_null()
         && (pointer
             || matches!(

@@ -176,6 +176,7 @@ fn presence(flags: &str, ty: &str) -> Presence {
     let composite = ty.starts_with(['[', '{']);
     match flags.as_bytes().first() {
         Some(b'p') => Presence::Pointer,
+        Some(b'n') => Presence::Nil,
         Some(b'a' | b's') => Presence::Always,
         Some(b'r') if composite => Presence::Always,
         _ => Presence::OmitEmpty,

@@ -28,7 +28,7 @@ pub(super) fn decide(
     spec: &mut Value,
     ranges: &[IpNetwork],
     given: &[IpAddr],
-) -> Result<Vec<String>, Cause> {
+) -> Result<Vec<String>, Vec<Cause>> {
     let cluster = cluster_families(ranges);
     let selector_less_headless = spec["clusterIP"] == "None"
         && spec["selector"]
@@ -48,9 +48,17 @@ pub(super) fn decide(
         .flatten()
         .filter_map(|f| f.as_str().map(str::to_owned))
         .collect();
+    let mut causes = Vec::new();
+    if policy == "RequireDualStack" && cluster.len() < 2 && !selector_less_headless {
+        causes.push(Cause::new(
+            "FieldValueInvalid",
+            "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+            "spec.ipFamilyPolicy",
+        ));
+    }
     for (i, family) in families.iter().enumerate() {
         if !cluster.contains(&family.as_str()) && !selector_less_headless {
-            return Err(Cause::new(
+            causes.push(Cause::new(
                 "FieldValueInvalid",
                 format!(
                     "Invalid value: {}: not configured on this cluster",
@@ -59,6 +67,9 @@ pub(super) fn decide(
                 format!("spec.ipFamilies[{i}]"),
             ));
         }
+    }
+    if !causes.is_empty() {
+        return Err(causes);
     }
     for address in given {
         let family = family_of(*address);
@@ -75,13 +86,6 @@ pub(super) fn decide(
         "PreferDualStack" => cluster.len().min(2),
         _ => families.len().max(1),
     };
-    if policy == "RequireDualStack" && cluster.len() < 2 && !selector_less_headless {
-        return Err(Cause::new(
-            "FieldValueInvalid",
-            "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
-            "spec.ipFamilyPolicy",
-        ));
-    }
     if families.len() < wanted {
         let other = if families[0] == "IPv4" {
             "IPv6"

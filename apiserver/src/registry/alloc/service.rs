@@ -184,15 +184,19 @@ pub(super) fn allocate(
 ) -> Result<(), ApiError> {
     let name = meta::name(service).to_owned();
     let spec = &mut service["spec"];
-    let refused = |cause: Cause| ApiError::invalid("", "Service", &name, vec![cause]);
+    let refused = |causes: Vec<Cause>| ApiError::invalid("", "Service", &name, causes);
     if service_type(spec) == "ExternalName" {
         return Ok(());
     }
     allocate_addresses(taken, ranges, spec).map_err(refused)?;
-    allocate_ports(taken, spec).map_err(refused)
+    allocate_ports(taken, spec).map_err(|cause| refused(vec![cause]))
 }
 
-fn allocate_addresses(taken: &Taken, ranges: &[IpNetwork], spec: &mut Value) -> Result<(), Cause> {
+fn allocate_addresses(
+    taken: &Taken,
+    ranges: &[IpNetwork],
+    spec: &mut Value,
+) -> Result<(), Vec<Cause>> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let mut given: Vec<String> = spec["clusterIPs"]
         .as_array()
@@ -217,15 +221,17 @@ fn allocate_addresses(taken: &Taken, ranges: &[IpNetwork], spec: &mut Value) -> 
     for family in &families {
         let own = parsed.iter().find(|a| family_of(**a) == family);
         let address = match own {
-            Some(address) => check_address(taken, ranges, *address, &given)?,
+            Some(address) => {
+                check_address(taken, ranges, *address, &given).map_err(|cause| vec![cause])?
+            }
             None => free_address(taken, ranges, family).ok_or_else(|| {
-                Cause::new(
+                vec![Cause::new(
                     "InternalError",
                     format!(
                         "Internal error: failed to allocate a serviceIP: range is full ({family})"
                     ),
                     "spec.clusterIPs",
-                )
+                )]
             })?,
         };
         chosen.push(address);

@@ -152,12 +152,16 @@ impl ResourceCache {
         let wanted = if limit == 0 { usize::MAX } else { limit };
         let mut objects = Vec::new();
         let mut more = false;
-        for object in range.by_ref().filter(|o| all || filter.matches(o)) {
+        // Whether there is more is told without looking at it: as upstream, which may then answer
+        // with an empty last chunk.
+        for object in range.by_ref() {
             if objects.len() == wanted {
                 more = true;
                 break;
             }
-            objects.push(object.clone());
+            if all || filter.matches(object) {
+                objects.push(object.clone());
+            }
         }
         let remaining = if more && all { 1 + range.count() } else { 0 };
         Snapshot {

@@ -7,6 +7,7 @@
 
 pub(crate) mod controller;
 pub(crate) mod conversion;
+pub(crate) mod definition;
 mod naming;
 mod validation;
 
@@ -122,12 +123,18 @@ impl CustomKind {
     pub fn validate(&self, gvk: &Gvk, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         let before = causes.len();
         validation::check(&self.schema, new, old, causes);
-        if causes.len() > before {
+        let Some(rules) = &self.rules else {
+            return;
+        };
+        if causes[before..].iter().any(validation::blocks_rules) {
+            causes.push(Cause::new(
+                "FieldValueInvalid",
+                "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+                "<nil>",
+            ));
             return;
         }
-        if let Some(rules) = &self.rules {
-            validation::check_rules(rules, gvk, new, old, causes);
-        }
+        validation::check_rules(rules, gvk, new, old, causes);
     }
 }
 
@@ -218,6 +225,7 @@ impl Resource {
         let custom = self.custom.as_ref()?;
         Some(CustomSchema {
             kind: self.gvk(),
+            plural: self.plural.to_string(),
             list_kind: self.list_kind.to_string(),
             schema: custom.schema.clone(),
         })

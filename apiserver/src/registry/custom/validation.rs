@@ -21,6 +21,18 @@ pub(super) fn check(schema: &Value, new: &Value, old: Option<&Value>, causes: &m
     }
 }
 
+/// Whether an object with this fault may lack what its rules rely on.
+pub(super) fn blocks_rules(fault: &Cause) -> bool {
+    matches!(
+        fault.reason.as_str(),
+        "FieldValueNotSupported"
+            | "FieldValueRequired"
+            | "FieldValueTooLong"
+            | "FieldValueTooMany"
+            | "FieldValueTypeInvalid"
+    )
+}
+
 /// Evaluates the rules of a schema whose shape the object has.
 pub(super) fn check_rules(
     rules: &CompiledSchema,
@@ -175,21 +187,20 @@ fn pattern(text: &str) -> Option<Regex> {
     regex
 }
 
+/// The first thing that is wrong with a text, which is all that is told, and its format.
 fn check_string(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
     let length = text.chars().count() as u64;
+    let quoted = Value::from(text).to_string();
     if let Some(max) = schema["maxLength"].as_u64().filter(|max| length > *max) {
         let text = format!("Too long: may not be more than {max} bytes");
         causes.push(Cause::new("FieldValueTooLong", text, path));
-    }
-    let quoted = Value::from(text).to_string();
-    if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
+    } else if let Some(min) = schema["minLength"].as_u64().filter(|min| length < *min) {
         causes.push(invalid(
             path,
             &quoted,
             &format!("should be at least {min} chars long"),
         ));
-    }
-    if let Some(wanted) = schema["pattern"].as_str()
+    } else if let Some(wanted) = schema["pattern"].as_str()
         && pattern(wanted).is_some_and(|p| !p.is_match(text))
     {
         causes.push(invalid(path, &quoted, &format!("should match '{wanted}'")));

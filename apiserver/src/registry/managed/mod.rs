@@ -4,9 +4,9 @@
 //! the sets of fields, [`entries`] their form in the object. This file has the rules: what a
 //! plain write takes from others, what an apply conflicts with, and what it removes.
 
-mod entries;
+pub mod entries;
 mod field_set;
-mod typed;
+pub(super) mod typed;
 
 use schema::types::{Gvk, StructRef};
 use serde_json::Value;
@@ -146,6 +146,9 @@ impl<'a> Writer<'a> {
     /// Server-side apply.
     pub fn apply(&self, live: &Value, applied: &Value, force: bool) -> Result<Value, ApplyError> {
         let mut all = entries::decode(live).unwrap_or_default();
+        if all.is_empty() {
+            all.extend(self.before_first_apply(live));
+        }
         let mut base = live.clone();
         meta::of_mut(&mut base).remove("managedFields");
         typed::check(self.shape, applied)?;
@@ -172,6 +175,20 @@ impl<'a> Writer<'a> {
         let mut merged = merged;
         entries::encode(&mut merged, all);
         Ok(merged)
+    }
+
+    /// Somebody set what is there, even where nobody was told apart.
+    fn before_first_apply(&self, live: &Value) -> Option<Entry> {
+        // A fresh object has nothing that anybody set.
+        if meta::text(live, "uid").is_empty() {
+            return None;
+        }
+        let set = typed::field_set(self.shape, live).without(self.reset);
+        Some(Entry {
+            manager: "before-first-apply".into(),
+            set: without_system_fields(set),
+            ..self.entry(Operation::Update)
+        })
     }
 
     /// Removes what this manager applied before, applies no longer, and no other applier owns.
@@ -289,11 +306,31 @@ pub fn forget(object: &mut Value) {
 
 /// Records the change from `old` to `new` for the manager of this request.
 pub fn track_update(call: &Call, old: Option<&Value>, new: &mut Value, manager: &str) {
+    if call.resource.strategy.untracked {
+        meta::of_mut(new).remove("managedFields");
+        return;
+    }
     let writer = Writer::of(call, manager);
     match old {
         Some(old) => writer.update(old, new, false),
         None => writer.update(&kinds::empty_object(&call.resource), new, true),
     }
+}
+
+/// As [`track_update`] on creation, for a kind that is not the resource's own.
+pub fn track_creation_of(call: &Call, gvk: &Gvk, new: &mut Value, manager: &str) {
+    let Some(shape) = schema::types::root(&gvk.group, &gvk.version, &gvk.kind) else {
+        return;
+    };
+    let mut empty = serde_json::json!({"metadata": {}});
+    schema::check::complete(&mut empty, &shape);
+    let writer = Writer {
+        shape: &shape,
+        api_version: gvk.api_version(),
+        reset: &[],
+        ..Writer::of(call, manager)
+    };
+    writer.update(&empty, new, true);
 }
 
 /// Refuses an applied object that cannot be applied at all.
@@ -340,23 +377,30 @@ pub fn apply(
             &empty
         }
     };
-    writer
-        .apply(live, applied, options.force == Some(true))
-        .map_err(|error| match error {
-            ApplyError::Conflicts(conflicts) => conflict_status(&conflicts),
-            ApplyError::Typed(fault) => {
-                let gvk = call.resource.gvk();
-                let message = format!(
-                    "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {fault}",
-                    meta::text(applied, "namespace"),
-                    meta::name(applied),
-                    gvk.group,
-                    gvk.version,
-                    gvk.kind,
-                );
-                ApiError::new(500, "", message, None)
-            }
-        })
+    let applied_now = writer.apply(live, applied, options.force == Some(true));
+    outcome(applied_now, &call.resource.gvk(), applied)
+}
+
+/// The outcome of an apply as clients are told.
+pub fn outcome(
+    merged: Result<Value, ApplyError>,
+    gvk: &Gvk,
+    applied: &Value,
+) -> Result<Value, ApiError> {
+    merged.map_err(|error| match error {
+        ApplyError::Conflicts(conflicts) => conflict_status(&conflicts),
+        ApplyError::Typed(fault) => {
+            let message = format!(
+                "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {fault}",
+                meta::text(applied, "namespace"),
+                meta::name(applied),
+                gvk.group,
+                gvk.version,
+                gvk.kind,
+            );
+            ApiError::new(500, "", message, None)
+        }
+    })
 }
 
 #[cfg(test)]

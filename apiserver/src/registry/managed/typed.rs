@@ -93,10 +93,8 @@ fn item_edge(list: &List, keys: &[Cow<'static, str>], item: &Value) -> Option<St
     }
     let shape = list.item.as_struct();
     let mut found = BTreeMap::new();
-    let mut given = false;
     for key in keys {
         let value = item.get(key.as_ref()).filter(|v| !v.is_null()).cloned();
-        given |= value.is_some();
         let default = || {
             shape
                 .and_then(|s| s.field(key))
@@ -106,7 +104,7 @@ fn item_edge(list: &List, keys: &[Cow<'static, str>], item: &Value) -> Option<St
             found.insert(key.as_ref(), value);
         }
     }
-    if !given || found.len() < keys.len() {
+    if found.is_empty() {
         return None;
     }
     serde_json::to_string(&found)
@@ -508,15 +506,11 @@ fn check_items(list: &List, items: &[Value], path: &str) -> Result<(), TypedErro
         let mut below = format!("{path}[{i}]");
         if let Some(keys) = keys {
             let Some(edge) = item_edge(list, keys, item) else {
-                let shown = keys
-                    .iter()
-                    .map(|k| format!("{k:?}"))
-                    .collect::<Vec<_>>()
-                    .join(", ");
+                let shown: Vec<String> = keys.iter().map(|k| format!("{k:?}")).collect();
                 let what = format!(
-                    "element 0: associative list with keys has an element that omits key field {shown} (and doesn't have default value)"
-                )
-                .replacen("element 0", &format!("element {i}"), 1);
+                    "element {i}: associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+                    shown.join(" ")
+                );
                 return Err(TypedError {
                     path: path.to_owned(),
                     what,
@@ -559,7 +553,8 @@ fn join(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(" ")
 }
 
-fn plain(value: &Value) -> String {
+/// A value as Go's `%v` prints it.
+pub(in crate::registry) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),

@@ -164,7 +164,10 @@ fn replace(object: &mut Value, path: &str, value: Value) -> Option<()> {
     }
     let (parents, key) = split(path)?;
     match parent(object, &parents)? {
-        Value::Object(map) => *map.get_mut(&key)? = value,
+        // What is replaced need not be there: upstream's library does not look.
+        Value::Object(map) => {
+            map.insert(key, value);
+        }
         Value::Array(items) => {
             let at = index(&key, items.len())?;
             items[at] = value;

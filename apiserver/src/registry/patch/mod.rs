@@ -105,8 +105,19 @@ fn yaml(body: &Bytes) -> Result<Value, ApiError> {
     {
         return Ok(value);
     }
-    serde_saphyr::from_str(text)
-        .map_err(|e| refused(format!("error converting YAML to JSON: yaml: {e}")))
+    let document = schema::check::read_yaml(text)
+        .map_err(|e| refused(format!("error converting YAML to JSON: {e}")))?;
+    Ok(document.value)
+}
+
+/// What strict decoding finds in an applied text: keys that stand twice.
+pub(super) fn repeated_in_apply(body: &Bytes) -> Option<String> {
+    // JSON is YAML, too.
+    let text = std::str::from_utf8(body).ok()?;
+    let found = schema::check::read_yaml(text).ok()?.strict_error()?;
+    Some(format!(
+        "error strict decoding YAML: error converting YAML to JSON: {found}"
+    ))
 }
 
 /// Go's words for a JSON mistake.

@@ -45,6 +45,9 @@ pub struct Strategy {
     pub graceful: bool,
     /// Dependents are orphaned unless the client says otherwise.
     pub orphans: bool,
+    /// Nobody's fields are recorded: the published schema calls a text of this kind a list, and
+    /// upstream's field manager gives up on it.
+    pub untracked: bool,
     /// What is wrong with a name.
     pub name_faults: fn(&str) -> Vec<String>,
     /// Before validation on creation: resets, initial status.
@@ -66,6 +69,7 @@ pub const DEFAULT: Strategy = Strategy {
     returns_deleted: false,
     graceful: false,
     orphans: false,
+    untracked: false,
     name_faults: names::subdomain_faults,
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},

@@ -85,6 +85,7 @@ static DEFINITION: Strategy = Strategy {
     unconditional_update: false,
     prepare_create: definitions::create,
     prepare_update: definitions::update,
+    validate: crate::registry::custom::definition::validate,
     ..DEFAULT
 };
 static WEBHOOKS: Strategy = Strategy {
@@ -97,6 +98,7 @@ static JOB: Strategy = Strategy {
     ..DEFAULT
 };
 static CERTIFICATE_REQUEST: Strategy = Strategy {
+    untracked: true,
     prepare_create: certificates::create,
     prepare_status: certificates::update_status,
     ..DEFAULT

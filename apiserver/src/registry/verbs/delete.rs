@@ -20,6 +20,8 @@ use crate::response::{self, ApiError, ApiResponse, negotiate};
 pub(super) enum Verdict {
     /// The object goes now.
     Remove,
+    /// It is marked, so that watchers see that it was deleted in no time, and goes at once.
+    MarkAndRemove(Value),
     /// The object is marked and waits for its node or its finalizers.
     Mark(Value),
     /// It is already marked; nothing changes.
@@ -101,6 +103,19 @@ impl Call {
                     self.commit(&key, &old, Commit::Delete(current.revision), &write)
                         .await
                 }
+                Verdict::MarkAndRemove(new) => {
+                    match self
+                        .commit(&key, new, Commit::Update(current.revision), &write)
+                        .await
+                    {
+                        Ok(marked) if options.dry_run => Ok(marked),
+                        Ok(marked) => self
+                            .commit(&key, new, Commit::Delete(marked.revision), &write)
+                            .await
+                            .map(|_| marked),
+                        refused => refused,
+                    }
+                }
                 Verdict::Mark(new) => {
                     self.commit(&key, new, Commit::Update(current.revision), &write)
                         .await
@@ -108,7 +123,7 @@ impl Call {
             };
             match outcome {
                 Ok(object) => {
-                    let removed = verdict == Verdict::Remove;
+                    let removed = matches!(verdict, Verdict::Remove | Verdict::MarkAndRemove(_));
                     return Ok(Deleted { object, removed });
                 }
                 // Only a deletion can end this loop for good: the object is gone or it goes.
@@ -170,6 +185,12 @@ pub(super) fn decide(
             .is_some_and(|f| !f.is_empty());
     let grace = grace_period(resource, old, options);
     if finalizers.is_empty() && grace == 0 && !waits_for_namespace {
+        if resource.strategy.graceful {
+            mark(&mut new, old, grace, now);
+            if new != *old {
+                return Verdict::MarkAndRemove(new);
+            }
+        }
         return Verdict::Remove;
     }
     set_finalizers(&mut new, &finalizers);

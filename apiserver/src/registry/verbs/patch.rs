@@ -1,13 +1,14 @@
 //! PATCH: the four patch types over one read-modify-write loop.
 
 use bytes::Bytes;
+use schema::types::{Scalar, Type};
 use serde_json::Value;
 
 use super::update::ATTEMPTS;
 use super::write::{Refused, Stored};
 use crate::registry::call::Call;
 use crate::registry::options::{FieldValidation, WriteOptions};
-use crate::registry::patch::{Patch, PatchType, repeated_keys};
+use crate::registry::patch::{Patch, PatchType, repeated_in_apply, repeated_keys};
 use crate::registry::{kinds, managed, meta};
 use crate::response::{ApiError, ApiResponse, Cause};
 
@@ -19,7 +20,20 @@ impl Call {
             WriteOptions::parse(&self.query, "PatchOptions", patch_type == PatchType::Apply)?;
         let patch = Patch::decode(patch_type, &body)?;
         let stored = match patch {
-            Patch::Apply(applied) => self.apply(applied, &options).await?,
+            Patch::Apply(applied) => {
+                let repeated = match options.field_validation {
+                    FieldValidation::Ignore => None,
+                    _ => repeated_in_apply(&body),
+                };
+                if let Some(why) = repeated {
+                    if options.field_validation == FieldValidation::Strict {
+                        return Err(ApiError::bad_request(why));
+                    }
+                    let told = why.trim_start_matches("error strict decoding YAML: ");
+                    self.warn(told.to_owned());
+                }
+                self.apply(applied, &options).await?
+            }
             patch => {
                 let repeated = repeated_keys(&self.resource.shape, patch_type, &body);
                 self.patch_value(&patch, &repeated, &options).await?
@@ -68,10 +82,14 @@ impl Call {
         let gvk = self.resource.gvk();
         let merged = patch.apply(&self.resource, old)?;
         let forgets_managers = managed::is_emptied(&merged);
-        let shown = merged.clone();
-        // Upstream shows the whole merged object as the value that is invalid.
+        // Upstream shows as the value that is invalid the whole merged object, or the patch where
+        // it never made the object a text.
+        let text = match patch {
+            Patch::Strategic(patch) => managed::typed::plain(patch),
+            _ => go_json(&merged),
+        };
         let invalid = |why: String| {
-            let shown = meta::quote(&go_json(&shown));
+            let shown = meta::quote(&text);
             let fault = Cause::new(
                 "FieldValueInvalid",
                 format!("Invalid value: {shown}: {why}"),
@@ -79,6 +97,11 @@ impl Call {
             );
             ApiError::invalid("", "", "", vec![fault])
         };
+        if matches!(patch, Patch::Strategic(_))
+            && let Some(why) = unrestorable(&Type::Struct(self.resource.shape.clone()), &merged)
+        {
+            return Err(invalid(why));
+        }
         let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
             .map_err(|e| invalid(e.to_string()))?;
         let mut faults = decoded.faults;
@@ -152,6 +175,49 @@ impl Call {
             }
         }
         Err(self.stale())
+    }
+}
+
+/// Why a merged tree is no object of its kind, in the words of Go's conversion.
+fn unrestorable(ty: &Type, value: &Value) -> Option<String> {
+    let go = match value {
+        Value::Null => return None,
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    };
+    match (ty, value) {
+        (Type::Struct(shape), Value::Object(map)) => map.iter().find_map(|(key, value)| {
+            let field = shape.get().field(key)?;
+            unrestorable(&field.ty, value)
+        }),
+        (Type::Struct(shape), _) if shape.get().scalar.is_none() => {
+            Some(format!("cannot restore struct from: {go}"))
+        }
+        (Type::List(list), Value::Array(items)) => {
+            items.iter().find_map(|item| unrestorable(&list.item, item))
+        }
+        (Type::List(_), _) => Some(format!("cannot restore slice from {go}")),
+        (Type::Map(map), Value::Object(entries)) => entries
+            .values()
+            .find_map(|value| unrestorable(&map.value, value)),
+        (Type::Map(_), _) => Some(format!("cannot restore map from {go}")),
+        (Type::Scalar(scalar), _) => {
+            let wanted = match scalar {
+                Scalar::String if !value.is_string() => "string",
+                Scalar::Bool if !value.is_boolean() => "bool",
+                Scalar::Int32 if !value.is_number() => "int32",
+                Scalar::Int64 if !value.is_number() => "int64",
+                _ => return None,
+            };
+            // Go makes a text of any number.
+            (wanted != "string" || !value.is_number())
+                .then(|| format!("cannot convert {go} to {wanted}"))
+        }
+        _ => None,
     }
 }
 

@@ -185,19 +185,22 @@ impl Call {
             };
             let last = page.entries.last().map(|e| e.key.to_string());
             for (i, entry) in page.entries.iter().enumerate() {
-                let object = Object::from_entry(entry, &filter.known);
-                if !filter.matches(&object) {
-                    continue;
-                }
                 if limit > 0 && chosen.len() == limit {
                     let rest =
                         page.entries.len() - i + usize::try_from(page.remaining).unwrap_or(0);
                     return Ok((chosen, if filter.selects_all() { rest } else { 0 }, true));
                 }
-                chosen.push(Arc::new(object));
+                let object = Object::from_entry(entry, &filter.known);
+                if filter.matches(&object) {
+                    chosen.push(Arc::new(object));
+                }
             }
-            if page.remaining == 0 || last.is_none() {
+            let rest = usize::try_from(page.remaining).unwrap_or(0);
+            if rest == 0 || last.is_none() {
                 return Ok((chosen, 0, false));
+            }
+            if limit > 0 && chosen.len() == limit {
+                return Ok((chosen, if filter.selects_all() { rest } else { 0 }, true));
             }
             after = last;
         }

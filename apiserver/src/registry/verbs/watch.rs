@@ -241,7 +241,7 @@ impl Stream {
     }
 
     fn put_bookmark(&mut self, piece: &mut BytesMut, revision: u64, ends_initial: bool) {
-        let mut object = kinds::empty_object(&self.call.resource);
+        let mut object = kinds::bookmark_object(&self.call.resource);
         object["metadata"]["resourceVersion"] = revision.to_string().into();
         if ends_initial {
             let annotations = &mut object["metadata"]["annotations"];
