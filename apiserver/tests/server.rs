@@ -10,6 +10,7 @@ mod server {
     pub(crate) mod fixture;
     pub(crate) mod hostile;
     pub(crate) mod lifecycle;
+    pub(crate) mod reading;
     pub(crate) mod tokens;
     pub(crate) mod webhooks;
 }

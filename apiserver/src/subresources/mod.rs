@@ -4,6 +4,7 @@
 pub(crate) mod binding;
 mod eviction;
 mod node;
+mod proxied;
 pub(crate) mod scale;
 pub mod token;
 

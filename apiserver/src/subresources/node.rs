@@ -11,6 +11,7 @@ use http::Uri;
 use http::request::Parts;
 use serde_json::{Value, json};
 
+use super::proxied::Proxied;
 use crate::admission::Operation;
 use crate::outbound::{Place, ready_endpoint};
 use crate::registry::Call;
@@ -59,23 +60,51 @@ const KUBELET_PORT: u16 = 10_250;
 
 pub(super) async fn connect(
     call: Arc<Call>,
-    mut parts: Parts,
+    parts: Parts,
     body: RequestBody,
 ) -> Result<ApiResponse, ApiError> {
     let subresource = call.info.subresource.as_str();
     if subresource != "log" {
         admit(&call).await?;
     }
+    if subresource == "proxy" {
+        return proxy(&call, parts, body).await;
+    }
     let (target, path) = match (call.resource.plural.as_ref(), subresource) {
-        ("nodes", _) => node_target(&call).await?,
-        ("services", _) => service_target(&call).await?,
-        (_, "proxy") => pod_target(&call).await?,
         (_, "log") => match log_target(&call).await? {
             Some(found) => found,
             None => return Ok(no_content()),
         },
         _ => session_target(&call).await?,
     };
+    send(&call, &target, &path, parts, body).await
+}
+
+/// Everything behind `proxy`, whatever the method.
+async fn proxy(call: &Call, parts: Parts, body: RequestBody) -> Result<ApiResponse, ApiError> {
+    let proxied = Proxied::of(parts.uri.path(), call.resource.namespaced())
+        .ok_or_else(|| ApiError::bad_request("the path is not valid"))?;
+    if let Some(redirect) = proxied.redirect(&parts) {
+        return Ok(redirect);
+    }
+    let target = match call.resource.plural.as_ref() {
+        "nodes" => node_target(call).await?,
+        "services" => service_target(call).await?,
+        _ => pod_target(call).await?,
+    };
+    let path = proxied.path(parts.uri.query());
+    let mut response = send(call, &target, &path, parts, body).await?;
+    proxied.rewrite(&mut response);
+    Ok(response)
+}
+
+async fn send(
+    call: &Call,
+    target: &Target,
+    path: &str,
+    mut parts: Parts,
+    body: RequestBody,
+) -> Result<ApiResponse, ApiError> {
     let uri: Uri = path
         .parse()
         .map_err(|_| ApiError::bad_request("the path is not valid"))?;
@@ -83,10 +112,7 @@ pub(super) async fn connect(
     for header in [http::header::AUTHORIZATION, http::header::HOST] {
         parts.headers.remove(header);
     }
-    call.registry
-        .nodes()?
-        .carry(&target, uri, parts, body)
-        .await
+    call.registry.nodes()?.carry(target, uri, parts, body).await
 }
 
 /// What is connected to, and how, is subject to admission.
@@ -160,16 +186,6 @@ fn split_name(name: &str) -> (bool, &str, &str) {
     }
 }
 
-fn proxied_path(call: &Call) -> String {
-    let query: Vec<String> = call
-        .query
-        .pairs()
-        .map(|(k, v)| format!("{}={}", encode(k), encode(v)))
-        .collect();
-    let rest: Vec<String> = call.info.rest.split('/').map(encode).collect();
-    with_query(format!("/{}", rest.join("/")), &query)
-}
-
 fn with_query(path: String, query: &[String]) -> String {
     if query.is_empty() {
         path
@@ -223,17 +239,17 @@ async fn kubelet(call: &Call, node: &str) -> Result<Target, ApiError> {
     })
 }
 
-async fn node_target(call: &Call) -> Result<(Target, String), ApiError> {
+async fn node_target(call: &Call) -> Result<Target, ApiError> {
     let (_, name, port) = split_name(&call.info.name);
     call.registry.cacher.consistent().await?;
     let mut target = kubelet(call, name).await?;
     if let (Target::Kubelet { port: own, .. }, Ok(port)) = (&mut target, port.parse()) {
         *own = port;
     }
-    Ok((target, proxied_path(call)))
+    Ok(target)
 }
 
-async fn pod_target(call: &Call) -> Result<(Target, String), ApiError> {
+async fn pod_target(call: &Call) -> Result<Target, ApiError> {
     let (tls, name, port) = split_name(&call.info.name);
     let pod = call.current(name).await?.value();
     let address = pod["status"]["podIP"].as_str().and_then(|a| a.parse().ok());
@@ -242,7 +258,7 @@ async fn pod_target(call: &Call) -> Result<(Target, String), ApiError> {
         Ok(port) => port,
         Err(_) => pod_port(&pod, port).unwrap_or(80),
     };
-    Ok((Target::Endpoint { address, port, tls }, proxied_path(call)))
+    Ok(Target::Endpoint { address, port, tls })
 }
 
 fn pod_port(pod: &Value, name: &str) -> Option<u16> {
@@ -274,7 +290,7 @@ fn allowed(address: Option<IpAddr>) -> Result<IpAddr, ApiError> {
         .ok_or_else(|| ApiError::bad_request("address not allowed"))
 }
 
-async fn service_target(call: &Call) -> Result<(Target, String), ApiError> {
+async fn service_target(call: &Call) -> Result<Target, ApiError> {
     let (tls, name, port) = split_name(&call.info.name);
     let service = call.current(name).await?.value();
     let ports = service["spec"]["ports"]
@@ -307,7 +323,7 @@ async fn service_target(call: &Call) -> Result<(Target, String), ApiError> {
     let (address, port) =
         ready_endpoint(cacher, call.namespace(), name, chosen).ok_or_else(no_endpoints)?;
     let address = allowed(Some(address))?;
-    Ok((Target::Endpoint { address, port, tls }, proxied_path(call)))
+    Ok(Target::Endpoint { address, port, tls })
 }
 
 /// A pod's node and container for logs and sessions; `None`: not scheduled yet.

@@ -110,8 +110,7 @@ impl Drop for World {
 
 impl World {
     pub fn new() -> Self {
-        let [client, node, a, b, far] =
-            ["client", "node", "a", "b", "far"].map(TestNetns::new);
+        let [client, node, a, b, far] = ["client", "node", "a", "b", "far"].map(TestNetns::new);
         for namespace in [&client, &node, &a, &b, &far] {
             // No waiting for duplicates of link-local addresses.
             namespace.sysctl("net/ipv6/conf/default/accept_dad", "0");

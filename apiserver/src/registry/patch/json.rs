@@ -37,13 +37,17 @@ pub(super) fn decode(body: &Bytes) -> Result<Vec<Operation>, ApiError> {
 /// What cannot be applied is refused without a reason, as upstream does.
 pub(super) fn apply(operations: &[Operation], object: &Value) -> Result<Value, ApiError> {
     let mut patched = object.clone();
+    let mut copied = 0;
     for operation in operations {
-        step(operation, &mut patched).ok_or_else(ApiError::unprocessable)?;
+        step(operation, &mut patched, &mut copied).ok_or_else(ApiError::unprocessable)?;
     }
     Ok(patched)
 }
 
-fn step(operation: &Operation, object: &mut Value) -> Option<()> {
+/// What all copies of a patch may add together: copies of copies grow without bounds.
+const MAX_COPIED: usize = 3 << 20;
+
+fn step(operation: &Operation, object: &mut Value, copied: &mut usize) -> Option<()> {
     let path = operation["path"].as_str()?;
     match operation["op"].as_str()? {
         "add" => add(object, path, operation.get("value")?.clone()),
@@ -56,6 +60,10 @@ fn step(operation: &Operation, object: &mut Value) -> Option<()> {
         }
         "copy" => {
             let value = get(object, operation["from"].as_str()?)?.clone();
+            *copied += value.to_string().len();
+            if *copied > MAX_COPIED {
+                return None;
+            }
             add(object, path, value)
         }
         "test" => {

@@ -130,6 +130,7 @@ impl Call {
         after: Option<String>,
     ) -> Result<ApiResponse, ApiError> {
         let cache = &self.resource.cache;
+        self.check_kept(revision, after.as_deref()).await?;
         // What is selected after conversion comes in one piece.
         let limit = if filter.late.is_some() {
             0
@@ -154,6 +155,25 @@ impl Call {
         }
         self.list_response(objects, meta, filter.late.as_ref())
             .await
+    }
+
+    /// Refuses a revision whose history is gone, also where memory would know the answer: how
+    /// long a token lasts must not depend on what happened to be written.
+    async fn check_kept(&self, revision: u64, after: Option<&str>) -> Result<(), ApiError> {
+        if revision == self.registry.cacher.applied() {
+            return Ok(());
+        }
+        let probe = Range {
+            prefix: self.resource.cache.prefix.clone(),
+            limit: 1,
+            at: Some(revision),
+            ..Range::default()
+        };
+        match self.registry.cacher.store().list(probe).await {
+            Err(StoreError::Compacted { .. }) => Err(self.expired(after)),
+            // Other failures show themselves when history is really needed.
+            _ => Ok(()),
+        }
     }
 
     /// Reads history page by page until the chunk is full.
