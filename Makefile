@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 UP_PACKAGES := protobuf-compiler libprotobuf-dev containerd runc iptables nftables build-essential ca-certificates \
 	$(if $(shell command -v kubectl),,kubernetes-client)
 TEST_PACKAGES := $(UP_PACKAGES) etcd-server etcd-client containernetworking-plugins bird2 \
-	ipset conntrack iproute2 podman curl procps gobgpd
+	ipset conntrack iproute2 podman curl procps gobgpd frr
 STATIC := -C target-feature=+crt-static
 
 help: ## what there is

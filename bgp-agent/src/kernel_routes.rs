@@ -38,19 +38,14 @@ fn route(prefix: IpNetwork, wanted: &Forwarding, resolve: Resolve<'_>) -> Option
     }
 }
 
-/// The operations for these prefixes; with `sweep` also for every route of ours that nobody wants.
+/// The operations for these prefixes.
 pub(crate) fn plan(
     wanted: &BTreeMap<IpNetwork, Forwarding>,
     prefixes: &BTreeSet<IpNetwork>,
     actual: &Actual,
-    sweep: bool,
     resolve: Resolve<'_>,
 ) -> Vec<Op> {
-    let unwanted = actual
-        .keys()
-        .filter(|prefix| sweep && !wanted.contains_key(*prefix));
-    let looked_at: BTreeSet<IpNetwork> = prefixes.iter().chain(unwanted).copied().collect();
-    looked_at
+    prefixes
         .iter()
         .filter_map(|prefix| {
             let want = wanted
@@ -67,7 +62,7 @@ pub(crate) fn plan(
 }
 
 /// Equal in what we decide: the kernel fills in the rest.
-fn is_same(want: &Route, have: &Route) -> bool {
+pub(crate) fn is_same(want: &Route, have: &Route) -> bool {
     let gateways = |route: &Route| -> BTreeSet<Option<IpAddr>> {
         route.next_hops.iter().map(|hop| hop.gateway).collect()
     };
@@ -170,20 +165,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_written_again_and_leftovers_go_only_with_a_sweep() {
+    fn what_is_there_is_not_written_again_and_what_nobody_wants_goes() {
         let wanted: BTreeMap<_, _> = [
             (prefix("10.1.0.0/24"), via(1)),
             (prefix("10.2.0.0/24"), Forwarding::Blackhole),
         ]
         .into();
-        let all: BTreeSet<IpNetwork> = wanted.keys().copied().collect();
+        let mut all: BTreeSet<IpNetwork> = wanted.keys().copied().collect();
         let leftover = Route::blackhole(prefix("10.9.0.0/24"), Protocol::BGP);
         let actual = Actual::from([(leftover.destination, leftover)]);
-        let ops = plan(&wanted, &all, &actual, false, &resolve);
+        let ops = plan(&wanted, &all, &actual, &resolve);
         assert_eq!(ops.len(), 2);
         let actual = applied(&ops, actual);
-        assert_eq!(plan(&wanted, &all, &actual, false, &resolve), []);
-        let ops = plan(&wanted, &all, &actual, true, &resolve);
+        assert_eq!(plan(&wanted, &all, &actual, &resolve), []);
+        all.insert(prefix("10.9.0.0/24"));
+        let ops = plan(&wanted, &all, &actual, &resolve);
         assert!(
             matches!(ops.as_slice(), [Op::Delete(route)] if route.destination == prefix("10.9.0.0/24"))
         );
@@ -199,7 +195,7 @@ mod tests {
             NextHop::via([192, 0, 2, 7].into()),
         );
         let actual = Actual::from([(have.destination, have)]);
-        let ops = plan(&wanted, &all, &actual, false, &|_| None);
+        let ops = plan(&wanted, &all, &actual, &|_| None);
         assert!(matches!(ops.as_slice(), [Op::Delete(_)]));
     }
 }

@@ -1,7 +1,7 @@
 //! Routes as learnt, the best of them, and what each peer has been told.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -29,13 +29,98 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
     pub peer: PeerId,
+    /// The peer's number for it, with ADD-PATH.
     pub path_id: u32,
+    /// Our number for it towards others.
+    pub local_id: u32,
     pub next_hop: NextHop,
     pub attributes: Arc<Attributes>,
     pub source: Arc<Source>,
-    /// The session is gone; kept for the time of a graceful restart.
+    /// The session is gone, or the peer sends everything again: kept for a while.
     pub stale: bool,
+    /// The kernel knows a way to the next hop.
+    pub reachable: bool,
 }
+
+/// What makes one path better than another (RFC 4271, section 9.1.2; RFC 4456, section 9;
+/// RFC 9494, section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Reachable,
+    NotLongStale,
+    Own,
+    LocalPreference,
+    ShorterPath,
+    Origin,
+    Metric,
+    External,
+    RouterId,
+    ShorterClusterList,
+    PeerAddress,
+    PathId,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Reachable => "its next hop can be reached",
+            Self::NotLongStale => "the other is kept from a session that ended long ago",
+            Self::Own => "it is our own",
+            Self::LocalPreference => "higher local preference",
+            Self::ShorterPath => "shorter AS path",
+            Self::Origin => "better origin",
+            Self::Metric => "lower MED of the same neighbour",
+            Self::External => "from another AS",
+            Self::RouterId => "lower router id",
+            Self::ShorterClusterList => "shorter cluster list",
+            Self::PeerAddress => "lower address of the peer",
+            Self::PathId => "lower path id",
+        })
+    }
+}
+
+type Compare = fn(&Path, &Path) -> Ordering;
+
+/// The decision process; less is better. The first steps make paths unequal for more than a tie.
+const STEPS: [(Step, Compare); 12] = [
+    (Step::Reachable, |a, b| b.reachable.cmp(&a.reachable)),
+    (Step::NotLongStale, |a, b| {
+        a.is_long_stale().cmp(&b.is_long_stale())
+    }),
+    (Step::Own, |a, b| (a.peer != LOCAL).cmp(&(b.peer != LOCAL))),
+    (Step::LocalPreference, |a, b| {
+        b.local_pref().cmp(&a.local_pref())
+    }),
+    (Step::ShorterPath, |a, b| {
+        let length = |path: &Path| path.attributes.as_path_length();
+        length(a).cmp(&length(b))
+    }),
+    (Step::Origin, |a, b| {
+        a.attributes.origin.cmp(&b.attributes.origin)
+    }),
+    (Step::Metric, |a, b| {
+        if a.attributes.neighbour_as() != b.attributes.neighbour_as() {
+            return Ordering::Equal;
+        }
+        let metric = |path: &Path| path.attributes.med.unwrap_or(0);
+        metric(a).cmp(&metric(b))
+    }),
+    (Step::External, |a, b| {
+        a.source.internal.cmp(&b.source.internal)
+    }),
+    (Step::RouterId, |a, b| a.identifier().cmp(&b.identifier())),
+    (Step::ShorterClusterList, |a, b| {
+        let length = |path: &Path| path.attributes.cluster_list.len();
+        length(a).cmp(&length(b))
+    }),
+    (Step::PeerAddress, |a, b| {
+        a.source.address.cmp(&b.source.address)
+    }),
+    (Step::PathId, |a, b| a.path_id.cmp(&b.path_id)),
+];
+
+/// How many of the steps are more than tie-breakers.
+const DECISIVE: usize = 8;
 
 impl Path {
     fn local_pref(&self) -> u32 {
@@ -50,48 +135,38 @@ impl Path {
         }
     }
 
+    pub fn is_long_stale(&self) -> bool {
+        self.attributes.communities.contains(&community::LLGR_STALE)
+    }
+
     fn identifier(&self) -> Ipv4Addr {
         self.attributes
             .originator_id
             .unwrap_or(self.source.router_id)
     }
 
-    /// The steps that make paths unequal for more than a tie (RFC 4271, section 9.1.2.2,
-    /// a to e; RFC 9494 first). Less is better.
-    fn compare_decisive(&self, other: &Self) -> Ordering {
-        let long_stale = |path: &Self| path.attributes.communities.contains(&community::LLGR_STALE);
-        let same_neighbour = self.attributes.neighbour_as() == other.attributes.neighbour_as();
-        let med = |path: &Self| path.attributes.med.unwrap_or(0);
-        long_stale(self)
-            .cmp(&long_stale(other))
-            .then((self.peer != LOCAL).cmp(&(other.peer != LOCAL)))
-            .then(other.local_pref().cmp(&self.local_pref()))
-            .then(
-                self.attributes
-                    .as_path_length()
-                    .cmp(&other.attributes.as_path_length()),
-            )
-            .then(self.attributes.origin.cmp(&other.attributes.origin))
-            .then(if same_neighbour {
-                med(self).cmp(&med(other))
-            } else {
-                Ordering::Equal
-            })
-            .then(self.source.internal.cmp(&other.source.internal))
+    /// The first of the steps that tells the paths apart.
+    fn decide(&self, other: &Self, steps: &[(Step, Compare)]) -> (Ordering, Option<Step>) {
+        let mut each = steps
+            .iter()
+            .map(|(step, compare)| (compare(self, other), Some(*step)));
+        each.find(|(order, _)| *order != Ordering::Equal)
+            .unwrap_or((Ordering::Equal, None))
     }
 
-    /// The decision process with its tie-breakers (also RFC 4456, section 9).
+    /// The decision process with its tie-breakers. Less is better.
     pub fn compare(&self, other: &Self) -> Ordering {
-        self.compare_decisive(other)
-            .then(self.identifier().cmp(&other.identifier()))
-            .then(
-                self.attributes
-                    .cluster_list
-                    .len()
-                    .cmp(&other.attributes.cluster_list.len()),
-            )
-            .then(self.source.address.cmp(&other.source.address))
-            .then(self.path_id.cmp(&other.path_id))
+        self.decide(other, &STEPS).0
+    }
+
+    /// Why this one is better; `None` when it is not.
+    pub fn better_by(&self, other: &Self) -> Option<Step> {
+        let (order, step) = self.decide(other, &STEPS);
+        step.filter(|_| order == Ordering::Less)
+    }
+
+    fn is_as_good_as(&self, other: &Self) -> bool {
+        self.decide(other, &STEPS[..DECISIVE]).0 == Ordering::Equal
     }
 }
 
@@ -99,71 +174,202 @@ impl Path {
 struct Entry {
     /// The best first.
     paths: Vec<Path>,
-    /// Peers that were told of the prefix.
-    told: BTreeSet<PeerId>,
+    /// What peers were told of: the path's number towards peers with ADD-PATH, 0 without.
+    told: BTreeSet<(PeerId, u32)>,
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.paths.is_empty() && self.told.is_empty()
+    }
+}
+
+/// What is known of a next hop.
+#[derive(Debug, Clone, Copy)]
+struct Hop {
+    paths: usize,
+    reachable: bool,
 }
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Rib {
     entries: BTreeMap<IpNetwork, Entry>,
-    counts: HashMap<PeerId, usize>,
+    counts: BTreeMap<PeerId, usize>,
+    hops: BTreeMap<IpAddr, Hop>,
+    /// Next hops that nobody has looked at yet.
+    new_hops: BTreeSet<IpAddr>,
+    last_local_id: u32,
 }
 
 impl Rib {
     /// Adds or replaces a peer's path; whether anything changed.
-    pub fn set(&mut self, prefix: IpNetwork, path: Path) -> bool {
+    pub fn set(&mut self, prefix: IpNetwork, mut path: Path) -> bool {
+        path.reachable = self.is_reachable(&path);
         let entry = self.entries.entry(prefix).or_default();
         let known = entry
             .paths
             .iter_mut()
             .find(|p| p.peer == path.peer && p.path_id == path.path_id);
+        let mut replaced = None;
         match known {
-            Some(known) if *known == path => return false,
-            Some(known) => *known = path,
+            Some(known) => {
+                path.local_id = known.local_id;
+                if *known == path {
+                    return false;
+                }
+                replaced = Some(std::mem::replace(known, path.clone()));
+            }
             None => {
+                // Zero is for peers that get one path only.
+                self.last_local_id = self.last_local_id.checked_add(1).unwrap_or(1);
+                path.local_id = self.last_local_id;
                 *self.counts.entry(path.peer).or_default() += 1;
-                entry.paths.push(path);
+                entry.paths.push(path.clone());
             }
         }
         entry.paths.sort_by(Path::compare);
+        self.note_hop(&path);
+        if let Some(old) = replaced {
+            self.forget_hop(&old);
+        }
         true
+    }
+
+    fn is_reachable(&self, path: &Path) -> bool {
+        path.peer == LOCAL
+            || self
+                .hops
+                .get(&path.next_hop.address)
+                .is_none_or(|hop| hop.reachable)
+    }
+
+    fn note_hop(&mut self, path: &Path) {
+        if path.peer == LOCAL {
+            return;
+        }
+        let address = path.next_hop.address;
+        let new = !self.hops.contains_key(&address);
+        let hop = self.hops.entry(address).or_insert(Hop {
+            paths: 0,
+            reachable: true,
+        });
+        hop.paths += 1;
+        if new {
+            self.new_hops.insert(address);
+        }
+    }
+
+    fn forget_hop(&mut self, path: &Path) {
+        if path.peer == LOCAL {
+            return;
+        }
+        let address = path.next_hop.address;
+        if let Some(hop) = self.hops.get_mut(&address) {
+            hop.paths = hop.paths.saturating_sub(1);
+            if hop.paths == 0 {
+                self.hops.remove(&address);
+                self.new_hops.remove(&address);
+            }
+        }
+    }
+
+    /// Next hops that came since the last call.
+    pub fn take_new_hops(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.new_hops)
+    }
+
+    /// The next hops of all paths, and whether they can be reached.
+    pub fn hops(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        self.hops
+            .iter()
+            .map(|(address, hop)| (*address, hop.reachable))
+    }
+
+    /// Notes whether a next hop can be reached; the prefixes that this changes.
+    pub fn set_reachable(&mut self, address: IpAddr, reachable: bool) -> Vec<IpNetwork> {
+        let Some(hop) = self.hops.get_mut(&address) else {
+            return Vec::new();
+        };
+        if std::mem::replace(&mut hop.reachable, reachable) == reachable {
+            return Vec::new();
+        }
+        let mut changed = Vec::new();
+        for (prefix, entry) in &mut self.entries {
+            let through = |path: &&mut Path| path.peer != LOCAL && path.next_hop.address == address;
+            let mut any = false;
+            for path in entry.paths.iter_mut().filter(through) {
+                path.reachable = reachable;
+                any = true;
+            }
+            if any {
+                entry.paths.sort_by(Path::compare);
+                changed.push(*prefix);
+            }
+        }
+        changed
     }
 
     pub fn remove(&mut self, prefix: IpNetwork, peer: PeerId, path_id: u32) -> bool {
         let Some(entry) = self.entries.get_mut(&prefix) else {
             return false;
         };
-        let before = entry.paths.len();
-        entry
-            .paths
-            .retain(|path| path.peer != peer || path.path_id != path_id);
-        let removed = before - entry.paths.len();
-        self.uncount(peer, removed);
-        self.forget_empty(prefix);
-        removed > 0
+        let is_it = |path: &mut Path| path.peer == peer && path.path_id == path_id;
+        let removed: Vec<Path> = entry.paths.extract_if(.., is_it).collect();
+        self.removed(prefix, &removed)
     }
 
-    fn uncount(&mut self, peer: PeerId, removed: usize) {
-        if let Some(count) = self.counts.get_mut(&peer) {
-            *count = count.saturating_sub(removed);
+    /// Counts removed paths out; whether there were any.
+    fn removed(&mut self, prefix: IpNetwork, removed: &[Path]) -> bool {
+        for path in removed {
+            if let Some(count) = self.counts.get_mut(&path.peer) {
+                *count = count.saturating_sub(1);
+            }
+            self.forget_hop(path);
         }
+        self.forget_empty(prefix);
+        !removed.is_empty()
     }
 
     fn forget_empty(&mut self, prefix: IpNetwork) {
-        let is_empty = |entry: &Entry| entry.paths.is_empty() && entry.told.is_empty();
-        if self.entries.get(&prefix).is_some_and(is_empty) {
+        if self.entries.get(&prefix).is_some_and(Entry::is_empty) {
             self.entries.remove(&prefix);
         }
     }
 
-    /// Keeps the peer's paths for now, as stale.
-    pub fn mark_stale(&mut self, peer: PeerId) {
-        for entry in self.entries.values_mut() {
+    /// Keeps the peer's paths that the filter picks for now, as stale.
+    pub fn mark_stale(&mut self, peer: PeerId, picks: impl Fn(&IpNetwork) -> bool) {
+        for (_, entry) in self.entries.iter_mut().filter(|(prefix, _)| picks(prefix)) {
             for path in entry.paths.iter_mut().filter(|path| path.peer == peer) {
                 path.stale = true;
             }
         }
+    }
+
+    /// Gives the peer's stale paths the community of those that are kept for long (RFC 9494),
+    /// and drops the others that the filter does not keep; the prefixes that changed.
+    pub fn keep_for_long(
+        &mut self,
+        peer: PeerId,
+        keeps: impl Fn(&IpNetwork, &Path) -> bool,
+    ) -> Vec<IpNetwork> {
+        let mut changed = self.drop_paths(peer, |prefix, path| path.stale && !keeps(prefix, path));
+        for (prefix, entry) in &mut self.entries {
+            let stale = |path: &&mut Path| path.peer == peer && path.stale;
+            let mut any = false;
+            for path in entry.paths.iter_mut().filter(stale) {
+                let attributes = Arc::make_mut(&mut path.attributes);
+                if !attributes.communities.contains(&community::LLGR_STALE) {
+                    attributes.communities.push(community::LLGR_STALE);
+                    any = true;
+                }
+            }
+            if any {
+                entry.paths.sort_by(Path::compare);
+                changed.push(*prefix);
+            }
+        }
+        changed
     }
 
     /// Drops the peer's paths that the filter picks; the prefixes that changed.
@@ -172,23 +378,19 @@ impl Rib {
         peer: PeerId,
         drops: impl Fn(&IpNetwork, &Path) -> bool,
     ) -> Vec<IpNetwork> {
-        let mut changed = Vec::new();
-        let mut dropped = 0;
+        let mut dropped: Vec<(IpNetwork, Vec<Path>)> = Vec::new();
         for (prefix, entry) in &mut self.entries {
-            let before = entry.paths.len();
-            entry
-                .paths
-                .retain(|path| path.peer != peer || !drops(prefix, path));
-            if entry.paths.len() < before {
-                dropped += before - entry.paths.len();
-                changed.push(*prefix);
+            let picked = |path: &mut Path| path.peer == peer && drops(prefix, path);
+            let paths: Vec<Path> = entry.paths.extract_if(.., picked).collect();
+            if !paths.is_empty() {
+                dropped.push((*prefix, paths));
             }
         }
-        self.uncount(peer, dropped);
-        for prefix in &changed {
-            self.forget_empty(*prefix);
-        }
-        changed
+        let each = dropped.iter().map(|(prefix, paths)| {
+            self.removed(*prefix, paths);
+            *prefix
+        });
+        each.collect()
     }
 
     /// How many paths the peer has here.
@@ -208,49 +410,64 @@ impl Rib {
             .unwrap_or_default()
     }
 
+    /// The best path, if its next hop can be reached.
     pub fn best(&self, prefix: &IpNetwork) -> Option<&Path> {
-        self.paths(prefix).first()
+        self.paths(prefix).first().filter(|path| path.reachable)
     }
 
     /// The best path and those as good as it but for tie-breakers, for load sharing.
     pub fn multipath(&self, prefix: &IpNetwork, most: usize) -> Vec<&Path> {
-        let paths = self.paths(prefix);
-        let Some(best) = paths.first() else {
+        let Some(best) = self.best(prefix) else {
             return Vec::new();
         };
-        let equal = paths
+        let equal = self
+            .paths(prefix)
             .iter()
-            .filter(|path| path.compare_decisive(best) == Ordering::Equal);
+            .filter(|path| path.is_as_good_as(best));
         equal.take(most).collect()
     }
 
-    /// Notes whether a peer has been told of the prefix; what it was before.
-    pub fn set_told(&mut self, prefix: IpNetwork, peer: PeerId, told: bool) -> bool {
-        let before = if told {
-            !self.entries.entry(prefix).or_default().told.insert(peer)
-        } else {
-            self.entries
-                .get_mut(&prefix)
-                .is_some_and(|entry| entry.told.remove(&peer))
+    /// What the peer was told of the prefix.
+    pub fn told(&self, prefix: &IpNetwork, peer: PeerId) -> BTreeSet<u32> {
+        let Some(entry) = self.entries.get(prefix) else {
+            return BTreeSet::new();
         };
+        let of_peer = entry.told.range((peer, 0)..=(peer, u32::MAX));
+        of_peer.map(|(_, id)| *id).collect()
+    }
+
+    /// Whether any peer was told of the prefix.
+    pub fn is_told(&self, prefix: &IpNetwork) -> bool {
+        self.entries
+            .get(prefix)
+            .is_some_and(|entry| !entry.told.is_empty())
+    }
+
+    /// Notes what a peer has been told of the prefix.
+    pub fn set_told(&mut self, prefix: IpNetwork, peer: PeerId, ids: &BTreeSet<u32>) {
+        let before = self.told(&prefix, peer);
+        if before == *ids {
+            return;
+        }
+        let entry = self.entries.entry(prefix).or_default();
+        for id in before.difference(ids) {
+            entry.told.remove(&(peer, *id));
+        }
+        entry.told.extend(ids.iter().map(|id| (peer, *id)));
         self.forget_empty(prefix);
-        before
     }
 
     /// A session that ended knows nothing of us any more.
     pub fn forget_told(&mut self, peer: PeerId) {
         for entry in self.entries.values_mut() {
-            entry.told.remove(&peer);
+            entry.told.retain(|(other, _)| *other != peer);
         }
-        self.entries
-            .retain(|_, entry| !entry.paths.is_empty() || !entry.told.is_empty());
+        self.entries.retain(|_, entry| !entry.is_empty());
     }
 
     pub fn told_count(&self, peer: PeerId) -> usize {
-        self.entries
-            .values()
-            .filter(|entry| entry.told.contains(&peer))
-            .count()
+        let of_peer = |entry: &Entry| entry.told.range((peer, 0)..=(peer, u32::MAX)).count();
+        self.entries.values().map(of_peer).sum()
     }
 }
 
@@ -281,6 +498,8 @@ mod tests {
                 address,
             }),
             stale: false,
+            local_id: 0,
+            reachable: true,
         }
     }
 
@@ -337,10 +556,49 @@ mod tests {
         let mut rib = Rib::default();
         let prefix: IpNetwork = "10.0.0.0/8".parse().unwrap();
         rib.set(prefix, path(1, |_| {}));
-        assert!(!rib.set_told(prefix, PeerId(2), true));
+        rib.set_told(prefix, PeerId(2), &[0].into());
+        assert_eq!(rib.told(&prefix, PeerId(2)), [0].into());
         assert_eq!(rib.drop_paths(PeerId(1), |_, _| true), [prefix]);
         assert_eq!(rib.prefixes().count(), 1);
-        assert!(rib.set_told(prefix, PeerId(2), false));
+        rib.set_told(prefix, PeerId(2), &BTreeSet::new());
         assert_eq!(rib.prefixes().count(), 0);
+    }
+
+    #[test]
+    fn a_path_whose_next_hop_is_lost_yields_to_a_worse_one_until_it_is_back() {
+        let mut rib = Rib::default();
+        let prefix: IpNetwork = "10.0.0.0/8".parse().unwrap();
+        rib.set(prefix, path(1, |a| a.local_pref = Some(200)));
+        rib.set(prefix, path(2, |_| {}));
+        let hop = |peer: u8| IpAddr::from([10, 0, 0, peer]);
+        assert_eq!(rib.take_new_hops(), [hop(1), hop(2)].into());
+        assert_eq!(rib.set_reachable(hop(1), false), [prefix]);
+        assert_eq!(rib.best(&prefix).map(|path| path.peer), Some(PeerId(2)));
+        let [better, worse] = rib.paths(&prefix) else {
+            panic!("two paths")
+        };
+        assert_eq!(better.better_by(worse), Some(Step::Reachable));
+        assert_eq!(rib.set_reachable(hop(2), false), [prefix]);
+        assert_eq!(rib.best(&prefix), None);
+        assert_eq!(rib.set_reachable(hop(1), true), [prefix]);
+        assert_eq!(rib.best(&prefix).map(|path| path.peer), Some(PeerId(1)));
+        assert!(rib.set_reachable(hop(1), true).is_empty());
+        rib.drop_paths(PeerId(1), |_, _| true);
+        rib.remove(prefix, PeerId(2), 0);
+        assert_eq!(rib.hops().count(), 0);
+    }
+
+    #[test]
+    fn the_reason_for_the_best_path_is_the_first_step_that_differs() {
+        let base = path(2, |_| {});
+        let cases = [
+            (path(1, |_| {}), Step::RouterId),
+            (path(3, |a| a.local_pref = Some(101)), Step::LocalPreference),
+            (path(3, |a| a.as_path.clear()), Step::ShorterPath),
+        ];
+        for (better, step) in cases {
+            assert_eq!(better.better_by(&base), Some(step));
+            assert_eq!(base.better_by(&better), None);
+        }
     }
 }

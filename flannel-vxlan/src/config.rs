@@ -1,5 +1,6 @@
 //! What an operator says about the overlay.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,44 @@ impl ChecksumOffload {
     }
 }
 
+/// When packets to a range of pods go through the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Never,
+    /// To nodes that are on no link of ours.
+    OtherLinks,
+    Always,
+}
+
+/// Which pods' packets the overlay carries. The rest is somebody else's: routes that a routing
+/// daemon makes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Carries {
+    #[default]
+    Everything,
+    /// The smallest range that contains a node's range decides; never without one.
+    Within(BTreeMap<IpNetwork, When>),
+}
+
+impl Carries {
+    /// What counts for a node's range.
+    pub fn of(&self, network: &IpNetwork) -> When {
+        let Self::Within(ranges) = self else {
+            return When::Always;
+        };
+        let contains = |range: &IpNetwork| {
+            range.is_ipv4() == network.is_ipv4()
+                && range.prefix() <= network.prefix()
+                && range.contains(network.network())
+        };
+        let smallest = ranges
+            .iter()
+            .filter(|(range, _)| contains(range))
+            .max_by_key(|(range, _)| range.prefix());
+        smallest.map_or(When::Never, |(_, when)| *when)
+    }
+}
+
 /// The overlay's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -65,6 +104,8 @@ pub struct Config {
     pub checksum_offload: ChecksumOffload,
     /// Nodes on the same link get plain routes.
     pub direct_routing: bool,
+    /// Beside a routing daemon: what is left to it.
+    pub carries: Carries,
     /// The ranges that all pods of the cluster are in.
     pub cluster_networks: Vec<IpNetwork>,
     /// What pods send to anywhere else gets the node's address.
@@ -89,6 +130,7 @@ impl Default for Config {
             underlay: Underlay::default(),
             checksum_offload: ChecksumOffload::default(),
             direct_routing: false,
+            carries: Carries::default(),
             cluster_networks: Vec::new(),
             masquerade: true,
             masquerade_exceptions: Vec::new(),

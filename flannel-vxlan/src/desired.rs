@@ -8,6 +8,7 @@ use kernel::link::Vxlan;
 use kernel::{Ifindex, MacAddress};
 
 use crate::annotations::Endpoint;
+use crate::config::{Carries, When};
 use crate::model::{Desired, Device, Outer, Via};
 
 /// The settings that the result depends on.
@@ -16,6 +17,7 @@ pub struct Settings {
     pub vni: u32,
     pub port: u16,
     pub direct_routing: bool,
+    pub carries: Carries,
     pub no_tx_checksum: bool,
     pub mtu: Option<u32>,
 }
@@ -286,9 +288,14 @@ impl Builder<'_> {
         endpoints: &BTreeMap<Outer, Endpoint>,
     ) {
         let family = Outer::of_network(&network);
-        if let Some(via) = self.direct(family, endpoints) {
-            self.desired.routes.insert(network, via);
-            return;
+        let direct = self.direct(family, endpoints);
+        match (self.settings.carries.of(&network), direct) {
+            (When::Never, _) | (When::OtherLinks, Some(_)) => return,
+            (When::Always, Some(via)) if self.settings.direct_routing => {
+                self.desired.routes.insert(network, via);
+                return;
+            }
+            _ => {}
         }
         let both = |outer: &Outer| {
             self.desired.devices.contains_key(outer) && endpoints.contains_key(outer)
@@ -313,11 +320,8 @@ impl Builder<'_> {
             .insert((outer, endpoint.mac), endpoint.public_ip);
     }
 
-    /// A plain route, where the node is on a link of ours and the operator wants it.
+    /// A plain route, where the node is on a link of ours.
     fn direct(&self, family: Outer, endpoints: &BTreeMap<Outer, Endpoint>) -> Option<Via> {
-        if !self.settings.direct_routing {
-            return None;
-        }
         let gateway = endpoints.get(&family)?.public_ip;
         let on_link = self
             .local

@@ -243,6 +243,7 @@ impl Driver {
             vni: self.config.vni,
             port: self.config.port,
             direct_routing: self.config.direct_routing,
+            carries: self.config.carries.clone(),
             no_tx_checksum: self.no_tx_checksum,
             mtu: self.config.mtu,
         }

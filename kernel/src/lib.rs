@@ -29,6 +29,7 @@ pub mod process;
 pub mod qdisc;
 pub mod route;
 pub mod rule;
+pub mod sockopt;
 pub mod sysctl;
 pub mod testing;
 

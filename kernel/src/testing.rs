@@ -180,7 +180,31 @@ fn sweep() {
         };
         let pid = rest.split('-').next().unwrap_or_default();
         if !Path::new("/proc").join(pid).exists() {
+            end_processes_in(&Path::new(RUN_DIR).join(&name));
             let _ = Netns::delete(&name);
+        }
+    }
+}
+
+/// Ends what a test that was killed left running in its namespace.
+fn end_processes_in(namespace: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let Some(wanted) = identity(namespace) else {
+        return;
+    };
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if identity(&process.path().join("ns/net")) == Some(wanted) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            // It may have ended by itself.
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     vni: 1,
     port: 8472,
     direct_routing: false,
+    carries: flannel_vxlan::config::Carries::Everything,
     no_tx_checksum: false,
     mtu: None,
 };

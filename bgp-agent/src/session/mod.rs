@@ -34,8 +34,8 @@ pub struct Config {
     /// Forwarding went on while we were away (RFC 4724, section 4.1).
     pub restarting: bool,
     pub add_path: Option<AddPath>,
-    /// More prefixes than this end the session.
-    pub max_prefixes: Option<usize>,
+    /// Seconds for which the peer's routes are kept after a graceful restart failed; 0: none.
+    pub long_lived: u32,
 }
 
 impl Config {
@@ -92,6 +92,16 @@ pub enum Reason {
     ConnectionLost,
 }
 
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sent(notification) => write!(f, "we ended it: {notification}"),
+            Self::Received(notification) => write!(f, "the peer ended it: {notification}"),
+            Self::ConnectionLost => f.write_str("the connection was lost"),
+        }
+    }
+}
+
 /// What both sides agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negotiated {
@@ -105,6 +115,12 @@ pub struct Negotiated {
     pub restart: Option<(u16, Vec<RestartFamily>)>,
     /// The peer keeps forwarding when the session ends with a NOTIFICATION (RFC 8538).
     pub restart_after_notification: bool,
+    /// The peer says when it begins and ends to send everything again (RFC 7313).
+    pub enhanced_refresh: bool,
+    /// The peer knows routes that are kept for long (RFC 9494)...
+    pub knows_long_lived: bool,
+    /// ... and we keep its own for so many seconds.
+    pub long_lived: BTreeMap<Family, u32>,
 }
 
 /// States under the names of RFC 4271, section 8.2.2.
@@ -135,6 +151,8 @@ pub struct Session {
     connections: BTreeMap<ConnectionId, Connection>,
     established: Option<ConnectionId>,
     context: Context,
+    /// The peer keeps our routes unless the end is marked as final (RFC 8538).
+    hard_reset: bool,
     started: bool,
     connecting: bool,
     retry: Option<Instant>,
@@ -148,6 +166,7 @@ impl Session {
             connections: BTreeMap::new(),
             established: None,
             context: Context::default(),
+            hard_reset: false,
             started: false,
             connecting: false,
             retry: None,
@@ -157,6 +176,16 @@ impl Session {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The restart is over: later sessions do not announce it any more.
+    pub fn end_restart(&mut self) {
+        self.config.restarting = false;
+    }
+
+    /// Whether there is no connection and none is tried.
+    pub fn is_quiet(&self) -> bool {
+        self.connections.is_empty() && !self.connecting
     }
 
     pub fn state(&self) -> State {
@@ -295,6 +324,14 @@ impl Session {
                 seconds: config.restart_time,
                 families: config.families.iter().map(of).collect(),
             });
+            // Announced also without a time of our own, so that the peer may tell us of routes
+            // that it keeps for long.
+            let of = |family: &Family| RestartFamily {
+                stale_time: config.long_lived,
+                ..of(family)
+            };
+            let families = config.families.iter().map(of).collect();
+            capabilities.push(Capability::LongLivedGracefulRestart(families));
         }
         if let Some(directions) = config.add_path {
             let each = config.families.iter().map(|family| (*family, directions));
@@ -416,6 +453,7 @@ impl Session {
         let hold_time = u16::try_from(connection.hold_time.as_secs()).unwrap_or(u16::MAX);
         let negotiated = negotiate(&self.config, &open, hold_time);
         self.context = negotiated.context.clone();
+        self.hard_reset = negotiated.restart_after_notification && self.config.restart_time > 0;
         self.established = Some(id);
         self.failures = 0;
         let others: Vec<ConnectionId> = self
@@ -440,10 +478,12 @@ impl Session {
             return;
         }
         if let Reason::Sent(notification) = &reason {
-            out.push(Output::Send(
-                id,
-                Message::Notification(notification.clone()),
-            ));
+            let hard = self.established == Some(id) && self.hard_reset && notification.is_final();
+            let told = match hard {
+                true => notification.clone().as_hard_reset(),
+                false => notification.clone(),
+            };
+            out.push(Output::Send(id, Message::Notification(told)));
         }
         out.push(Output::Close(id));
         if self.established == Some(id) {
@@ -511,6 +551,10 @@ fn negotiate(config: &Config, open: &Open, hold_time: u16) -> Negotiated {
             }
         }
     }
+    let kept_long = open.capabilities.iter().find_map(|own| match own {
+        Capability::LongLivedGracefulRestart(families) => Some(families.as_slice()),
+        _ => None,
+    });
     let restart = open.capabilities.iter().find_map(|own| match own {
         Capability::GracefulRestart {
             seconds, families, ..
@@ -539,8 +583,20 @@ fn negotiate(config: &Config, open: &Open, hold_time: u16) -> Negotiated {
             )
         }),
         restart: restart.filter(|_| config.restart_time > 0),
+        enhanced_refresh: has(|own| *own == Capability::EnhancedRouteRefresh),
+        knows_long_lived: kept_long.is_some() && config.restart_time > 0,
+        long_lived: long_lived(config, kept_long.unwrap_or_default()),
         families,
     }
+}
+
+/// How long the peer's routes of each family are kept: as long as the peer asks for, but no
+/// longer than we want to.
+fn long_lived(config: &Config, asked: &[RestartFamily]) -> BTreeMap<Family, u32> {
+    let each = asked
+        .iter()
+        .map(|own| (own.family, own.stale_time.min(config.long_lived)));
+    each.filter(|(_, seconds)| *seconds > 0).collect()
 }
 
 #[cfg(test)]

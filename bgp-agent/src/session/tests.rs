@@ -12,7 +12,7 @@ fn config(router_id: u8, passive: bool) -> Config {
         restart_time: 120,
         restarting: false,
         add_path: None,
-        max_prefixes: None,
+        long_lived: 0,
     }
 }
 

@@ -9,7 +9,7 @@ pub mod attribute;
 pub mod nlri;
 pub mod notification;
 pub mod open;
-mod reader;
+pub(crate) mod reader;
 pub mod update;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

@@ -31,6 +31,32 @@ impl Notification {
     /// RFC 9384.
     pub const BFD_DOWN: Self = Self::new(6, 10);
 
+    /// The end of the session is meant, not a restart: routes go at once.
+    pub fn is_final(&self) -> bool {
+        let finals = [
+            &Self::MAXIMUM_PREFIXES,
+            &Self::ADMINISTRATIVE_SHUTDOWN,
+            &Self::PEER_DECONFIGURED,
+            &Self::BFD_DOWN,
+        ];
+        self.is_hard_reset() || finals.contains(&self)
+    }
+
+    /// RFC 8538, section 3.
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (6, 9)
+    }
+
+    /// The same as a hard reset, which says why in its data.
+    pub fn as_hard_reset(self) -> Self {
+        let mut data = BytesMut::new();
+        self.encode(&mut data);
+        Self {
+            data: data.freeze(),
+            ..Self::new(6, 9)
+        }
+    }
+
     const fn new(code: u8, subcode: u8) -> Self {
         Self {
             code,
@@ -71,6 +97,7 @@ impl std::fmt::Display for Notification {
             (6, 3) => "peer de-configured",
             (6, 4) => "administrative reset",
             (6, 5) => "connection rejected",
+            (6, 9) => "hard reset",
             (6, 7) => "connection collision resolution",
             (6, 10) => "BFD down",
             (6, _) => "cease",

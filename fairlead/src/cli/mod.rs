@@ -1,5 +1,6 @@
 //! The command line. What a command does stands in [`crate::command`].
 
+mod bgp;
 mod cluster;
 mod image;
 mod lab;
@@ -7,6 +8,7 @@ mod part;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use bgp::*;
 pub(crate) use cluster::*;
 pub(crate) use image::*;
 pub(crate) use lab::*;
@@ -46,7 +48,7 @@ pub(crate) enum Command {
     Proxy(Proxy),
     Policy(NodePart),
     Vxlan(NodePart),
-    Bgp(NodePart),
+    Bgp(Bgp),
     Dns(Dns),
     #[command(subcommand)]
     Lab(Lab),
@@ -140,6 +142,12 @@ mod tests {
             "fairlead token delete abcdef",
             "fairlead proxy --kubeconfig k --mode ipvs",
             "fairlead vxlan --kubeconfig k",
+            "fairlead bgp --kubeconfig k --node-name n",
+            "fairlead bgp --config /etc/fairlead/bgp.yaml",
+            "fairlead bgp status -o json",
+            "fairlead bgp routes 10.244.1.0/24 --from 10.0.0.2",
+            "fairlead bgp neighbors",
+            "fairlead bgp definitions",
             "fairlead lab up demo --nodes 3 --network vxlan --proxy iptables --ip-family dual --containerd /opt/c",
             "fairlead lab exec demo node1 -- ip address",
             "fairlead lab list -o json",

@@ -1,5 +1,6 @@
 //! What the commands do: each wires library parts together and tells people how it goes.
 
+mod bgp;
 mod client;
 mod image;
 mod lab;
@@ -27,6 +28,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Scheduler(options) => part::scheduler(&options),
         Command::Controllers(options) => part::controllers(&options),
         Command::Proxy(options) => part::proxy(&options),
+        Command::Bgp(options) => bgp::run(options),
         Command::Dns(options) => part::dns(&options),
         Command::Image(command) => image::run(command),
         other => anyhow::bail!("not wired yet: {other:?}"),

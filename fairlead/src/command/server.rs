@@ -117,6 +117,11 @@ impl ControlPlane {
     ) {
         let reader = UserInfo::new("system:fairlead", ["system:masters"]);
         let caches = WatchCaches::new(server.client_for(reader));
+        let administrator = UserInfo::new("system:fairlead", ["system:masters"]);
+        tokio::spawn(bgp_agent::install(
+            server.client_for(administrator),
+            components.shutdown(),
+        ));
         let no_groups: [&str; 0] = [];
         if self.scheduler {
             let client = server.client_for(UserInfo::new("system:kube-scheduler", no_groups));

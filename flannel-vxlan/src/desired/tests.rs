@@ -17,6 +17,7 @@ fn settings() -> Settings {
         vni: 1,
         port: 8472,
         direct_routing: false,
+        carries: Carries::Everything,
         no_tx_checksum: true,
         mtu: None,
     }
@@ -152,6 +153,35 @@ fn nodes_on_the_link_get_plain_routes_when_the_operator_wants_it() {
             .neighbours
             .contains_key(&(Outer::V4, ip("10.244.2.0")))
     );
+}
+
+#[test]
+fn beside_a_routing_daemon_the_overlay_carries_what_is_left_to_it() {
+    let mut far = remote("c", 3);
+    far.endpoints.get_mut(&Outer::V4).unwrap().public_ip = ip("198.51.100.3");
+    let carried = |when: When| -> Vec<IpNetwork> {
+        let ranges = [
+            (net("10.244.0.0/16"), when),
+            (net("10.244.9.0/24"), When::Always),
+        ];
+        let settings = Settings {
+            carries: Carries::Within(ranges.into()),
+            ..settings()
+        };
+        let (desired, problems) = desired(&settings, &local(), &[remote("b", 2), far.clone()]);
+        assert!(problems.is_empty());
+        assert!(
+            desired
+                .routes
+                .values()
+                .all(|via| matches!(via, Via::Tunnel { .. }))
+        );
+        desired.routes.keys().copied().collect()
+    };
+    assert_eq!(carried(When::Never), []);
+    assert_eq!(carried(When::OtherLinks), [net("10.244.3.0/24")]);
+    let both = [net("10.244.2.0/24"), net("10.244.3.0/24")];
+    assert_eq!(carried(When::Always), both);
 }
 
 #[test]

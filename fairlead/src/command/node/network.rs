@@ -1,6 +1,11 @@
 //! The pod network of a node: the overlay or the routed mode, as the settings say.
 
+use std::collections::BTreeMap;
+
+use bgp_agent::resources::VxlanMode;
+use flannel_vxlan::config::{Carries, When};
 use flannel_vxlan::node_network::{Routed, keep};
+use ipnetwork::IpNetwork;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +61,13 @@ async fn run_one(
             };
             Ok(flannel_vxlan::run(overlay(config, settings), deps, stop).await?)
         }
-        "bgp" => routed(config, settings, stop).await,
+        "bgp" => {
+            let speaker = bgp_agent::NodeConfig {
+                node_name: config.node_name.clone(),
+                ..bgp_agent::NodeConfig::default()
+            };
+            routed(config, settings, speaker, stop).await
+        }
         other => anyhow::bail!("the network {other:?} is neither vxlan nor bgp"),
     }
 }
@@ -70,27 +81,91 @@ fn overlay(config: &Config, settings: &Settings) -> flannel_vxlan::Config {
     }
 }
 
-/// The speaker, and beside it what pods need of their node, which the overlay does by itself.
+/// The speaker, and beside it what pods need of their node.
 async fn routed(
     config: &Config,
     settings: &Settings,
+    speaker: bgp_agent::NodeConfig,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let own = Routed {
+    let caches = config.caches.clone();
+    let tunnels = bgp_agent::tunnels(&caches, stop.clone());
+    let deps = bgp_agent::Deps { caches };
+    let speaking = bgp_agent::run(speaker, deps, stop.clone());
+    let keeping = beside(config, settings, tunnels, stop.clone());
+    let (spoken, kept) = tokio::join!(speaking, keeping);
+    spoken?;
+    kept
+}
+
+/// Files and rules for the pods of a routed node: by itself, or by the overlay where pools want
+/// tunnels to some nodes.
+async fn beside(
+    config: &Config,
+    settings: &Settings,
+    mut tunnels: watch::Receiver<bgp_agent::Tunnels>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let wanted = tunnels.borrow_and_update().clone();
+        let turn = stop.child_token();
+        let carries = carries(&wanted);
+        let running = async {
+            if carries.values().all(|when| *when == When::Never) {
+                keep(
+                    routed_node(config, settings),
+                    config.caches.clone(),
+                    turn.clone(),
+                )
+                .await;
+                return anyhow::Ok(());
+            }
+            let overlay = flannel_vxlan::Config {
+                carries: Carries::Within(carries.clone()),
+                ..overlay(config, settings)
+            };
+            let deps = flannel_vxlan::Deps {
+                client: config.client.clone(),
+                caches: config.caches.clone(),
+            };
+            Ok(flannel_vxlan::run(overlay, deps, turn.clone()).await?)
+        };
+        let mut running = std::pin::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = changed(&mut tunnels, &wanted) => {
+                turn.cancel();
+                running.await?;
+            }
+        }
+    }
+}
+
+/// Until pools want something else; for ever when nobody looks any more.
+async fn changed(tunnels: &mut watch::Receiver<bgp_agent::Tunnels>, current: &bgp_agent::Tunnels) {
+    if tunnels.wait_for(|wanted| wanted != current).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn carries(tunnels: &bgp_agent::Tunnels) -> BTreeMap<IpNetwork, When> {
+    let each = tunnels.iter().map(|(range, mode)| {
+        let when = match mode {
+            VxlanMode::Never => When::Never,
+            VxlanMode::CrossSubnet => When::OtherLinks,
+            VxlanMode::Always => When::Always,
+        };
+        (*range, when)
+    });
+    each.collect()
+}
+
+fn routed_node(config: &Config, settings: &Settings) -> Routed {
+    Routed {
         node_name: config.node_name.clone(),
         cluster_networks: settings.cluster_cidrs.clone(),
         masquerade: true,
         policy_socket: Some(POLICY_SOCKET.into()),
         conflist: flannel_vxlan::Config::default().conflist,
-    };
-    let speaker = bgp_agent::NodeConfig {
-        node_name: config.node_name.clone(),
-        ..bgp_agent::NodeConfig::default()
-    };
-    let deps = bgp_agent::Deps {
-        caches: config.caches.clone(),
-    };
-    let keeping = keep(own, config.caches.clone(), stop.clone());
-    let (result, ()) = tokio::join!(bgp_agent::run(speaker, deps, stop.clone()), keeping);
-    Ok(result?)
+    }
 }

@@ -1,0 +1,53 @@
+//! GoBGP.
+
+use bgp_agent::config::{Filter, Peer};
+
+use super::lan::{Daemon, Lan, Running, config, routes, set, wait_for, write};
+
+const CONFIG: &str = r#"
+[global.config]
+  as = 4200000000
+  router-id = "192.0.2.2"
+[[neighbors]]
+  [neighbors.config]
+    neighbor-address = "192.0.2.1"
+    peer-as = 64512
+  [neighbors.timers.config]
+    connect-retry = 1
+  [[neighbors.afi-safis]]
+    [neighbors.afi-safis.config]
+      afi-safi-name = "ipv4-unicast"
+"#;
+
+#[test]
+fn gobgp_takes_and_gives_routes_with_four_octet_numbers() {
+    let lan = Lan::new(1);
+    let file = write(lan.directory.path(), "gobgpd.toml", CONFIG);
+    let arguments = ["-f", &file, "--api-hosts", "127.0.0.1:50051"];
+    let _gobgpd = Daemon::start(&lan.theirs[0], "gobgpd", &arguments);
+    let peer = Peer {
+        import: Filter::ACCEPT,
+        export: Filter::ACCEPT,
+        ..Peer::external(4_200_000_000)
+    };
+    let _running = Running::start(&lan, config(&[("192.0.2.2", peer)]));
+    let gobgp = |arguments: &[&str]| lan.theirs[0].command("gobgp", arguments);
+    let add = [
+        "global",
+        "rib",
+        "add",
+        "10.9.0.0/16",
+        "nexthop",
+        "192.0.2.2",
+    ];
+    wait_for("GoBGP's API", || gobgp(&add).status.success());
+    wait_for("GoBGP's route", || {
+        routes(&lan.ours, "203") == set(&["10.9.0.0/16 via 192.0.2.2"])
+    });
+    wait_for("our range in GoBGP", || {
+        let output = gobgp(&["global", "rib", "10.244.1.0/24"]);
+        String::from_utf8_lossy(&output.stdout).contains("64512")
+    });
+    gobgp(&["global", "rib", "del", "10.9.0.0/16"]);
+    wait_for("the withdrawal", || routes(&lan.ours, "203").is_empty());
+}
