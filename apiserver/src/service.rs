@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -197,6 +198,7 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
             continue;
         };
         if first.len() + more.len() + data.len() > MAX_BODY {
+            drain(body).await;
             return Err(ApiError::too_large());
         }
         if first.is_empty() {
@@ -212,6 +214,23 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&more);
     Ok(whole.freeze())
+}
+
+/// Reads on for a while: a client that is still sending does not read the refusal.
+async fn drain(mut body: RequestBody) {
+    const MOST: usize = 8 * MAX_BODY;
+    const LONGEST: Duration = Duration::from_secs(5);
+    let mut read = 0;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MOST {
+                return;
+            }
+        }
+    };
+    // A client that is slower is refused by the end of its connection.
+    let _ = tokio::time::timeout(LONGEST, reading).await;
 }
 
 /// The service behind [`ApiServer::client`].

@@ -8,6 +8,7 @@ use crate::cgroup;
 use crate::error::LabError;
 use crate::place::{Program, Specification};
 use crate::process::Process;
+use crate::registry;
 use crate::runtime::{self, Programs};
 use crate::state::{Directories, write_private};
 use crate::topology::{Place, PlaceKind, SERVER, Topology};
@@ -172,6 +173,13 @@ fn hosts(topology: &Topology) -> String {
         for address in &place.addresses {
             text.push_str(&format!("{} {}\n", address.ip(), place.name));
         }
+    }
+    if let Some(server) = topology.place(SERVER) {
+        text.push_str(&format!(
+            "{} {}\n",
+            server.address(),
+            registry::PRIVATE_HOST
+        ));
     }
     text
 }

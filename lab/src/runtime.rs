@@ -89,7 +89,7 @@ disabled_plugins = [
 
 /// How containerd reaches registries: the lab's own first, as a mirror of docker.io, and the
 /// private one under its name. The folder of each in `certs.d` with the file's content.
-pub fn registry_hosts(server: IpAddr) -> [(&'static str, String); 2] {
+pub fn registry_hosts(server: IpAddr) -> [(String, String); 2] {
     let address = |port| SocketAddr::new(server, port);
     let mirror = format!(
         "server = \"https://registry-1.docker.io\"\n\n[host.\"http://{}\"]\n  \
@@ -99,9 +99,12 @@ pub fn registry_hosts(server: IpAddr) -> [(&'static str, String); 2] {
     let private = format!(
         "server = \"http://{0}\"\n\n[host.\"http://{0}\"]\n  \
          capabilities = [\"pull\", \"resolve\"]\n",
-        address(registry::PRIVATE_PORT)
+        registry::private_name()
     );
-    [("docker.io", mirror), (registry::PRIVATE_NAME, private)]
+    [
+        ("docker.io".to_owned(), mirror),
+        (registry::private_name(), private),
+    ]
 }
 
 #[cfg(test)]

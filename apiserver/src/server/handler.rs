@@ -67,7 +67,7 @@ impl Handler {
     ) -> Result<ApiResponse, ApiError> {
         let real = self
             .authenticator
-            .authenticate(peer, &parts.headers, parts.uri.path())
+            .authenticate(peer, &parts.headers)
             .map_err(|error| {
                 tracing::debug!(%error, path = parts.uri.path(), "unauthenticated request");
                 ApiError::unauthorized()

@@ -129,7 +129,7 @@ async fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     table
 }
 

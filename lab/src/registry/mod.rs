@@ -14,7 +14,12 @@ pub use serve::{Credentials, Listener, run};
 pub const OPEN_PORT: u16 = 5000;
 /// The same images for those who have [`USER`] and [`PASSWORD`].
 pub const PRIVATE_PORT: u16 = 5001;
-/// The name under which nodes know the private registry.
-pub const PRIVATE_NAME: &str = "private.lab";
+/// The name of the private registry's machine.
+pub const PRIVATE_HOST: &str = "private.lab";
+
+/// The private registry as images name it: a pull secret is for exactly this name.
+pub fn private_name() -> String {
+    format!("{PRIVATE_HOST}:{PRIVATE_PORT}")
+}
 pub const USER: &str = "lab";
 pub const PASSWORD: &str = "sail-locker";

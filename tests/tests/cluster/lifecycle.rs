@@ -138,7 +138,7 @@ pub(crate) fn hooks_run_and_the_grace_period_is_kept(cluster: &Cluster) -> anyho
 
 pub(crate) fn pull_policies_and_secrets_are_kept_to(cluster: &Cluster) -> anyhow::Result<()> {
     let namespace = cluster.namespace("pulls")?;
-    let private = "private.lab/fairlead/testserver:2";
+    let private = "private.lab:5001/fairlead/testserver:2";
     let waiting = |pod: &str, reasons: [&str; 2]| {
         wait_for(&format!("{pod} to wait for its image"), SOON, || {
             let pod = namespace.get(&format!("pod {pod}"))?;
@@ -158,7 +158,7 @@ pub(crate) fn pull_policies_and_secrets_are_kept_to(cluster: &Cluster) -> anyhow
     waiting("refused", ["ErrImagePull", "ImagePullBackOff"])?;
     namespace
         .kubectl(
-            "create secret docker-registry pull --docker-server=private.lab \
+            "create secret docker-registry pull --docker-server=private.lab:5001 \
              --docker-username=lab --docker-password=sail-locker",
         )?
         .success()?;

@@ -106,8 +106,8 @@ pub(crate) fn a_service_answers_by_name_and_through_a_node_port(
         let answer = namespace.ask_until("near", &format!("get http://{name}/hostname"))?;
         ensure!(answer == "far", "{name}: {answer}");
     }
-    // A pod reaches itself through its own Service.
-    let own = namespace.ask_until("far", "get http://far/hostname")?;
+    // A pod reaches itself through its own Service. The short name is the pod's own.
+    let own = namespace.ask_until("far", "get http://far.service/hostname")?;
     ensure!(own == "far", "{own}");
     let service = namespace.get("service far")?;
     let port = service["spec"]["ports"][0]["nodePort"]
