@@ -26,6 +26,7 @@ mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod nodettl;
+mod podautoscaler;
 mod podgc;
 mod quota;
 mod registry;
@@ -39,12 +40,12 @@ mod volumes;
 use std::sync::Arc;
 
 use kube::Client;
+use leader_election::{LeaseConfig, lead};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use watch_cache::WatchCaches;
 
 pub use config::{Config, NodeHealth, Selection, Signer, UnknownController};
-use framework::leader::{LeaseConfig, lead};
 pub use framework::metrics::register;
 use framework::{Context, Recorder};
 

@@ -41,6 +41,7 @@ pub(crate) const CONTROLLERS: &[Entry] = &[
     on("node-lifecycle-controller", "nodelifecycle", crate::nodelifecycle::start),
     on("taint-eviction-controller", "taint-eviction", crate::tainteviction::start),
     on("garbage-collector-controller", "garbagecollector", crate::garbage::start),
+    on("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", crate::podautoscaler::start),
     on("pod-garbage-collector-controller", "podgc", crate::podgc::start),
     on("endpointslice-controller", "endpointslice", crate::endpointslice::start),
     on("endpointslice-mirroring-controller", "endpointslicemirroring", crate::endpointslice::mirror::start),

@@ -13,7 +13,7 @@ use serde_json::json;
 use watch_cache::{ObjectKey, WatchCache};
 
 use crate::pod::PodInfo;
-use crate::preemption::Preemption;
+use crate::preemption::{Preemption, REASON};
 
 /// Who asked for a volume's node, read by provisioners.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -39,6 +39,27 @@ fn failed(operation: &'static str, object: &ObjectKey) -> impl FnOnce(kube::Erro
         object,
         source: Box::new(source),
     }
+}
+
+/// A pod that is gone, or another of its name, is as good as evicted.
+fn unless_gone(result: Result<(), WriteError>) -> Result<(), WriteError> {
+    match result {
+        Err(WriteError::Api { source, .. }) if is_gone(&source) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
+
+/// What becomes of the node that a pod waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nomination {
+    Unchanged,
+    To(String),
+    /// It waits for none any more.
+    Over,
 }
 
 /// Cheap to clone.
@@ -138,7 +159,7 @@ impl Writer {
         &self,
         pod: &PodInfo,
         message: String,
-        nominated: Option<&str>,
+        nomination: Nomination,
     ) -> Result<(), WriteError> {
         self.event(
             pod,
@@ -149,14 +170,22 @@ impl Writer {
         )
         .await;
         let condition = unschedulable(pod, message);
-        if nominated.is_none() && has_condition(pod, &condition) {
+        if nomination == Nomination::Unchanged && has_condition(pod, &condition) {
             return Ok(());
         }
         let mut status = json!({"conditions": [condition]});
-        if let Some(node) = nominated {
-            status["nominatedNodeName"] = json!(node);
+        match nomination {
+            Nomination::Unchanged => {}
+            Nomination::To(node) => status["nominatedNodeName"] = json!(node),
+            Nomination::Over => status["nominatedNodeName"] = json!(null),
         }
         self.patch_status(&pod.key, status).await
+    }
+
+    /// The pod no longer waits for room on a node.
+    pub async fn end_nomination(&self, pod: &PodInfo) -> Result<(), WriteError> {
+        let status = json!({"nominatedNodeName": null});
+        unless_gone(self.patch_status(&pod.key, status).await)
     }
 
     async fn patch_status(
@@ -186,12 +215,12 @@ impl Writer {
             let condition = json!({
                 "type": "DisruptionTarget",
                 "status": "True",
-                "reason": "PreemptionByScheduler",
+                "reason": REASON,
                 "message": message,
                 "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
             });
-            self.patch_status(&victim.key, json!({"conditions": [condition]}))
-                .await?;
+            let told = self.patch_status(&victim.key, json!({"conditions": [condition]}));
+            unless_gone(told.await)?;
             let preconditions = Preconditions {
                 uid: Some(victim.uid.clone()),
                 resource_version: None,
@@ -200,10 +229,13 @@ impl Writer {
                 preconditions: Some(preconditions),
                 ..Default::default()
             };
-            self.pods(&victim.key.namespace)
+            let deleted = self
+                .pods(&victim.key.namespace)
                 .delete(&victim.key.name, &parameters)
                 .await
-                .map_err(failed("evicting", &victim.key))?;
+                .map(drop)
+                .map_err(failed("evicting", &victim.key));
+            unless_gone(deleted)?;
             let note = format!("Preempted by pod {} on node {}", by.uid, preemption.node);
             self.event(victim, EventType::Normal, "Preempted", "Preempting", note)
                 .await;

@@ -20,10 +20,12 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use watch_cache::{Cacheable, Change, ObjectKey, WatchCache, WatchCaches};
 
-use crate::api::{WriteError, Writer};
+use crate::api::{Nomination, WriteError, Writer};
+use crate::metrics;
 use crate::pod::PodInfo;
 use crate::preemption;
 use crate::queue::{ClusterEvent, Queue};
+use crate::run::{Config, Deps, Error};
 use crate::schedule::{NoFit, schedule};
 use crate::state::ClusterState;
 use crate::volumes;
@@ -33,44 +35,26 @@ const PARALLEL_WRITES: usize = 64;
 /// A pod that no event woke for this long is tried all the same.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The `spec.schedulerName` of the pods that are ours.
-    pub scheduler_name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            scheduler_name: "default-scheduler".to_owned(),
-        }
-    }
-}
-
-pub struct Deps {
-    pub client: kube::Client,
-    pub caches: WatchCaches,
-}
-
-/// Faults that end the scheduler; API errors do not, they are retried.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("scheduler: the watch caches ended, restart the process")]
-    CachesEnded,
-}
-
 /// Schedules pods until `shutdown`.
-pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn schedule_pods(
+    config: &Config,
+    deps: &Deps,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let caches = Caches::new(&deps.caches);
     let mut updates = caches.updates();
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         () = caches.synced() => {}
     }
-    let writer = Writer::new(deps.client, &config.scheduler_name, caches.claims.clone());
+    let writer = Writer::new(
+        deps.client.clone(),
+        &config.scheduler_name,
+        caches.claims.clone(),
+    );
     let (outcomes, mut finished) = mpsc::unbounded_channel();
     let mut driver = Driver {
-        config,
+        scheduler_name: config.scheduler_name.clone(),
         caches,
         state: ClusterState::default(),
         queue: Queue::default(),
@@ -96,6 +80,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
             }
             continue;
         }
+        metrics::pending(driver.queue.counts());
         let due = driver.queue.next_due();
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -196,7 +181,7 @@ struct Outcome {
 }
 
 struct Driver {
-    config: Config,
+    scheduler_name: String,
     caches: Caches,
     state: ClusterState,
     queue: Queue,
@@ -231,7 +216,11 @@ impl Driver {
             self.state.volumes.classes.insert(name, class);
         }
         self.state.budgets = self.caches.budgets.list();
-        for pod in self.caches.pods.list() {
+        let pods = self.caches.pods.list();
+        // Pods that went meanwhile would be tried for ever.
+        let there: BTreeSet<_> = pods.iter().filter_map(|p| p.metadata.uid.clone()).collect();
+        self.queue.retain(|pod| there.contains(&pod.uid));
+        for pod in pods {
             let info = Arc::new(PodInfo::new(pod));
             if let Some(node) = old
                 .placement(&info.uid)
@@ -245,7 +234,15 @@ impl Driver {
 
     fn update(&mut self, update: Update) {
         match update {
-            Update::Pod(Change::Applied { new, .. }) => self.set_pod(Arc::new(PodInfo::new(new))),
+            Update::Pod(Change::Applied { old, new }) => {
+                let new = Arc::new(PodInfo::new(new));
+                if let Some(old) = old.filter(|_| new.nominated_node().is_none())
+                    && PodInfo::new(old).nominated_node().is_some()
+                {
+                    self.forget_nomination(&new.uid);
+                }
+                self.set_pod(new);
+            }
             Update::Pod(Change::Deleted { old }) => self.remove_pod(&PodInfo::new(old)),
             Update::Node(Change::Applied { old, new }) => self.set_node(old.as_deref(), new),
             Update::Node(Change::Deleted { old }) => {
@@ -314,12 +311,15 @@ impl Driver {
         if let Some(node) = pod.node_name().map(str::to_owned) {
             self.queue.remove(&pod.key);
             self.state.nominated.remove(&pod.uid);
+            let event = placed_event(self.state.placed_pod(&pod.uid), &pod);
             self.state.place(&node, pod);
-            self.event(ClusterEvent::PodPlaced);
+            if let Some(event) = event {
+                self.event(event);
+            }
             return;
         }
         let name = pod.spec().and_then(|spec| spec.scheduler_name.as_deref());
-        if name.unwrap_or("default-scheduler") != self.config.scheduler_name {
+        if name.unwrap_or("default-scheduler") != self.scheduler_name {
             return;
         }
         if pod.is_terminating() {
@@ -336,9 +336,16 @@ impl Driver {
 
     fn remove_pod(&mut self, pod: &PodInfo) {
         self.queue.remove(&pod.key);
-        self.state.nominated.remove(&pod.uid);
+        self.forget_nomination(&pod.uid);
         if self.state.placement(&pod.uid).is_some() {
             self.state.remove_pod(&pod.uid);
+            self.event(ClusterEvent::RoomMade);
+        }
+    }
+
+    /// The room that was kept for a pod is free for others.
+    fn forget_nomination(&mut self, uid: &str) {
+        if self.state.nominated.remove(uid).is_some() {
             self.event(ClusterEvent::RoomMade);
         }
     }
@@ -349,10 +356,12 @@ impl Driver {
             return false;
         };
         self.turn = self.turn.wrapping_add(1);
+        let started = Instant::now();
         match schedule(&self.state, &pod, self.turn) {
             Ok(node) => self.bind(pod, node),
             Err(no_fit) => self.no_fit(&pod, &no_fit),
         }
+        metrics::decided(started.elapsed());
         true
     }
 
@@ -369,23 +378,24 @@ impl Driver {
     }
 
     fn no_fit(&mut self, pod: &Arc<PodInfo>, no_fit: &NoFit) {
-        let allowed = preemption::allowed(&self.state, pod);
+        metrics::attempted(metrics::Result::Unschedulable);
+        let allowed = preemption::allowed(&self.state, pod, no_fit);
         let found = allowed
             .then(|| preemption::find(&self.state, pod, no_fit))
             .flatten();
         let mut message = no_fit.message();
         if no_fit.nodes > 0 && found.is_none() && allowed {
-            let unhelped = no_fit
-                .rejections
-                .values()
-                .filter(|r| !r.preemptible)
-                .count();
-            let why = preemption::nothing_found(no_fit.nodes, unhelped);
+            let why = preemption::nothing_found(no_fit);
             message = format!("{message} {why}");
         }
-        if let Some(preemption) = &found {
-            let nominated = (preemption.node.clone(), pod.clone());
-            self.state.nominated.insert(pod.uid.clone(), nominated);
+        let displaced = self.nominate(pod, found.as_ref());
+        let nomination = match &found {
+            Some(preemption) => Nomination::To(preemption.node.clone()),
+            None if allowed && pod.nominated_node().is_some() => Nomination::Over,
+            None => Nomination::Unchanged,
+        };
+        if nomination == Nomination::Over {
+            self.state.nominated.remove(&pod.uid);
         }
         let plugins = match no_fit.nodes {
             0 => BTreeSet::from([crate::filter::Plugin::NodeName]),
@@ -394,8 +404,10 @@ impl Driver {
         self.queue.failed(&pod.key, plugins, Instant::now());
         let (writer, pod) = (self.writer.clone(), pod.clone());
         self.spawn(async move {
-            let node = found.as_ref().map(|preemption| preemption.node.as_str());
-            let mut result = writer.report_failure(&pod, message, node).await;
+            let mut result = writer.report_failure(&pod, message, nomination).await;
+            for other in &displaced {
+                result = result.and(writer.end_nomination(other).await);
+            }
             if let Some(preemption) = &found {
                 result = result.and(writer.evict(&pod, preemption).await);
             }
@@ -403,6 +415,26 @@ impl Driver {
                 tracing::warn!(pod = %pod.key, %error, "the scheduler's answer was not written");
             }
         });
+    }
+
+    /// Keeps the room that is made for the pod. Less important pods that waited for room on the
+    /// same node will not get it; they are returned.
+    fn nominate(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        found: Option<&preemption::Preemption>,
+    ) -> Vec<Arc<PodInfo>> {
+        let Some(preemption) = found else {
+            return Vec::new();
+        };
+        metrics::preempted(preemption.victims.len());
+        let displaced = preemption::displaced(&self.state, pod, &preemption.node);
+        for other in &displaced {
+            self.state.nominated.remove(&other.uid);
+        }
+        let nominated = (preemption.node.clone(), pod.clone());
+        self.state.nominated.insert(pod.uid.clone(), nominated);
+        displaced
     }
 
     fn spawn(&self, write: impl Future<Output = ()> + Send + 'static) {
@@ -417,7 +449,11 @@ impl Driver {
     /// A pod that was bound leaves the queue with the cache's update; one that could not be
     /// bound is no longer assumed on its node.
     fn finish(&mut self, outcome: Outcome) {
-        let Err(error) = outcome.result else { return };
+        let Err(error) = outcome.result else {
+            metrics::attempted(metrics::Result::Scheduled);
+            return;
+        };
+        metrics::attempted(metrics::Result::Error);
         tracing::warn!(pod = %outcome.pod.key, %error, "the pod was not bound, it is tried again");
         let bound = self
             .caches
@@ -430,10 +466,24 @@ impl Driver {
             });
         if !bound {
             self.state.remove_pod(&outcome.pod.uid);
+            self.event(ClusterEvent::RoomMade);
             self.queue
                 .failed(&outcome.pod.key, BTreeSet::new(), Instant::now());
         }
     }
+}
+
+/// What the news of a pod with a node can mean for those that wait.
+fn placed_event(old: Option<&Arc<PodInfo>>, new: &PodInfo) -> Option<ClusterEvent> {
+    let Some(old) = old.filter(|old| old.node_name().is_some()) else {
+        return Some(ClusterEvent::PodPlaced);
+    };
+    if new.requests.is_below(&old.requests) {
+        return Some(ClusterEvent::RoomMade);
+    }
+    let labels_differ = old.pod.metadata.labels != new.pod.metadata.labels;
+    (labels_differ || old.is_terminating() != new.is_terminating())
+        .then_some(ClusterEvent::PodPlaced)
 }
 
 fn store<I: Ord, K: Cacheable>(

@@ -6,17 +6,20 @@
 //! an event that could help it ([`queue::ClusterEvent`]); [`preemption`] looks for room that
 //! less important pods take.
 //!
-//! **Invariant:** everything but [`driver`] and [`api`] is pure: no clock, no I/O.
+//! **Invariant:** everything but [`run`], [`driver`], [`api`] and [`metrics`] is pure: no clock, no I/O.
 
 pub mod api;
-pub mod driver;
+mod driver;
 pub mod filter;
+pub mod metrics;
 pub mod pod;
 pub mod preemption;
 pub mod queue;
+mod run;
 pub mod schedule;
 pub mod score;
 pub mod state;
 pub mod volumes;
 
-pub use driver::{Config, Deps, Error, run};
+pub use metrics::register;
+pub use run::{Config, Deps, Error, LEASE_NAME, run};

@@ -14,6 +14,9 @@ use crate::state::{ClusterState, NodeInfo};
 /// At most this many nodes are weighed against each other.
 const CANDIDATES: usize = 100;
 
+/// The reason of the condition that an evicted pod gets.
+pub const REASON: &str = "PreemptionByScheduler";
+
 /// The node to clear and the pods to evict from it.
 #[derive(Debug, Clone)]
 pub struct Preemption {
@@ -23,7 +26,12 @@ pub struct Preemption {
 }
 
 /// Why nothing was found, in upstream's words.
-pub fn nothing_found(nodes: usize, unhelped: usize) -> String {
+pub fn nothing_found(no_fit: &NoFit) -> String {
+    let nodes = no_fit.nodes;
+    let rejections = no_fit.rejections.values();
+    let unhelped = rejections
+        .filter(|rejection| !rejection.preemptible)
+        .count();
     let mut parts = Vec::new();
     if nodes > unhelped {
         parts.push(format!(
@@ -43,8 +51,8 @@ pub fn nothing_found(nodes: usize, unhelped: usize) -> String {
 }
 
 /// Whether the pod may evict others now: its policy allows it, and no victim of an earlier
-/// preemption for it is still on its way out.
-pub fn allowed(state: &ClusterState, pod: &PodInfo) -> bool {
+/// preemption for it is still on its way out of a node that the pod may still get.
+pub fn allowed(state: &ClusterState, pod: &PodInfo, no_fit: &NoFit) -> bool {
     let policy = pod
         .spec()
         .and_then(|spec| spec.preemption_policy.as_deref());
@@ -53,11 +61,36 @@ pub fn allowed(state: &ClusterState, pod: &PodInfo) -> bool {
     }
     let nominated = pod.nominated_node().and_then(|name| state.nodes.get(name));
     nominated.is_none_or(|node| {
-        !node
+        let lost = no_fit
+            .rejections
+            .get(&node.name)
+            .is_some_and(|rejection| !rejection.preemptible);
+        lost || !node
             .pods
             .values()
-            .any(|other| other.is_terminating() && other.priority < pod.priority)
+            .any(|other| other.priority < pod.priority && is_leaving_for_another(other))
     })
+}
+
+/// Whether a pod is on its way out because a scheduler evicted it.
+fn is_leaving_for_another(pod: &PodInfo) -> bool {
+    let status = pod.pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    pod.is_terminating()
+        && conditions.into_iter().flatten().any(|condition| {
+            condition.type_ == "DisruptionTarget"
+                && condition.status == "True"
+                && condition.reason.as_deref() == Some(REASON)
+        })
+}
+
+/// Less important pods that wait for room on the node, which the given pod gets.
+pub fn displaced(state: &ClusterState, pod: &PodInfo, node: &str) -> Vec<Arc<PodInfo>> {
+    let nominated = state.nominated.values();
+    nominated
+        .filter(|(on, other)| on == node && other.priority < pod.priority)
+        .map(|(_, other)| other.clone())
+        .collect()
 }
 
 /// The best node to clear for the pod.

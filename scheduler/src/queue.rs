@@ -73,6 +73,15 @@ struct Waiting {
     attempts: u32,
 }
 
+/// The pods in each part of the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+    pub gated: usize,
+}
+
 type ActiveKey = (Reverse<i32>, u64, ObjectKey);
 
 /// See the module's documentation.
@@ -154,6 +163,34 @@ impl Queue {
                 self.due.remove(&(until, key.clone()));
             }
         }
+    }
+
+    /// Removes every pod that the condition does not hold for.
+    pub fn retain(&mut self, keep: impl Fn(&PodInfo) -> bool) {
+        let gone: Vec<ObjectKey> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| !keep(&waiting.pod))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    /// How many pods are where.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for waiting in self.waiting.values() {
+            match waiting.place {
+                Place::Active => counts.active += 1,
+                Place::BackOff(_) => counts.backoff += 1,
+                Place::Unschedulable(..) => counts.unschedulable += 1,
+                Place::Gated => counts.gated += 1,
+                Place::InFlight(_) => {}
+            }
+        }
+        counts
     }
 
     fn activate(&mut self, key: &ObjectKey) {

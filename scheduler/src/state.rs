@@ -47,6 +47,15 @@ impl Resources {
         }
     }
 
+    /// Whether some amount is smaller than the other's.
+    pub fn is_below(&self, other: &Self) -> bool {
+        let less = |name: &String, amount: &i64| self.others.get(name).unwrap_or(&0) < amount;
+        self.milli_cpu < other.milli_cpu
+            || self.memory < other.memory
+            || self.ephemeral_storage < other.ephemeral_storage
+            || other.others.iter().any(|(name, amount)| less(name, amount))
+    }
+
     fn add(&mut self, other: &Self, sign: i64) {
         let step = |into: &mut i64, amount: i64| *into = into.saturating_add(sign * amount);
         step(&mut self.milli_cpu, other.milli_cpu);
@@ -219,6 +228,11 @@ impl ClusterState {
 
     pub fn placement(&self, uid: &str) -> Option<&str> {
         self.placed.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// The pod as it was last seen on its node.
+    pub fn placed_pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.placed.get(uid).map(|(_, pod)| pod)
     }
 
     /// Pods that demand distance from others, with the node they are on.

@@ -171,8 +171,10 @@ mod tests {
 
     #[test]
     fn a_request_is_read_with_its_names() {
-        let mut request = k8s_openapi::api::certificates::v1::CertificateSigningRequest::default();
-        request.spec = spec(None);
+        let mut request = k8s_openapi::api::certificates::v1::CertificateSigningRequest {
+            spec: spec(None),
+            ..Default::default()
+        };
         let parsed = Parsed::of(&request).expect("a request");
         assert_eq!(parsed.common_name, "system:node:n1");
         assert_eq!(parsed.organizations, ["system:nodes"]);

@@ -187,10 +187,10 @@ impl Fields {
     ) -> Option<Timestamp> {
         let mut date = from.to_zoned(zone.clone()).date();
         for _ in 0..HORIZON_DAYS {
-            if self.on(date) {
-                if let Some(found) = hit(&self.times(date, zone)) {
-                    return Some(found);
-                }
+            if self.on(date)
+                && let Some(found) = hit(&self.times(date, zone))
+            {
+                return Some(found);
             }
             date = date.checked_add(step).ok()?;
         }

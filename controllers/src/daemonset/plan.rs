@@ -162,19 +162,19 @@ fn manage_node(view: &View<'_>, node: &str, pods: &[Arc<Pod>], surges: bool, pla
     let (new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|pod| view.is_current(pod));
     plan.delete
         .extend(new.iter().skip(1).chain(old.iter().skip(1)).cloned());
-    if let (Some(new), Some(old)) = (new.first(), old.first()) {
-        if !is_ready(old) || view.available(new) {
-            plan.delete.push(old.clone());
-        }
+    if let (Some(new), Some(old)) = (new.first(), old.first())
+        && (!is_ready(old) || view.available(new))
+    {
+        plan.delete.push(old.clone());
     }
 }
 
+/// A node's pod of the current template, and its pod of an older one.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// The pods of a node that are not on their way out: the current one and the old one. None if
 /// there are several of a kind.
-fn pair<'a>(
-    view: &View<'_>,
-    pods: &'a [Arc<Pod>],
-) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+fn pair<'a>(view: &View<'_>, pods: &'a [Arc<Pod>]) -> Option<Pair<'a>> {
     let staying = || pods.iter().filter(|pod| !is_terminating(pod));
     let mut new = staying().filter(|pod| view.is_current(pod));
     let mut old = staying().filter(|pod| !view.is_current(pod));

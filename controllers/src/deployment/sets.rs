@@ -152,16 +152,15 @@ pub(crate) fn annotations(
         .get(REVISION)
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
-    if known < revision {
-        if let Some(before) = new.insert(REVISION.to_owned(), revision.to_string()) {
-            let history = new.entry(REVISION_HISTORY.to_owned()).or_default();
-            let mut revisions: Vec<&str> =
-                history.split(',').filter(|text| !text.is_empty()).collect();
-            if !before.is_empty() && !revisions.contains(&before.as_str()) {
-                revisions.push(&before);
-            }
-            *history = revisions.join(",");
+    if known < revision
+        && let Some(before) = new.insert(REVISION.to_owned(), revision.to_string())
+    {
+        let history = new.entry(REVISION_HISTORY.to_owned()).or_default();
+        let mut revisions: Vec<&str> = history.split(',').filter(|text| !text.is_empty()).collect();
+        if !before.is_empty() && !revisions.contains(&before.as_str()) {
+            revisions.push(&before);
         }
+        *history = revisions.join(",");
     }
     new
 }

@@ -44,10 +44,10 @@ pub(crate) fn services_of(change: &Change<Pod>, services: &WatchCache<Service>) 
         old: Some(old),
         new,
     } = change
+        && old.labels() == new.labels()
+        && facts(old) == facts(new)
     {
-        if old.labels() == new.labels() && facts(old) == facts(new) {
-            return Vec::new();
-        }
+        return Vec::new();
     }
     let candidates = services.list_namespace(&change.key().namespace);
     let selects = |service: &Service, pod: &Pod| {

@@ -1,4 +1,4 @@
-//! What all controllers stand on: queue, runtime, expectations, events, leadership.
+//! What all controllers stand on: queue, runtime, expectations, events.
 
 pub mod act;
 pub mod discovery;
@@ -8,7 +8,6 @@ pub mod events;
 pub mod expectations;
 pub mod hash;
 pub mod history;
-pub mod leader;
 pub mod metrics;
 pub mod owners;
 pub mod pods;

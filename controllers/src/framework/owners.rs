@@ -24,9 +24,9 @@ pub fn controller<K: Resource>(object: &K) -> Option<&OwnerReference> {
 }
 
 /// The controlling owner, if it is of this group's kind.
-pub fn controller_of_kind<'a, O: Resource<DynamicType = ()>>(
-    object: &'a impl Resource,
-) -> Option<&'a OwnerReference> {
+pub fn controller_of_kind<O: Resource<DynamicType = ()>>(
+    object: &impl Resource,
+) -> Option<&OwnerReference> {
     controller(object).filter(|owner| {
         let group = owner
             .api_version

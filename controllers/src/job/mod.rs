@@ -1,12 +1,14 @@
 //! Job: runs pods until so many have succeeded.
 //!
 //! [`tally`] counts pods, [`policy`] says what failures and successes mean, [`plan`] decides,
-//! [`track`] keeps the books of ended pods so that each counts exactly once, whatever crashes.
+//! [`track`] keeps the books of ended pods so that each counts exactly once, whatever crashes;
+//! [`release`] says which pods a Job lets go.
 
 mod create;
 mod indexes;
 mod plan;
 mod policy;
+mod release;
 mod tally;
 mod track;
 pub(crate) mod ttl;
@@ -23,8 +25,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use parking_lot::Mutex;
-use serde_json::json;
-use watch_cache::{ControllerIndex, ObjectKey, WatchCache};
+use serde_json::{Value, json};
+use watch_cache::{Change, ControllerIndex, ObjectKey, WatchCache};
 
 use crate::framework::owners::{self, controller_of};
 use crate::framework::{
@@ -51,6 +53,10 @@ pub(crate) fn start(context: &Context) {
                 let candidates = matching.list_namespace(&pod.namespace().unwrap_or_default());
                 let selecting = candidates.iter().filter(|job| selects(job, pod));
                 keys.extend(selecting.map(|job| ObjectKey::of(job.as_ref())));
+            }
+            if let Change::Applied { new, .. } = change {
+                let guardian = release::guardian(new);
+                keys.extend(guardian.map(|name| ObjectKey::new(&change.key().namespace, &name)));
             }
             keys
         })
@@ -93,7 +99,7 @@ impl Reconciler for Controller {
         let Some(job) = self.jobs.get_key(key) else {
             self.expectations.forget(key);
             self.own.forget(key);
-            self.release_orphans(key).await?;
+            self.release_abandoned(key, None).await?;
             return Ok(Outcome::Done);
         };
         let manager = job
@@ -108,6 +114,7 @@ impl Reconciler for Controller {
         if let Err(wait) = fresh.and(self.own.fresh(key, &self.jobs, now)) {
             return Ok(Outcome::After(wait));
         }
+        self.release_abandoned(key, Some(&job)).await?;
         let pods = self.claim(key, &job).await?;
         let uid = job.uid().unwrap_or_default();
         let status = job.status.clone().unwrap_or_default();
@@ -140,8 +147,9 @@ impl Controller {
         let candidates = self.pods_of.claimable(&key.namespace, &uid);
         let claim = owners::claim(job, candidates, |pod| selects(job, pod));
         let api = self.context.api::<Pod>(&key.namespace);
-        // A pod that is let go must not be held by our finalizer.
-        self.release(key, &claim.release).await?;
+        // A pod that is let go must not be held by our finalizer either.
+        self.let_go(key, &claim.release, |pod| release::disowned(pod, &uid))
+            .await?;
         let claim = owners::Claim {
             release: Vec::new(),
             ..claim
@@ -177,30 +185,31 @@ impl Controller {
     }
 
     /// Pods of a Job that is gone are nobody's: their finalizers must not hold them.
-    async fn release_orphans(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn release_abandoned(&self, key: &ObjectKey, job: Option<&Job>) -> Result<(), Error> {
         let pods = self.all_pods.list_namespace(&key.namespace);
-        let orphans: Vec<Arc<Pod>> = pods
-            .into_iter()
-            .filter(|pod| {
-                is_tracked(pod)
-                    && owners::controller_of_kind::<Job>(pod.as_ref())
-                        .is_some_and(|owner| owner.name == key.name)
-            })
-            .collect();
-        self.release(key, &orphans).await?;
+        let abandoned = release::abandoned(&key.name, job, pods);
+        self.release(key, &abandoned).await?;
         Ok(())
     }
 
     /// Takes our finalizer from pods; returns the uids of those that are without it now.
     async fn release(&self, key: &ObjectKey, pods: &[Arc<Pod>]) -> Result<BTreeSet<String>, Error> {
+        self.let_go(key, pods, release::untracked).await
+    }
+
+    async fn let_go(
+        &self,
+        key: &ObjectKey,
+        pods: &[Arc<Pod>],
+        change: impl Fn(&Pod) -> Value,
+    ) -> Result<BTreeSet<String>, Error> {
         let api = self.context.api::<Pod>(&key.namespace);
         let mut released = BTreeSet::new();
         for batch in pods.chunks(50) {
             let patched = join_all(batch.iter().map(|pod| async {
-                let mut finalizers = pod.finalizers().to_vec();
-                finalizers.retain(|finalizer| finalizer != FINALIZER);
-                let change = json!({"metadata": {"finalizers": finalizers}});
-                act::merge(&api, pod.as_ref(), change).await.unless_gone()
+                act::merge(&api, pod.as_ref(), change(pod))
+                    .await
+                    .unless_gone()
             }));
             for (pod, result) in batch.iter().zip(patched.await) {
                 if let Some(patched) = result? {

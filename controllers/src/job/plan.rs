@@ -397,11 +397,11 @@ impl Decider<'_> {
         if missing <= 0 {
             return;
         }
-        if spec(self.job).backoff_limit_per_index.is_none() {
-            if let Some(rest) = self.backoff.remaining(self.now) {
-                self.plan.wait = self.plan.wait.into_iter().chain([rest]).min();
-                return;
-            }
+        if spec(self.job).backoff_limit_per_index.is_none()
+            && let Some(rest) = self.backoff.remaining(self.now)
+        {
+            self.plan.wait = self.plan.wait.into_iter().chain([rest]).min();
+            return;
         }
         let missing = usize::try_from(missing).unwrap_or(0);
         self.plan.create = if is_indexed(self.job) {

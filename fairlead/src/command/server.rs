@@ -129,11 +129,12 @@ impl ControlPlane {
                 client,
                 caches: caches.clone(),
             };
+            let config = scheduler::Config {
+                identity: identity(settings, server),
+                ..scheduler::Config::default()
+            };
             let shutdown = components.shutdown();
-            components.spawn(
-                "scheduler",
-                scheduler::run(Default::default(), deps, shutdown),
-            );
+            components.spawn("scheduler", scheduler::run(config, deps, shutdown));
         }
         if let Some(selection) = self.controllers {
             let user = UserInfo::new("system:kube-controller-manager", no_groups);
@@ -150,6 +151,11 @@ impl ControlPlane {
     }
 }
 
+/// The same after a restart, so that the leases are still this server's.
+fn identity(settings: &ServerSettings, server: &RunningServer) -> String {
+    format!("{}_{}", server.url, settings.data_dir.display())
+}
+
 fn controllers_config(
     controllers: controllers::Selection,
     settings: &ServerSettings,
@@ -158,8 +164,7 @@ fn controllers_config(
     let authority = &server.pki.authority;
     controllers::Config {
         controllers,
-        // The same after a restart, so that the lease is still this server's.
-        identity: format!("{}_{}", server.url, settings.data_dir.display()),
+        identity: identity(settings, server),
         cluster_cidrs: settings.cluster_cidr.clone(),
         service_cidrs: settings.service_cidr.clone(),
         root_ca_pem: authority.certificate_pem().to_owned(),

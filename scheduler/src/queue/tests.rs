@@ -126,3 +126,30 @@ fn a_new_pod_of_the_same_name_replaces_the_old_one() {
     );
     assert_eq!(popped(&mut queue, now), None);
 }
+
+#[test]
+fn pods_that_are_gone_leave_every_part_of_the_queue() {
+    let mut queue = Queue::default();
+    let now = Instant::now();
+    for name in ["a", "b", "c"] {
+        queue.set(pod(name, 0));
+    }
+    let key = queue.pop(now).map(|pod| pod.key.clone()).unwrap();
+    queue.failed(&key, BTreeSet::new(), now);
+    let key = queue.pop(now).map(|pod| pod.key.clone()).unwrap();
+    queue.failed(&key, plugins(Plugin::NodeAffinity), now);
+    let counts = queue.counts();
+    assert_eq!(
+        (counts.active, counts.backoff, counts.unschedulable),
+        (1, 1, 1)
+    );
+    queue.retain(|pod| pod.uid == "b");
+    assert_eq!(queue.len(), 1);
+    assert_eq!(queue.next_due(), None);
+    assert_eq!(popped(&mut queue, now + Duration::from_secs(60)), None);
+    queue.event(ClusterEvent::NodeLabels, now + Duration::from_secs(60));
+    assert_eq!(
+        popped(&mut queue, now + Duration::from_secs(60)).as_deref(),
+        Some("b")
+    );
+}

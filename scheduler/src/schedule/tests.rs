@@ -233,6 +233,56 @@ fn less_important_pods_make_room() {
 }
 
 #[test]
+fn nobody_is_evicted_twice_for_the_same_pod() {
+    let leaving = |reason: &str| {
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"priority": 1, "containers": cpu("800m")},
+            "status": {"conditions": [
+                {"type": "DisruptionTarget", "status": "True", "reason": reason}]}})
+    };
+    let nominated = json!({"spec": {"priority": 10, "containers": cpu("800m")},
+        "status": {"nominatedNodeName": "a"}});
+    let allowed = |reason: &str, node_change: Value, change: Value| {
+        let mut state = cluster(vec![node("a", node_change)]);
+        state.place("a", pod("victim", leaving(reason)));
+        let mut new = nominated.clone();
+        merge(&mut new, change);
+        let new = pod("new", new);
+        let no_fit = schedule(&state, &new, 0).unwrap_err();
+        preemption::allowed(&state, &new, &no_fit)
+    };
+    let by_us = "PreemptionByScheduler";
+    assert!(
+        !allowed(by_us, json!({}), json!({})),
+        "the victim is on its way out"
+    );
+    assert!(
+        allowed("EvictionByEvictionAPI", json!({}), json!({})),
+        "it goes for another reason"
+    );
+    let cordoned = json!({"spec": {"unschedulable": true}});
+    assert!(
+        allowed(by_us, cordoned, json!({})),
+        "the node is lost to the pod"
+    );
+    let never = json!({"spec": {"preemptionPolicy": "Never"}});
+    assert!(!allowed("", json!({}), never), "its policy forbids it");
+}
+
+#[test]
+fn room_is_given_to_the_more_important_of_two_that_wait_for_it() {
+    let of = |priority: i32| json!({"spec": {"priority": priority, "containers": cpu("800m")}});
+    let mut state = cluster(vec![node("a", json!({})), node("b", json!({}))]);
+    for (name, on, priority) in [("less", "a", 5), ("more", "a", 50), ("elsewhere", "b", 5)] {
+        let waiting = (on.to_owned(), pod(name, of(priority)));
+        state.nominated.insert(name.to_owned(), waiting);
+    }
+    let displaced = preemption::displaced(&state, &pod("new", of(10)), "a");
+    let names: Vec<&str> = displaced.iter().map(|other| other.uid.as_str()).collect();
+    assert_eq!(names, ["less"]);
+}
+
+#[test]
 fn a_nominated_pod_keeps_its_room() {
     let sized = |priority: i32| json!({"spec": {"priority": priority, "containers": cpu("800m")}});
     let mut state = cluster(vec![node("a", json!({}))]);

@@ -13,8 +13,6 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use super::error::api_status;
-
 /// Where and how to be elected.
 #[derive(Debug, Clone)]
 pub struct LeaseConfig {
@@ -184,8 +182,7 @@ async fn attempt(api: &Api<Lease>, election: &mut Election) -> bool {
     match written {
         Ok(_) => true,
         Err(error) => {
-            let status = api_status(&error).map(|status| status.code);
-            tracing::debug!(%error, ?status, "writing the lease");
+            tracing::debug!(%error, "writing the lease");
             false
         }
     }
