@@ -184,6 +184,11 @@ pub(crate) fn parse(text: &str, on_link: Vec<IpNetwork>) -> Result<Compiled, Str
     Ok(compiled)
 }
 
+/// Whether a configuration can be used; what is wrong with it where it cannot.
+pub fn check_file(text: &str) -> Result<Vec<String>, String> {
+    parse(text, Vec::new()).map(|compiled| texts(&compiled))
+}
+
 fn add(document: &Value, inputs: &mut Inputs) -> Result<(), String> {
     let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
     let kind = text("/kind").ok_or("an object has no kind")?;

@@ -34,7 +34,7 @@ mod topology;
 pub mod wire;
 
 pub use driver::{Error, Serving, serve};
-pub use file::{FileConfig, FileError, run_file};
+pub use file::{FileConfig, FileError, check_file, run_file};
 pub use follow::{Deps, NodeConfig, Tunnels, run, tunnels};
 pub use install::install;
 

@@ -159,9 +159,10 @@ fn bfd_notices_a_cut_link_long_before_the_hold_time() {
         bfd: Some(bfd::Settings::default()),
         ..internal()
     };
+    // Of internal peers BIRD thinks that they are far away unless it is told otherwise.
     let bfd = "protocol bfd { interface \"eth0\" { min rx interval 300 ms; min tx interval 300 ms; \
                multiplier 3; }; }";
-    let _bird = bird(&lan, 64512, "bfd on;", bfd);
+    let _bird = bird(&lan, 64512, "direct; bfd on;", bfd);
     let _running = Running::start(&lan, config(&[("192.0.2.2", peer)]));
     both_have_routes(&lan);
     let is_up = || lan.neighbors()[0].bfd.as_deref() == Some("up");

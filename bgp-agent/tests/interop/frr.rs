@@ -1,5 +1,8 @@
 //! FRR: zebra, bgpd and bfdd.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use bgp_agent::bfd;
 use bgp_agent::config::{Config, Filter, Password, Peer};
 use bgp_agent::wire::open::AddPath;
@@ -19,6 +22,10 @@ impl<'a> Frr<'a> {
     fn start(lan: &'a Lan, number: usize, bgp: &str) -> Self {
         let directory = lan.directory.path().join(format!("frr{number}"));
         std::fs::create_dir(&directory).unwrap();
+        // The daemons give up root and keep what they need.
+        for (path, mode) in [(lan.directory.path(), 0o755), (directory.as_path(), 0o777)] {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
         let netns = &lan.theirs[number - 2];
         let place = |name: &str| directory.join(name).to_str().unwrap().to_owned();
         let (sockets, zebra_socket) = (place(""), place("zserv.api"));
@@ -26,9 +33,7 @@ impl<'a> Frr<'a> {
         let bgp = write(&directory, "bgpd.conf", bgp);
         let start = |name: &str, file: &str, more: &[&str]| {
             let pid = place(&format!("{name}.pid"));
-            let mut arguments = vec![
-                "-u", "root", "-g", "root", "-P", "0", "-f", file, "-i", &pid,
-            ];
+            let mut arguments = vec!["-u", "frr", "-g", "frr", "-P", "0", "-f", file, "-i", &pid];
             arguments.extend(["-z", &zebra_socket, "--vty_socket", &sockets]);
             arguments.extend(more);
             Daemon::start(netns, &format!("/usr/lib/frr/{name}"), &arguments)
