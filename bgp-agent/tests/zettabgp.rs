@@ -84,11 +84,15 @@ proptest! {
 }
 
 /// Lengths that do not fit are an index out of bounds there: one byte of an attribute at the
-/// message's end.
+/// message's end, a header that is shorter than itself, communities that are cut off.
 #[test]
 fn zettabgp_panics_where_we_withdraw() {
     let body = [0, 0, 0, 1, 0x40];
     assert!(catch_unwind(AssertUnwindSafe(|| theirs(&body))).is_err());
+    let mut cut = encoded("10.0.0.0/8", &[65001], &[1]).to_vec();
+    let communities = cut.windows(3).position(|own| own == [0xc0, 8, 4]).unwrap();
+    cut[communities + 2] = 3;
+    assert!(catch_unwind(AssertUnwindSafe(|| theirs(&cut))).is_err());
     let mut head = [0xff; 19];
     head[16..].copy_from_slice(&[0, 18, 4]);
     assert!(catch_unwind(AssertUnwindSafe(|| session().decode_message_head(&head))).is_err());
@@ -99,8 +103,8 @@ fn zettabgp_panics_where_we_withdraw() {
 #[test]
 fn zettabgp_gives_up_where_rfc_7606_goes_on() {
     let mut body = encoded("10.0.0.0/8", &[65001], &[1]).to_vec();
-    let communities = body.windows(3).position(|own| own == [0xc0, 8, 4]).unwrap();
-    body[communities + 2] = 3;
+    let origin = body.windows(3).position(|own| own == [0x40, 1, 1]).unwrap();
+    body[origin + 3] = 9;
     assert!(theirs(&body).is_err());
 }
 
