@@ -81,6 +81,22 @@ pub fn decode_value(value: Value, shape: &StructRef) -> Result<Decoded, DecodeEr
     finish(cx, result, || None)
 }
 
+/// What Go says of a text that is no JSON object; `None` for one.
+pub(crate) fn map_fault(text: &[u8]) -> Option<String> {
+    if let Some(fault) = syntax::error(text) {
+        return Some(fault);
+    }
+    let kind = match serde_json::from_slice(text).unwrap_or_default() {
+        Value::Object(_) | Value::Null => return None,
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+    };
+    let target = "Go value of type map[string]interface {}";
+    Some(format!("json: cannot unmarshal {kind} into {target}"))
+}
+
 fn finish(
     cx: Context,
     result: Result<Option<Value>, serde_json::Error>,

@@ -12,7 +12,8 @@
 //!    and duplicate fields and mismatched types, with upstream's messages;
 //! 2. [`check::normalize`]: canonical quantities and times, no empty optional values;
 //! 3. [`defaults::apply`]: what the API promises for absent fields;
-//! 4. value → bytes: JSON as it is, [`protobuf::encode`], or [`table::rows`].
+//! 4. [`validate::validate`]: what is wrong with the object, and with the change of an old one;
+//! 5. value → bytes: JSON as it is, [`protobuf::encode`], or [`table::rows`].
 //!
 //! [`resources`] says which kinds there are and under which names and verbs;
 //! [`discovery`] and [`openapi`] are the documents that publish it all.
@@ -28,4 +29,5 @@ pub mod quantity;
 pub mod resources;
 pub mod table;
 pub mod types;
+pub mod validate;
 pub mod warnings;

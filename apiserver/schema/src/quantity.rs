@@ -83,6 +83,18 @@ pub fn to_integer(text: &str) -> Option<i64> {
     i64::try_from(value).ok()
 }
 
+/// The amount in thousandths, rounded up; `None` if it is no quantity or too large.
+pub fn to_milli(text: &str) -> Option<i64> {
+    let own = parse(text.trim()).ok()?;
+    let value = if own.exponent >= -3 {
+        own.scaled_to(-3)
+    } else {
+        let unit = 10i128.pow((own.exponent + 3).unsigned_abs());
+        own.mantissa.div_euclid(unit) + i128::from(own.mantissa.rem_euclid(unit) != 0)
+    };
+    i64::try_from(value).ok()
+}
+
 struct Quantity {
     mantissa: i128,
     exponent: i32,

@@ -126,11 +126,30 @@ pub fn validate(
     resource: &Resource,
     new: &Value,
     old: Option<&Value>,
-    _context: &Context<'_>,
+    context: &Context<'_>,
     causes: &mut Vec<Cause>,
 ) {
+    let gvk = resource.gvk();
     if let Some(custom) = &resource.custom {
-        custom.validate(&resource.gvk(), new, old, causes);
+        return custom.validate(&gvk, new, old, causes);
+    }
+    let (new, old) = (judged(&gvk, new), old.map(|old| judged(&gvk, old)));
+    let errors = schema::validate::validate(&gvk, context.subresource, &new, old.as_deref());
+    let faults = errors.list.into_iter();
+    causes.extend(faults.map(|e| Cause::new(e.kind.reason(), e.message(), e.path)));
+}
+
+/// An object in the version that the rules are about.
+fn judged<'a>(gvk: &Gvk, value: &'a Value) -> Cow<'a, Value> {
+    let v1_autoscaler = *gvk == Gvk::new("autoscaling", "v1", "HorizontalPodAutoscaler");
+    if !v1_autoscaler {
+        return Cow::Borrowed(value);
+    }
+    let mut converted = value.clone();
+    let newest = Gvk::new("autoscaling", "v2", "HorizontalPodAutoscaler");
+    match schema::resources::convert(&mut converted, gvk, &newest) {
+        Ok(()) => Cow::Owned(converted),
+        Err(_) => Cow::Borrowed(value),
     }
 }
 

@@ -218,9 +218,9 @@ pub fn validate(resource: &Resource, object: &Value, faults: &mut Vec<Cause>) {
             }
         }
     }
-    validate_owners(metadata, faults);
-    validate_annotations(metadata, faults);
     validate_labels(&metadata["labels"], "metadata.labels", faults);
+    validate_annotations(metadata, faults);
+    validate_owners(metadata, faults);
     validate_finalizers(metadata, faults);
 }
 
@@ -306,42 +306,67 @@ fn validate_finalizers(metadata: &Value, faults: &mut Vec<Cause>) {
     }
 }
 
+/// An owner as messages show it.
+fn shown_owner(owner: &Value) -> String {
+    let fields = [
+        "apiVersion",
+        "kind",
+        "name",
+        "uid",
+        "controller",
+        "blockOwnerDeletion",
+    ];
+    let present = fields.iter().filter(|f| !owner[**f].is_null());
+    let parts: Vec<String> = present.map(|f| format!("\"{f}\":{}", owner[*f])).collect();
+    format!("{{{}}}", parts.join(","))
+}
+
 fn validate_owners(metadata: &Value, faults: &mut Vec<Cause>) {
     let owners = metadata["ownerReferences"]
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let mut controller: Option<&Value> = None;
-    for (i, owner) in owners.iter().enumerate() {
-        let field = format!("metadata.ownerReferences[{i}]");
+    let field = "metadata.ownerReferences";
+    let mut broken = |value: String, why: String| {
+        let message = format!("Invalid value: {value}: {why}");
+        faults.push(Cause::new("FieldValueInvalid", message, field));
+    };
+    let mut first: Option<String> = None;
+    let mut parts_missing = Vec::new();
+    for owner in owners {
         let part = |key: &str| owner[key].as_str().unwrap_or_default();
-        if part("apiVersion").is_empty() || part("apiVersion").matches('/').count() > 1 {
-            let (key, why) = (format!("{field}.apiVersion"), "version must not be empty");
-            faults.push(invalid(&key, part("apiVersion"), why));
+        let version = part("apiVersion");
+        if version.is_empty() || version.matches('/').count() > 1 || version.ends_with('/') {
+            let why = "version must not be empty";
+            parts_missing.push(invalid(&format!("{field}.apiVersion"), version, why));
         }
         for key in ["kind", "name", "uid"] {
             if part(key).is_empty() {
-                faults.push(invalid(&format!("{field}.{key}"), "", "must not be empty"));
+                let why = "must not be empty";
+                parts_missing.push(invalid(&format!("{field}.{key}"), "", why));
             }
         }
-        if owner["controller"] == true {
-            if let Some(first) = controller {
-                let describe = |o: &Value| format!("{}", o["name"].as_str().unwrap_or_default());
-                faults.push(Cause::new(
-                    "FieldValueInvalid",
-                    format!(
-                        "Invalid value: {}: Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
-                        serde_json::to_string(owners).unwrap_or_default(),
-                        describe(first),
-                        describe(owner)
-                    ),
-                    "metadata.ownerReferences",
-                ));
-            } else {
-                controller = Some(owner);
-            }
+        if version == "v1" && part("kind") == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner".to_owned();
+            broken(shown_owner(owner), why);
         }
     }
+    for owner in owners.iter().filter(|o| o["controller"] == true) {
+        let part = |key: &str| owner[key].as_str().unwrap_or_default();
+        let own = format!("{}/{}", part("kind"), part("name"));
+        if let Some(first) = &first {
+            let all: Vec<String> = owners.iter().map(shown_owner).collect();
+            broken(
+                format!("[{}]", all.join(",")),
+                format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {own}"
+                ),
+            );
+        } else {
+            first = Some(own);
+        }
+    }
+    faults.extend(parts_missing);
 }
 
 /// What an update must not change in the metadata.
@@ -401,8 +426,8 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
     let mut own = Vec::new();
     validate_labels(&after["labels"], "metadata.labels", &mut own);
     validate_annotations(after, &mut own);
-    validate_finalizers(after, &mut own);
     validate_owners(after, &mut own);
+    validate_finalizers(after, &mut own);
     for _ in 0..times {
         faults.extend(own.iter().cloned());
     }

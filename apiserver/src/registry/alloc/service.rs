@@ -183,11 +183,20 @@ pub(super) fn allocate(
     service: &mut Value,
 ) -> Result<(), ApiError> {
     let name = meta::name(service).to_owned();
-    let spec = &mut service["spec"];
     let refused = |causes: Vec<Cause>| ApiError::invalid("", "Service", &name, causes);
-    if service_type(spec) == "ExternalName" {
+    if service_type(&service["spec"]) == "ExternalName" {
         return Ok(());
     }
+    let spec = &mut service["spec"];
+    let own = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
+    if !own.is_empty() && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) {
+        spec["clusterIPs"] = json!([own]);
+    }
+    // What makes no sense is refused in the validation that follows.
+    if !schema::validate::has_sound_addresses(service) {
+        return Ok(());
+    }
+    let spec = &mut service["spec"];
     allocate_addresses(taken, ranges, spec).map_err(refused)?;
     allocate_ports(taken, spec).map_err(|cause| refused(vec![cause]))
 }
@@ -249,12 +258,9 @@ fn check_address(
     given: &[String],
 ) -> Result<IpAddr, Cause> {
     let shown = Value::from(given.to_vec()).to_string();
-    let why = if !ranges.iter().any(|r| r.contains(address)) {
-        let valid: Vec<String> = ranges.iter().map(IpNetwork::to_string).collect();
-        format!(
-            "the provided network does not match the current range {}",
-            valid.join(",")
-        )
+    let inside = |r: &IpNetwork| r.contains(address) && r.network() != address;
+    let why = if !ranges.iter().any(inside) {
+        "the provided network does not match the current range".to_owned()
     } else if taken.addresses.contains_key(&address) {
         "provided IP is already allocated".to_owned()
     } else {

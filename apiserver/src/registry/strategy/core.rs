@@ -63,6 +63,21 @@ pub(super) fn volume_status(new: &mut Value, old: &Value, _: &Context<'_>) {
 
 pub(super) fn create_claim(claim: &mut Value, _: &Context<'_>) {
     claim["status"] = json!({"phase": "Pending"});
+    let source = &claim["spec"]["dataSource"];
+    let known = matches!(
+        (
+            source["apiGroup"].as_str().unwrap_or_default(),
+            source["kind"].as_str().unwrap_or_default()
+        ),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    // What an old field cannot stand for is passed over, as before there was a new one.
+    if source.is_object()
+        && !known
+        && let Some(spec) = claim["spec"].as_object_mut()
+    {
+        spec.remove("dataSource");
+    }
 }
 
 /// A node comes with its status: the kubelet writes both at once.

@@ -43,7 +43,7 @@ static POD_TEMPLATE: Strategy = Strategy {
 };
 static SERVICE: Strategy = Strategy {
     returns_deleted: true,
-    name_faults: names::label_1035_faults,
+    name_faults: names::label_faults,
     create_on_update: false,
     ..DEFAULT
 };
@@ -99,6 +99,7 @@ static JOB: Strategy = Strategy {
 };
 static CERTIFICATE_REQUEST: Strategy = Strategy {
     untracked: true,
+    name_faults: names::path_segment_faults,
     prepare_create: certificates::create,
     prepare_status: certificates::update_status,
     ..DEFAULT
@@ -127,6 +128,14 @@ static REPLICATION_CONTROLLER: Strategy = Strategy {
     orphans: true,
     ..DEFAULT
 };
+static STATEFUL_SET: Strategy = Strategy {
+    name_faults: names::label_faults,
+    ..GENERATION
+};
+static DISRUPTION_BUDGET: Strategy = Strategy {
+    name_faults: names::path_segment_faults,
+    ..GUARDED
+};
 static CUSTOM: Strategy = GUARDED;
 
 /// The strategy of a built-in resource; of a custom one when `custom`.
@@ -153,12 +162,13 @@ pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strat
         ("apps", "controllerrevisions") => &PLAIN,
         ("apps", "deployments") => &DEPLOYMENT,
         ("apps", "daemonsets") => &DAEMON_SET,
+        ("apps", "statefulsets") => &STATEFUL_SET,
         ("batch", "jobs") => &JOB,
         ("certificates.k8s.io", "certificatesigningrequests") => &CERTIFICATE_REQUEST,
         ("apps" | "batch", _) => &COUNTED,
         ("networking.k8s.io", "ingresses" | "networkpolicies" | "ingressclasses") => &COUNTED,
         ("discovery.k8s.io", "endpointslices") => &COUNTED,
-        ("policy", "poddisruptionbudgets") => &COUNTED_GUARDED,
+        ("policy", "poddisruptionbudgets") => &DISRUPTION_BUDGET,
         ("resource.k8s.io", "resourceslices" | "deviceclasses") => &COUNTED,
         ("scheduling.k8s.io", "priorityclasses") => &COUNTED,
         (
