@@ -35,7 +35,7 @@ impl Credentials {
             {
                 credentials
                     .entries
-                    .push((server.clone(), auth(server, entry)));
+                    .push((server.clone(), auth(entry)));
             }
         }
         credentials
@@ -53,7 +53,7 @@ impl Credentials {
     }
 }
 
-fn auth(server: &str, entry: &Value) -> AuthConfig {
+fn auth(entry: &Value) -> AuthConfig {
     let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     let (mut username, mut password) = (text("username"), text("password"));
     let decoded = STANDARD
@@ -72,7 +72,9 @@ fn auth(server: &str, entry: &Value) -> AuthConfig {
         username,
         password,
         auth: String::new(),
-        server_address: server.to_owned(),
+        // The entry was chosen here. A runtime that compares would take the host of a URL, and
+        // entries are rarely URLs, and a mirror's host is another one.
+        server_address: String::new(),
         identity_token: text("identitytoken"),
         registry_token: text("registrytoken"),
     }
@@ -156,6 +158,8 @@ mod tests {
         assert_eq!(users("r.io/other"), ["r"]);
         assert_eq!(users("eu.gcr.io/x"), ["wild"]);
         assert_eq!(users("gcr.io/x"), [""; 0]);
+        let image = Reference::parse("r.io/other").unwrap();
+        assert_eq!(credentials.matching(&image)[0].server_address, "");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl<'a> SmallDisk<'a> {
         fs::create_dir_all(at)?;
         let mut mount = command("mount");
         mount
-            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"])
             .arg(at);
         outcome(&mut mount, None)?.success()?;
         Ok(Self(at))
