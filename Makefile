@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-rest check bench fuzz packages build programs images unit cluster nextest
+.PHONY: help up down test check bench fuzz packages build programs images unit cluster nextest lab-programs
 
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 CARGO := cargo
@@ -11,7 +11,9 @@ PROXY ?= iptables
 NODES ?= 2
 FUZZ_SECONDS ?= 60
 
-UP_PACKAGES := protobuf-compiler libprotobuf-dev containerd runc iptables nftables build-essential ca-certificates \
+# What building needs: etcd's client makes its types from the protocol's own files.
+BUILD_PACKAGES := build-essential ca-certificates protobuf-compiler libprotobuf-dev
+UP_PACKAGES := $(BUILD_PACKAGES) containerd runc iptables nftables \
 	$(if $(shell command -v kubectl),,kubernetes-client)
 TEST_PACKAGES := $(UP_PACKAGES) etcd-server etcd-client containernetworking-plugins bird2 \
 	ipset conntrack iproute2 podman curl procps gobgpd frr
@@ -44,31 +46,27 @@ packages:
 	@scripts/packages $(UP_PACKAGES)
 
 check: ## formatting and lints
+	@scripts/packages $(BUILD_PACKAGES)
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --lib --bins --locked
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 nextest:
 	@scripts/packages $(TEST_PACKAGES)
 	@command -v cargo-nextest >/dev/null || $(CARGO) install cargo-nextest --locked
 
-# The crates whose tests were seen to pass on a clean machine. What is missing here is in
-# `make test-rest` until it was seen to pass as well.
-TESTED := api-rules bgp-agent cni-plugin dns flannel-vxlan policy scheduler schema storage streaming \
-	watch-cache
+# The programs and the images that whole clusters need.
+lab-programs: nextest programs
+	$(CARGO) build --workspace --bins --locked
+	$(TARGET)/debug/fairlead image build >/dev/null
 
-test: nextest check unit ## everything that CI runs
+test: lab-programs check ## everything that CI runs
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2
 
 unit: nextest ## the tests of the parts, network namespaces included
-	$(CARGO) nextest run --locked --no-fail-fast --retries 2 $(addprefix -p ,$(TESTED))
-
-test-rest: nextest ## suites that were not yet seen to pass as a whole: the other crates, whole clusters
 	$(CARGO) nextest run --workspace --locked --exclude cluster-tests --no-fail-fast
-	$(MAKE) cluster
 
-cluster: nextest programs ## whole clusters in the lab (TESTS=name for some of them)
-	$(CARGO) build --locked -p fairlead -p cni-plugin
-	$(TARGET)/debug/fairlead image build >/dev/null
-	$(CARGO) nextest run --locked -p cluster-tests --no-fail-fast $(TESTS)
+cluster: lab-programs ## whole clusters in the lab (TESTS=name for some of them)
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests)' $(TESTS)
 
 bench: packages build images ## measures; results into bench/RESULTS.md
 	@scripts/packages $(TEST_PACKAGES)
