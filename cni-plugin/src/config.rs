@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use kernel::MacAddress;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::environment::{Environment, is_identifier};
@@ -43,7 +44,7 @@ struct Raw {
     policy_timeout_seconds: Option<u64>,
     data_dir: Option<PathBuf>,
     prev_result: Option<Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "runtime_config")]
     runtime_config: RawRuntime,
     #[serde(default)]
     args: RawArgs,
@@ -86,6 +87,32 @@ struct RawRuntime {
     ip_ranges: Vec<Vec<RawRange>>,
     dns: Option<RawDns>,
     aliases: Vec<String>,
+}
+
+/// containerd writes what it passes at run time with the names of its own program
+/// (`HostPort`), which plugins in Go read without noticing; others write `hostPort`.
+fn runtime_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RawRuntime, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(RawRuntime::default()),
+        given => serde_json::from_value(small_initials(given)).map_err(D::Error::custom),
+    }
+}
+
+fn small_initials(value: Value) -> Value {
+    let small = |key: String| match key.chars().next() {
+        Some(first) => first.to_ascii_lowercase().to_string() + &key[first.len_utf8()..],
+        None => key,
+    };
+    match value {
+        Value::Object(map) => {
+            let entries = map.into_iter();
+            entries
+                .map(|(key, value)| (small(key), small_initials(value)))
+                .collect()
+        }
+        Value::Array(list) => list.into_iter().map(small_initials).collect(),
+        other => other,
+    }
 }
 
 /// The `dns` capability names its lists otherwise than the `dns` configuration.
@@ -453,4 +480,42 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
                 .map_err(|_| invalid(format!("ips: {text:?} is no address")))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_runtime_passes_is_read_in_containerds_spelling_too() {
+        let check = |given: Value| {
+            let given = json!({"runtimeConfig": given}).to_string();
+            let raw: Raw = serde_json::from_str(&given).unwrap();
+            let runtime = raw.runtime_config;
+            let port = parse_port(&runtime.port_mappings[0]).unwrap().unwrap();
+            let expected = PortMapping {
+                protocol: PortProtocol::Udp,
+                host_port: 53,
+                container_port: 5353,
+                host_ip: Some("192.0.2.1".parse().unwrap()),
+            };
+            assert_eq!(port, expected, "{given}");
+            assert_eq!(runtime.dns.unwrap().servers, ["192.0.2.53"], "{given}");
+            assert!(runtime.bandwidth.is_some(), "{given}");
+        };
+        check(json!({
+            "portMappings": [{"HostPort": 53, "ContainerPort": 5353, "Protocol": "UDP", "HostIP": "192.0.2.1"}],
+            "dns": {"Servers": ["192.0.2.53"], "Searches": [], "Options": []},
+            "bandwidth": {"IngressRate": 1000, "IngressBurst": 1000, "EgressRate": 0, "EgressBurst": 0},
+        }));
+        check(json!({
+            "portMappings": [{"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "192.0.2.1"}],
+            "dns": {"servers": ["192.0.2.53"]},
+            "bandwidth": {"ingressRate": 1000, "ingressBurst": 1000},
+        }));
+        let none: Raw = serde_json::from_str(r#"{"runtimeConfig": null}"#).unwrap();
+        assert!(none.runtime_config.port_mappings.is_empty());
+    }
 }
