@@ -253,7 +253,7 @@ impl Ipvs {
         };
         let family = replies
             .iter()
-            .flat_map(|reply| attributes(reply))
+            .flat_map(attributes)
             .find(|attribute| attribute.kind == 1)
             .and_then(|attribute| attribute.as_u16())
             .ok_or_else(|| request.decode_error("no family number"))?;

@@ -68,7 +68,7 @@ impl SetUse {
 }
 
 fn width(field: &Field) -> u32 {
-    field.len().div_ceil(4) as u32
+    field.width().div_ceil(4) as u32
 }
 
 /// `NFTA_VERDICT_*` within an attribute.
@@ -177,7 +177,7 @@ impl<'a> Compiler<'a> {
             }
             _ => match (payload(field), meta(field)) {
                 (Some((base, offset)), _) => {
-                    let length = field.len() as u32;
+                    let length = field.width() as u32;
                     self.expression("payload", |w| {
                         w.be32(1, register);
                         w.be32(2, base);

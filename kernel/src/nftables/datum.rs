@@ -55,7 +55,7 @@ impl DataType {
     }
 
     /// Bytes without padding.
-    pub fn len(self) -> usize {
+    pub fn width(self) -> usize {
         match self {
             Self::InetProto => 1,
             Self::InetService => 2,
@@ -178,7 +178,7 @@ impl Datum {
 
     /// Reads a value of the type back from a register's bytes.
     pub(super) fn read(kind: DataType, bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.get(..kind.len())?;
+        let bytes = bytes.get(..kind.width())?;
         let word = || bytes.try_into().ok().map(u32::from_ne_bytes);
         Some(match kind {
             DataType::Ipv4Addr => Self::V4(<[u8; 4]>::try_from(bytes).ok()?.into()),

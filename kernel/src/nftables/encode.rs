@@ -387,7 +387,7 @@ fn named(w: &mut Writer, set: &Set, id: u32) {
             .sum(),
     );
     let typed = |kinds: &[DataType]| -> Vec<(u32, usize)> {
-        kinds.iter().map(|kind| (kind.id(), kind.len())).collect()
+        kinds.iter().map(|kind| (kind.id(), kind.width())).collect()
     };
     key_type(w, 4, &typed(&set.key));
     match &set.kind {
@@ -404,7 +404,7 @@ fn named(w: &mut Writer, set: &Set, id: u32) {
                 w.be32(1, size);
             }
             if concatenated {
-                fields(w, set.key.iter().map(|kind| kind.len()));
+                fields(w, set.key.iter().map(|kind| kind.width()));
             }
         });
     }

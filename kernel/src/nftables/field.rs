@@ -154,9 +154,9 @@ impl Field {
     }
 
     /// Bytes in the register, unpadded.
-    pub fn len(&self) -> usize {
+    pub fn width(&self) -> usize {
         match self {
-            Self::Saddr(v) | Self::Daddr(v) => DataType::address(v.is_v6()).len(),
+            Self::Saddr(v) | Self::Daddr(v) => DataType::address(v.is_v6()).width(),
             Self::Sport | Self::Dport | Self::Protocol | Self::ArpOperation => 2,
             Self::L4Proto
             | Self::NfProto
@@ -195,7 +195,7 @@ impl CtField {
             Self::State | Self::Status | Self::Mark => 4,
             Self::Direction | Self::Protocol => 1,
             Self::Zone | Self::ProtoSrc(_) | Self::ProtoDst(_) => 2,
-            Self::Saddr(_, v) | Self::Daddr(_, v) => DataType::address(v.is_v6()).len(),
+            Self::Saddr(_, v) | Self::Daddr(_, v) => DataType::address(v.is_v6()).width(),
         }
     }
 }

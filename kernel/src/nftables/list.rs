@@ -82,7 +82,7 @@ fn decode(bytes: &[u8], types: &[DataType]) -> Option<Key> {
     let mut data = Vec::with_capacity(types.len());
     for kind in types {
         data.push(Datum::read(*kind, bytes.get(at..)?)?);
-        at += kind.len().next_multiple_of(4);
+        at += kind.width().next_multiple_of(4);
     }
     Some(data.into())
 }

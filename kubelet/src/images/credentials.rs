@@ -33,9 +33,7 @@ impl Credentials {
                 .into_iter()
                 .flatten()
             {
-                credentials
-                    .entries
-                    .push((server.clone(), auth(entry)));
+                credentials.entries.push((server.clone(), auth(entry)));
             }
         }
         credentials

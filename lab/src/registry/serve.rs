@@ -84,10 +84,9 @@ fn basic(credentials: &Credentials) -> String {
 }
 
 async fn root(State(registry): State<Registry>, headers: HeaderMap) -> Response {
-    match registry.admit(&headers) {
-        Ok(()) => StatusCode::OK.into_response(),
-        Err(refusal) => refusal,
-    }
+    registry
+        .refusal(&headers)
+        .unwrap_or_else(|| StatusCode::OK.into_response())
 }
 
 async fn object(
@@ -96,7 +95,7 @@ async fn object(
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(refusal) = registry.admit(&headers) {
+    if let Some(refusal) = registry.refusal(&headers) {
         return refusal;
     }
     // Reading the catalog anew for each request keeps it true; archives are few.
@@ -150,18 +149,17 @@ fn answer(kind: &'static str, digest: &str, length: u64, body: Body) -> Response
 }
 
 impl Registry {
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Response> {
-        let Some(wanted) = &self.authorization else {
-            return Ok(());
-        };
+    /// The refusal of a request that may not be made.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
+        let wanted = self.authorization.as_ref()?;
         let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
         if given == Some(wanted.as_ref()) {
-            return Ok(());
+            return None;
         }
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"lab\"")];
-        Err((StatusCode::UNAUTHORIZED, challenge).into_response())
+        Some((StatusCode::UNAUTHORIZED, challenge).into_response())
     }
 }
 

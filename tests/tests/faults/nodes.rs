@@ -16,7 +16,7 @@ fn ready(node: &Value) -> &str {
         .flatten();
     let ready = conditions
         .filter(|condition| condition["type"] == "Ready")
-        .last();
+        .next_back();
     ready
         .and_then(|condition| condition["status"].as_str())
         .unwrap_or("missing")

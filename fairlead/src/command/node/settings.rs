@@ -136,7 +136,7 @@ pub(crate) fn proxy_mode(mut settings: watch::Receiver<Settings>) -> watch::Rece
         while settings.changed().await.is_ok() {
             match read(&settings.borrow_and_update()) {
                 Ok(mode) => {
-                    drop(sender.send_if_modified(|old| std::mem::replace(old, mode) != mode))
+                    sender.send_if_modified(|old| std::mem::replace(old, mode) != mode);
                 }
                 Err(error) => tracing::warn!(%error, "the proxy stays as it is"),
             }
