@@ -69,12 +69,6 @@ fn pods() {
             vec!["spec.containers[0].livenessProbe Required value: must specify a handler type"],
         ),
         (
-            json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": -1}),
-            vec![
-                "spec.terminationGracePeriodSeconds Invalid value: -1: must be greater than or equal to 0",
-            ],
-        ),
-        (
             json!({"tolerations": [{"operator": "Equal"}]}),
             vec![
                 "spec.tolerations[0].operator Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
