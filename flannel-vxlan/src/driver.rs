@@ -37,7 +37,7 @@ use crate::desired::{
 };
 use crate::kernel::{self as hand, Kernel};
 use crate::model::{Actual, Outer};
-use crate::node_network::{Masquerade, NodeNetwork, write_if_changed};
+use crate::node_network::{Accept, Masquerade, NodeNetwork, write_if_changed};
 use crate::plan::{Deletions, plan};
 use crate::underlay::{self, Choice};
 
@@ -151,6 +151,7 @@ struct Driver {
     retry: Duration,
     /// What has been told already.
     told: BTreeSet<String>,
+    accept: Accept,
 }
 
 /// Our own node, as the API has it.
@@ -180,6 +181,7 @@ impl Driver {
             underlay: BTreeMap::new(),
             retry: RETRY_FIRST,
             told: BTreeSet::new(),
+            accept: Accept::default(),
         }
     }
 
@@ -230,6 +232,7 @@ impl Driver {
         }
         if let Some(mtu) = pod_mtu(&settings, &wanted) {
             self.node_files(&own, mtu)?;
+            self.accept.keep(&self.config.cluster_networks);
         }
         let count = failed.len();
         match failed.into_iter().next() {

@@ -80,6 +80,28 @@ fn pods_of_three_nodes_reach_each_other_and_other_nodes_reach_pods() {
 }
 
 #[test]
+fn pods_talk_where_the_firewall_forwards_nothing() {
+    let (_switch, _api, mut nodes) = cluster(2);
+    for node in &nodes {
+        for program in ["iptables", "ip6tables"] {
+            let set = node.ns.command(program, &["-P", "FORWARD", "DROP"]);
+            assert!(set.status.success(), "{set:?}");
+        }
+    }
+    nodes.iter_mut().for_each(TestNode::start);
+    ready(&nodes);
+    for node in &nodes {
+        for program in ["iptables-save", "ip6tables-save"] {
+            eventually("accepting rules", SOON, || {
+                node.show(program, "-t filter")
+                    .contains("-A FORWARD -j FAIRLEAD-FORWARD")
+            });
+        }
+    }
+    assert_pods_talk(&nodes[0], &nodes[1]);
+}
+
+#[test]
 fn a_node_says_and_writes_what_flannel_would() {
     let (_switch, api, nodes) = started(2);
     let annotations = api.node("node1")["metadata"]["annotations"].clone();

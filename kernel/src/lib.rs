@@ -24,6 +24,7 @@ pub mod monitor;
 pub mod neighbour;
 pub mod netlink;
 pub mod netns;
+pub mod nflog;
 pub mod nftables;
 pub mod process;
 pub mod qdisc;

@@ -11,13 +11,16 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+pub use crate::cluster_policy::{ClusterNetworkPolicy, cluster_policy};
+use crate::model::Action;
 use crate::model::{
-    Namespaces, ObjectName, Peer, Pod, PodSelector, Policy, Port, PortMatch, Protocol, Requirement,
-    Rule, Selector,
+    Namespaces, Node, ObjectName, Peer, Pod, PodSelector, Policy, Port, PortMatch, Protocol,
+    Requirement, Rule, Selector,
 };
-use crate::pod_view::PodView;
+pub use crate::pod_view::{NodeView, PodView};
 
-pub(crate) fn name(meta: &ObjectMeta) -> ObjectName {
+/// Namespace and name.
+pub fn name(meta: &ObjectMeta) -> ObjectName {
     (
         meta.namespace.clone().unwrap_or_default(),
         meta.name.clone().unwrap_or_default(),
@@ -50,7 +53,7 @@ pub(crate) fn selector(selector: &LabelSelector) -> Selector {
 }
 
 /// The policy, and what of it cannot be understood. Such a part allows nothing.
-pub(crate) fn policy(object: &NetworkPolicy) -> (Policy, Vec<String>) {
+pub fn policy(object: &NetworkPolicy) -> (Policy, Vec<String>) {
     let mut faults = Vec::new();
     let empty = NetworkPolicySpec::default();
     let spec = object.spec.as_ref().unwrap_or(&empty);
@@ -64,6 +67,7 @@ pub(crate) fn policy(object: &NetworkPolicy) -> (Policy, Vec<String>) {
         let rules = spec.ingress.iter().flatten();
         rules
             .map(|rule| Rule {
+                action: Action::Accept,
                 peers: peers(rule.from.as_deref(), &name.0, &mut faults),
                 ports: ports(rule.ports.as_deref(), &mut faults),
             })
@@ -73,6 +77,7 @@ pub(crate) fn policy(object: &NetworkPolicy) -> (Policy, Vec<String>) {
         let rules = spec.egress.iter().flatten();
         rules
             .map(|rule| Rule {
+                action: Action::Accept,
                 peers: peers(rule.to.as_deref(), &name.0, &mut faults),
                 ports: ports(rule.ports.as_deref(), &mut faults),
             })
@@ -108,9 +113,18 @@ fn peer(peer: &NetworkPolicyPeer, namespace: &str, faults: &mut Vec<String>) -> 
     if let Some(block) = &peer.ip_block {
         let network = network(&block.cidr, faults)?;
         let except = block.except.iter().flatten();
-        let except = except
+        let except: Vec<IpNetwork> = except
             .filter_map(|text| self::network(text, faults))
             .collect();
+        // The kernel compares addresses of one family; the other one is no part of the block.
+        let (except, foreign): (Vec<_>, Vec<_>) = except
+            .into_iter()
+            .partition(|not| not.is_ipv4() == network.is_ipv4());
+        faults.extend(
+            foreign
+                .iter()
+                .map(|not| format!("the exception {not} is of another family than {network}")),
+        );
         return Some(Peer::Block { network, except });
     }
     if peer.pod_selector.is_none() && peer.namespace_selector.is_none() {
@@ -129,7 +143,7 @@ fn peer(peer: &NetworkPolicyPeer, namespace: &str, faults: &mut Vec<String>) -> 
 }
 
 /// The network that a text means; host bits do not count.
-fn network(text: &str, faults: &mut Vec<String>) -> Option<IpNetwork> {
+pub(crate) fn network(text: &str, faults: &mut Vec<String>) -> Option<IpNetwork> {
     let parsed = text
         .parse::<IpNetwork>()
         .ok()
@@ -176,7 +190,7 @@ fn port(port: &NetworkPolicyPort, faults: &mut Vec<String>) -> Option<PortMatch>
 
 /// The pod as policies see it; `None` if they do not apply: it uses the node's network or has
 /// ended.
-pub(crate) fn pod(object: &PodView) -> Option<Pod> {
+pub fn pod(object: &PodView) -> Option<Pod> {
     let (spec, status) = (&object.spec, &object.status);
     if spec.host_network || matches!(status.phase.as_str(), "Succeeded" | "Failed") {
         return None;
@@ -211,6 +225,17 @@ pub(crate) fn pod(object: &PodView) -> Option<Pod> {
 
 const DNS_NAMESPACE: &str = "kube-system";
 const DNS_SERVICE: &str = "kube-dns";
+
+/// A node as policies see it.
+pub fn node(object: &NodeView) -> Node {
+    let addresses = object.status.addresses.iter();
+    Node {
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        addresses: addresses
+            .filter_map(|own| own.address.parse().ok())
+            .collect(),
+    }
+}
 
 /// The cluster DNS as the pod that policies take it for: people allow `k8s-app: kube-dns` in
 /// `kube-system`, and here each node answers by itself.
@@ -300,11 +325,28 @@ mod tests {
             "ports": [{"port": 90, "endPort": 80}],
         }]}));
         let expected = Rule {
+            action: Action::Accept,
             peers: Some(vec![]),
             ports: Some(vec![]),
         };
         assert_eq!(policy.ingress, Some(vec![expected]));
         assert_eq!(faults.len(), 2);
+    }
+
+    #[test]
+    fn an_exception_of_the_other_family_is_told_and_left_out() {
+        let (policy, faults) = parsed(json!({"podSelector": {}, "ingress": [{
+            "from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["fd00::/64", "10.1.0.0/16"]}}],
+        }]}));
+        let except = vec!["10.1.0.0/16".parse().unwrap()];
+        let network = "10.0.0.0/8".parse().unwrap();
+        let expected = Rule {
+            action: Action::Accept,
+            peers: Some(vec![Peer::Block { network, except }]),
+            ports: None,
+        };
+        assert_eq!(policy.ingress, Some(vec![expected]));
+        assert_eq!(faults.len(), 1);
     }
 
     #[test]

@@ -8,30 +8,35 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kernel::nflog::{Logged, Nflog};
 use kernel::nftables::{Changes, Notice};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use watch_cache::{Cacheable, Change, WatchCache, WatchCaches};
+use watch_cache::{Change, WatchCache, WatchCaches};
 
-use crate::api;
+use crate::api::{self, ClusterNetworkPolicy, NodeView, PodView};
+use crate::caches::{Caches, Update};
+use crate::flows::{self, Flow, Flows};
 use crate::gate::{self, Records, Waiting};
-use crate::index::Index;
+use crate::index::{Desired, Index};
 use crate::kernel_table::KernelTable;
-use crate::model::{ObjectName, Pod};
-use crate::plan::{self, Compiled, Names};
-use crate::pod_view::PodView;
+use crate::metrics::metrics;
+use crate::model::{Direction, ObjectName, Pod};
+use crate::plan::{self, Compiled, Log, Names};
+use crate::render::LOG_GROUP;
 
 /// How long after a refused transaction the whole table is written anew.
 const RETRY: Duration = Duration::from_millis(500);
 const WAITING: usize = 256;
+
+/// Where `fairlead flows` asks when nothing else is said.
+pub const FLOWS_SOCKET: &str = "/run/fairlead/flows.sock";
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -39,6 +44,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// What is known of this node's interfaces, across restarts of the process.
     pub attachments: PathBuf,
+    /// Where people ask what was dropped.
+    pub flows: PathBuf,
 }
 
 impl Default for Config {
@@ -46,6 +53,7 @@ impl Default for Config {
         Self {
             socket: PathBuf::from("/run/fairlead/policy.sock"),
             attachments: PathBuf::from("/run/fairlead/policy/attachments"),
+            flows: PathBuf::from(FLOWS_SOCKET),
         }
     }
 }
@@ -76,13 +84,25 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     };
     let table = KernelTable::open()?;
     let records = Records::open(config.attachments.clone()).map_err(file(&config.attachments))?;
-    let caches = Caches::new(&deps.caches);
+    let mut caches = Caches::new(&deps.caches);
     let mut updates = caches.updates();
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         () = caches.synced() => {}
     }
+    updates.extend(caches.take_cluster_policies());
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        () = caches.cluster_policies_synced() => {}
+    }
+    let mut dropped = listen_to_drops();
     let mut agent = Agent {
+        log: match dropped {
+            Some(_) => Log::Drops,
+            None => Log::Nothing,
+        },
+        flows: Flows::new(),
+        desired: Desired::default(),
         index: Index::default(),
         caches,
         names: Names::default(),
@@ -103,12 +123,22 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     let (sender, mut requests) = mpsc::channel(WAITING);
     let serving = gate::serve(listener, sender, shutdown.clone());
     let serving = tokio::spawn(serving);
+    let listener = gate::listen(&config.flows).map_err(file(&config.flows))?;
+    let telling = flows::serve(listener, agent.flows.clone(), shutdown.clone());
+    let telling = tokio::spawn(telling);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            update = updates.next() => agent.update(update.ok_or(Error::CachesEnded)?),
+            update = updates.next() => {
+                agent.update(update.ok_or(Error::CachesEnded)?);
+                updates.extend(agent.caches.take_cluster_policies());
+            }
             Some(request) = requests.recv() => agent.attach(request),
             notices = disturbances.next() => agent.disturbed(&notices?),
+            logged = next_dropped(&mut dropped) => {
+                agent.dropped(&logged);
+                continue;
+            }
             () = tokio::time::sleep(RETRY), if !written => {}
         }
         while let Some(Some(update)) = updates.next().now_or_never() {
@@ -119,70 +149,43 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         }
         written = agent.write();
     }
-    // Its end needs no notice: it stops with the token.
+    // Their end needs no notice: they stop with the token.
     let _ = serving.await;
+    let _ = telling.await;
     Ok(())
 }
 
-enum Update {
-    Pod(Change<PodView>),
-    Namespace(Change<Namespace>),
-    Policy(Change<NetworkPolicy>),
-    Slice(Change<EndpointSlice>),
-    /// Changes were lost.
-    Rebuild,
-}
-
-struct Caches {
-    pods: WatchCache<PodView>,
-    namespaces: WatchCache<Namespace>,
-    policies: WatchCache<NetworkPolicy>,
-    slices: WatchCache<EndpointSlice>,
-}
-
-impl Caches {
-    fn new(caches: &WatchCaches) -> Self {
-        Self {
-            pods: caches.of(),
-            namespaces: caches.of(),
-            policies: caches.of(),
-            slices: caches.of(),
+/// Enforcement does not depend on it.
+fn listen_to_drops() -> Option<Nflog> {
+    match Nflog::open(LOG_GROUP) {
+        Ok(nflog) => Some(nflog),
+        Err(error) => {
+            tracing::warn!(%error, "dropped packets are not told: this kernel has no NFLOG, or another process has our group");
+            None
         }
     }
-
-    fn updates(&self) -> SelectAll<BoxStream<'static, Update>> {
-        futures::stream::select_all([
-            changes(&self.pods, Update::Pod),
-            changes(&self.namespaces, Update::Namespace),
-            changes(&self.policies, Update::Policy),
-            changes(&self.slices, Update::Slice),
-        ])
-    }
-
-    async fn synced(&self) {
-        self.pods.synced().await;
-        self.namespaces.synced().await;
-        self.policies.synced().await;
-        self.slices.synced().await;
-    }
 }
 
-fn changes<K: Cacheable>(
-    cache: &WatchCache<K>,
-    wrap: fn(Change<K>) -> Update,
-) -> BoxStream<'static, Update> {
-    futures::stream::unfold(cache.subscribe(), move |mut receiver| async move {
-        match receiver.recv().await {
-            Ok(change) => Some((wrap(change), receiver)),
-            Err(RecvError::Lagged(_)) => Some((Update::Rebuild, receiver)),
-            Err(RecvError::Closed) => None,
+async fn next_dropped(nflog: &mut Option<Nflog>) -> Vec<Logged> {
+    let Some(own) = nflog else {
+        return std::future::pending().await;
+    };
+    match own.next().await {
+        Ok(logged) => logged,
+        Err(error) => {
+            tracing::warn!(%error, "dropped packets are not told any more");
+            *nflog = None;
+            Vec::new()
         }
-    })
-    .boxed()
+    }
 }
 
 struct Agent {
     index: Index,
+    log: Log,
+    flows: Flows,
+    /// What the committed rules were made from.
+    desired: Desired,
     caches: Caches,
     names: Names,
     /// What the kernel has; `None`: unknown.
@@ -207,6 +210,13 @@ impl Agent {
         }
         for policy in self.caches.policies.list() {
             self.set_policy(&policy);
+        }
+        let cluster_policies = self.caches.cluster_policies.as_ref();
+        for policy in cluster_policies.map(WatchCache::list).unwrap_or_default() {
+            self.set_cluster_policy(&policy);
+        }
+        for node in self.caches.nodes.list() {
+            self.set_node(&node);
         }
         for slice in self.caches.slices.list() {
             self.set_slice(&slice);
@@ -238,6 +248,16 @@ impl Agent {
                     self.index.remove_pod(&name);
                 }
             }
+            Update::Node(Change::Applied { new, .. }) => self.set_node(&new),
+            Update::Node(Change::Deleted { old }) => {
+                self.index.remove_node(&api::name(&old.metadata).1);
+            }
+            Update::ClusterPolicy(Change::Applied { new, .. }) => self.set_cluster_policy(&new),
+            Update::ClusterPolicy(Change::Deleted { old }) => {
+                self.index
+                    .remove_cluster_policy(&api::name(&old.metadata).1);
+            }
+            Update::Definition => {}
             Update::Rebuild => self.rebuild(),
         }
     }
@@ -255,6 +275,20 @@ impl Agent {
             tracing::warn!(%namespace, %name, %fault, "a part of a NetworkPolicy allows nothing");
         }
         self.index.set_policy(policy);
+    }
+
+    fn set_cluster_policy(&mut self, object: &ClusterNetworkPolicy) {
+        let (policy, faults) = api::cluster_policy(object);
+        for fault in faults {
+            let name = &policy.name;
+            tracing::warn!(%name, %fault, "a part of a ClusterNetworkPolicy fails closed");
+        }
+        self.index.set_cluster_policy(policy);
+    }
+
+    fn set_node(&mut self, object: &NodeView) {
+        self.index
+            .set_node(&api::name(&object.metadata).1, api::node(object));
     }
 
     fn set_slice(&mut self, slice: &EndpointSlice) {
@@ -302,6 +336,22 @@ impl Agent {
         self.waiting.push(request);
     }
 
+    fn dropped(&self, logged: &[Logged]) {
+        for own in logged {
+            let Some((direction, decision)) = self.names.decision(&own.prefix, &self.desired)
+            else {
+                continue;
+            };
+            let interface = match direction {
+                Direction::Ingress => own.out_interface.as_deref(),
+                Direction::Egress => own.in_interface.as_deref(),
+            };
+            let flow = || Flow::of(own, direction, &decision, &self.index);
+            self.flows
+                .tell(interface.unwrap_or_default(), direction, flow);
+        }
+    }
+
     fn forget_gone_interfaces(&mut self) {
         let gone: Vec<String> = self
             .index
@@ -314,6 +364,9 @@ impl Agent {
             self.index.remove_attachment(&interface);
             self.records.remove(&interface);
         }
+        let attachments = self.index.attachments();
+        self.flows
+            .retain(|interface| attachments.contains_key(interface));
     }
 
     /// Changes of the ruleset, this process's own among them. What a foreign one did to our
@@ -333,6 +386,7 @@ impl Agent {
             }
         }
         if foreign {
+            metrics().repairs.inc();
             tracing::warn!("somebody else changed our table, it is written anew");
             self.committed = None;
         }
@@ -341,18 +395,31 @@ impl Agent {
     /// Brings the kernel to what is wanted and answers who waited for it; false if it has to be
     /// tried again.
     fn write(&mut self) -> bool {
+        let started = Instant::now();
         let desired = self.index.desired();
-        let compiled = plan::compile(&desired, &mut self.names);
+        let compiled = plan::compile(&desired, &mut self.names, self.log);
         let transaction = plan::plan(self.committed.as_ref(), &compiled);
         match self.table.apply(&transaction) {
             Ok(generation) => self.own_generations.extend(generation),
             Err(error) => {
                 tracing::error!(%error, "policies were not written, the whole table is tried again");
-                self.committed = None;
+                metrics().failures.inc();
+                if self.committed.take().is_none() && self.log == Log::Drops {
+                    tracing::warn!("the rules are tried again without a log of what they drop");
+                    self.log = Log::Nothing;
+                }
                 return false;
             }
         }
         self.committed = Some(compiled);
+        if !transaction.is_empty() {
+            metrics()
+                .write_duration
+                .observe(started.elapsed().as_secs_f64());
+        }
+        metrics()
+            .endpoints
+            .set(i64::try_from(desired.endpoints.len()).unwrap_or(i64::MAX));
         let known =
             |waiting: &Waiting| desired.endpoints.contains_key(&waiting.told.host_interface);
         for waiting in self.waiting.extract_if(.., |waiting| known(waiting)) {
@@ -361,6 +428,7 @@ impl Agent {
         }
         self.waiting
             .retain(|waiting| !waiting.protected.is_closed());
+        self.desired = desired;
         true
     }
 }

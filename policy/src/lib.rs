@@ -22,13 +22,23 @@
 //! **Invariant:** [`model`], [`index`] and [`plan`] are pure; only `kernel_table` opens
 //! netlink. The first transaction of a process holds the complete rules and replaces what was there.
 
-mod api;
+pub mod api;
+mod caches;
+mod cluster_policy;
+mod definition;
 mod driver;
+pub mod flows;
 mod gate;
 pub mod index;
 mod kernel_table;
+mod metrics;
 pub mod model;
 pub mod plan;
 mod pod_view;
+mod render;
+pub mod snapshot;
+pub mod verdict;
 
-pub use driver::{Config, Deps, Error, run};
+pub use definition::install;
+pub use driver::{Config, Deps, Error, FLOWS_SOCKET, run};
+pub use metrics::register;

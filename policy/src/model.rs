@@ -1,6 +1,7 @@
 //! Policies as plain ordered data, without Kubernetes types.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -31,6 +32,15 @@ impl Protocol {
             Some("UDP") => Some(Self::Udp),
             Some("SCTP") => Some(Self::Sctp),
             Some(_) => None,
+        }
+    }
+
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         }
     }
 
@@ -95,6 +105,8 @@ pub enum Peer {
         network: IpNetwork,
         except: Vec<IpNetwork>,
     },
+    /// The addresses of the cluster's nodes.
+    Nodes(Selector),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,9 +124,20 @@ pub struct PortMatch {
     pub port: Port,
 }
 
-/// What one rule of a policy allows.
+/// What a rule does with the packets that it matches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    #[default]
+    Accept,
+    Deny,
+    /// The rest of the tier does not count.
+    Pass,
+}
+
+/// One rule of a policy. Those of a NetworkPolicy accept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
+    pub action: Action,
     /// `None`: everybody.
     pub peers: Option<Vec<Peer>>,
     /// `None`: every protocol and port.
@@ -131,12 +154,82 @@ pub struct Policy {
 }
 
 impl Policy {
+    pub fn id(&self) -> PolicyId {
+        PolicyId {
+            tier: Tier::NetworkPolicy,
+            name: self.name.clone(),
+        }
+    }
+
     pub fn rules(&self, direction: Direction) -> Option<&Vec<Rule>> {
         match direction {
             Direction::Ingress => self.ingress.as_ref(),
             Direction::Egress => self.egress.as_ref(),
         }
     }
+}
+
+/// Which policies are asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    Admin,
+    NetworkPolicy,
+    Baseline,
+}
+
+/// Which policy: that of a namespace, or of the cluster (with an empty namespace).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId {
+    pub tier: Tier,
+    pub name: ObjectName,
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (namespace, name) = &self.name;
+        match self.tier {
+            Tier::NetworkPolicy => write!(f, "NetworkPolicy {namespace}/{name}"),
+            Tier::Admin => write!(f, "ClusterNetworkPolicy {name} (Admin)"),
+            Tier::Baseline => write!(f, "ClusterNetworkPolicy {name} (Baseline)"),
+        }
+    }
+}
+
+/// A ClusterNetworkPolicy: its rules are asked in their order, the first that matches decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterPolicy {
+    pub name: String,
+    /// [`Tier::Admin`] or [`Tier::Baseline`].
+    pub tier: Tier,
+    /// Lower is asked first; among equals the name decides.
+    pub priority: i32,
+    /// `None`: a subject that cannot be understood selects nobody.
+    pub subject: Option<PodSelector>,
+    pub ingress: Vec<Rule>,
+    pub egress: Vec<Rule>,
+}
+
+impl ClusterPolicy {
+    pub fn id(&self) -> PolicyId {
+        PolicyId {
+            tier: self.tier,
+            name: (String::new(), self.name.clone()),
+        }
+    }
+
+    pub fn rules(&self, direction: Direction) -> &Vec<Rule> {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// What policies need of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    pub labels: Labels,
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// What policies need of a pod anywhere in the cluster.

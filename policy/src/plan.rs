@@ -8,17 +8,20 @@ use kernel::nftables::{
     Set, Statement, Table, Transaction, Verdict, ct_state,
 };
 
-use crate::index::{CompiledPeer, CompiledPort, CompiledRule, Desired, Isolation, SetContent};
-use crate::model::{Direction, ObjectName};
+use crate::index::SetContent;
+use crate::render::dropping;
+pub use crate::render::{Compiled, LOG_GROUP, Log, Names, compile};
 
 /// Our table; nobody else writes it.
 pub const TABLE: &str = "fairlead-policy";
 
-const FROM_POD: &str = "from-pod";
-const TO_ANY: &str = "to-any";
-const TO_POD: &str = "to-pod";
+pub(crate) const FROM_POD: &str = "from-pod";
+pub(crate) const TO_ANY: &str = "to-any";
+pub(crate) const TO_POD: &str = "to-pod";
 const EGRESS: &str = "egress";
 const INGRESS: &str = "ingress";
+/// Each pod's interface with itself: a pod cannot block the way to itself, through a Service.
+const ITSELF: &str = "itself";
 /// Before other filters of the same hook, after Service translation.
 const PRIORITY: i32 = -10;
 /// Neighbour discovery between a pod and its node: ICMPv6 types 133 to 136.
@@ -26,234 +29,6 @@ const NEIGHBOUR_DISCOVERY: (u8, u8) = (133, 136);
 
 pub fn table() -> Table {
     Table::new(Family::Inet, TABLE)
-}
-
-/// The content of our table, with what is shared kept shared, so that equal parts of two
-/// states are found by comparing pointers.
-#[derive(Debug, Clone, Default)]
-pub struct Compiled {
-    sets: BTreeMap<String, SetContent>,
-    chains: BTreeMap<String, Vec<Vec<Statement>>>,
-    egress: BTreeMap<String, Verdict>,
-    ingress: BTreeMap<String, Verdict>,
-}
-
-/// Names for the chains of sets of policies. A name stays with its policies for the life of the
-/// process.
-#[derive(Debug, Default)]
-pub struct Names {
-    chains: BTreeMap<(Direction, ChainOf), u32>,
-    next: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum ChainOf {
-    Policy(ObjectName),
-    Policies(BTreeSet<ObjectName>),
-}
-
-impl Names {
-    fn of(&mut self, direction: Direction, of: ChainOf) -> String {
-        let kind = match (&of, direction) {
-            (ChainOf::Policy(_), Direction::Ingress) => "policy-in",
-            (ChainOf::Policy(_), Direction::Egress) => "policy-out",
-            (ChainOf::Policies(_), Direction::Ingress) => "pods-in",
-            (ChainOf::Policies(_), Direction::Egress) => "pods-out",
-        };
-        let id = *self.chains.entry((direction, of)).or_insert_with(|| {
-            self.next += 1;
-            self.next
-        });
-        format!("{kind}-{id}")
-    }
-
-    /// Forgets the names that are not in use, so that the table of names stays small.
-    fn retain(&mut self, used: &BTreeMap<String, Vec<Vec<Statement>>>) {
-        let suffixes: BTreeSet<u32> = used
-            .keys()
-            .filter_map(|name| name.rsplit('-').next()?.parse().ok())
-            .collect();
-        self.chains.retain(|_, id| suffixes.contains(id));
-    }
-}
-
-/// Renders what is wanted as the table's content.
-pub fn compile(desired: &Desired, names: &mut Names) -> Compiled {
-    let mut compiled = Compiled::default();
-    for (id, content) in &desired.sets {
-        match content {
-            SetContent::Addresses(_) => {
-                compiled.sets.insert(set_name(*id, false), content.clone());
-                compiled.sets.insert(set_name(*id, true), content.clone());
-            }
-            SetContent::Ports(_) => {
-                compiled
-                    .sets
-                    .insert(port_set_name(*id, false), content.clone());
-                compiled
-                    .sets
-                    .insert(port_set_name(*id, true), content.clone());
-            }
-        }
-    }
-    for ((policy, direction), rules) in &desired.policies {
-        let name = names.of(*direction, ChainOf::Policy(policy.clone()));
-        let rules = rules
-            .iter()
-            .flat_map(|rule| statements(rule, *direction))
-            .collect();
-        compiled.chains.insert(name, rules);
-    }
-    for (interface, rules) in &desired.endpoints {
-        let egress = verdict(
-            &rules.egress,
-            Direction::Egress,
-            names,
-            &mut compiled.chains,
-        );
-        let ingress = verdict(
-            &rules.ingress,
-            Direction::Ingress,
-            names,
-            &mut compiled.chains,
-        );
-        compiled.egress.insert(interface.clone(), egress);
-        compiled.ingress.insert(interface.clone(), ingress);
-    }
-    names.retain(&compiled.chains);
-    compiled
-}
-
-/// Where an interface's packets go: the chain of its policies, or on if nothing isolates it.
-fn verdict(
-    isolation: &Isolation,
-    direction: Direction,
-    names: &mut Names,
-    chains: &mut BTreeMap<String, Vec<Vec<Statement>>>,
-) -> Verdict {
-    let Some(policies) = isolation else {
-        return allowed(direction);
-    };
-    let name = names.of(direction, ChainOf::Policies(policies.clone()));
-    chains.entry(name.clone()).or_insert_with(|| {
-        let mut rules: Vec<Vec<Statement>> = policies
-            .iter()
-            .map(|policy| {
-                let chain = names.of(direction, ChainOf::Policy(policy.clone()));
-                vec![Statement::jump(chain.as_str())]
-            })
-            .collect();
-        rules.push(vec![Statement::drop()]);
-        rules
-    });
-    Verdict::Goto(name.as_str().into())
-}
-
-/// What is allowed to leave a pod may still have to enter another one.
-fn allowed(direction: Direction) -> Verdict {
-    match direction {
-        Direction::Ingress => Verdict::Accept,
-        Direction::Egress => Verdict::Goto(TO_ANY.into()),
-    }
-}
-
-fn set_name(id: u32, v6: bool) -> String {
-    format!("peers-{id}-{}", if v6 { "v6" } else { "v4" })
-}
-
-fn port_set_name(id: u32, v6: bool) -> String {
-    format!("ports-{id}-{}", if v6 { "v6" } else { "v4" })
-}
-
-/// One rule of a policy as rules of nftables: any of its peers with any of its ports.
-fn statements(rule: &CompiledRule, direction: Direction) -> Vec<Vec<Statement>> {
-    let peers: Vec<Vec<Statement>> = match &rule.peers {
-        None => vec![Vec::new()],
-        Some(peers) => peers
-            .iter()
-            .flat_map(|peer| peer_statements(peer, direction))
-            .collect(),
-    };
-    let ports: Vec<Vec<Statement>> = match &rule.ports {
-        None => vec![Vec::new()],
-        Some(ports) => port_statements(ports),
-    };
-    let verdict = Statement::Verdict(allowed(direction));
-    peers
-        .iter()
-        .flat_map(|peer| {
-            ports
-                .iter()
-                .map(move |port| [peer.as_slice(), port].concat())
-        })
-        .map(|mut statements| {
-            statements.push(verdict.clone());
-            statements
-        })
-        .collect()
-}
-
-fn peer_field(direction: Direction, v6: bool) -> Field {
-    match direction {
-        Direction::Ingress => Field::saddr(v6),
-        Direction::Egress => Field::daddr(v6),
-    }
-}
-
-fn peer_statements(peer: &CompiledPeer, direction: Direction) -> Vec<Vec<Statement>> {
-    match peer {
-        CompiledPeer::Set(id) => [false, true]
-            .into_iter()
-            .map(|v6| {
-                let name = set_name(*id, v6);
-                vec![Statement::is_in([peer_field(direction, v6)], name.as_str())]
-            })
-            .collect(),
-        CompiledPeer::Block { network, except } => {
-            let field = || peer_field(direction, network.is_ipv6());
-            let mut statements = vec![Statement::eq(field(), *network)];
-            statements.extend(except.iter().map(|not| Statement::ne(field(), *not)));
-            vec![statements]
-        }
-    }
-}
-
-/// Single ports go into one set of the rule's own; ranges and names each need a rule.
-fn port_statements(ports: &[CompiledPort]) -> Vec<Vec<Statement>> {
-    let mut rules = Vec::new();
-    let mut single = BTreeSet::new();
-    for port in ports {
-        match port {
-            CompiledPort::Any(protocol) => {
-                rules.push(vec![Statement::protocol(protocol.number())]);
-            }
-            CompiledPort::Range(protocol, from, to) if from == to => {
-                single.insert((protocol.number(), *from));
-            }
-            CompiledPort::Range(protocol, from, to) => {
-                let range = Right::Range(Datum::Port(*from), Datum::Port(*to));
-                rules.push(vec![
-                    Statement::protocol(protocol.number()),
-                    Statement::eq(Field::Dport, range),
-                ]);
-            }
-            CompiledPort::Set(id) => rules.extend([false, true].map(|v6| {
-                let key = [Field::daddr(v6), Field::L4Proto, Field::Dport];
-                vec![Statement::is_in(key, port_set_name(*id, v6).as_str())]
-            })),
-        }
-    }
-    if !single.is_empty() {
-        let elements = single
-            .into_iter()
-            .map(|(protocol, port)| Element::new([Datum::Proto(protocol), Datum::Port(port)]))
-            .collect();
-        rules.insert(
-            0,
-            vec![Statement::one_of([Field::L4Proto, Field::Dport], elements)],
-        );
-    }
-    rules
 }
 
 /// The operations that turn the committed content into the wanted one; with nothing committed,
@@ -269,10 +44,11 @@ pub fn plan(committed: Option<&Compiled>, wanted: &Compiled) -> Transaction {
     grow_sets(old, wanted, &mut transaction);
     write_chains(old, wanted, &mut transaction);
     if committed.is_none() {
-        frame(&mut transaction);
+        frame(wanted.log, &mut transaction);
     }
     write_map(EGRESS, &old.egress, &wanted.egress, &mut transaction);
     write_map(INGRESS, &old.ingress, &wanted.ingress, &mut transaction);
+    write_itself(old, wanted, &mut transaction);
     let gone: Vec<&String> = old
         .chains
         .keys()
@@ -316,6 +92,31 @@ fn verdict_map(name: &str) -> Arc<Set> {
     Arc::new(Set::verdict_map(&table(), name, [DataType::Ifname]))
 }
 
+fn itself() -> Arc<Set> {
+    Arc::new(Set::new(
+        &table(),
+        ITSELF,
+        [DataType::Ifname, DataType::Ifname],
+    ))
+}
+
+fn write_itself(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
+    let only_in = |a: &Compiled, b: &Compiled| -> Vec<Element> {
+        let names = a.egress.keys().filter(|name| !b.egress.contains_key(*name));
+        let datum = |name: &String| Datum::Ifname(name.as_str().into());
+        names
+            .map(|name| Element::new([datum(name), datum(name)]))
+            .collect()
+    };
+    let (gone, new) = (only_in(old, wanted), only_in(wanted, old));
+    if !gone.is_empty() {
+        transaction.delete_elements(&itself(), gone);
+    }
+    if !new.is_empty() {
+        transaction.add_elements(&itself(), new);
+    }
+}
+
 /// What other rules refer to.
 fn frame_targets(transaction: &mut Transaction) {
     for name in [FROM_POD, TO_ANY, TO_POD] {
@@ -323,10 +124,11 @@ fn frame_targets(transaction: &mut Transaction) {
     }
     transaction.add_set(&verdict_map(EGRESS));
     transaction.add_set(&verdict_map(INGRESS));
+    transaction.add_set(&itself());
 }
 
 /// The rules that every packet passes.
-fn frame(transaction: &mut Transaction) {
+fn frame(log: Log, transaction: &mut Transaction) {
     let table = table();
     let pods = |field| {
         let prefix: Name = kernel::POD_INTERFACE_PREFIX.into();
@@ -342,11 +144,15 @@ fn frame(transaction: &mut Transaction) {
         transaction.add_rule(Rule::new(&table, chain, body));
     };
     rule(FROM_POD, vec![Statement::vmap([Field::Iifname], EGRESS)]);
-    rule(FROM_POD, vec![Statement::drop()]);
+    for body in dropping(&[], log, FROM_POD, 0) {
+        rule(FROM_POD, body);
+    }
     rule(TO_ANY, vec![pods(Field::Oifname), Statement::goto(TO_POD)]);
     rule(TO_ANY, vec![Statement::accept()]);
     rule(TO_POD, vec![Statement::vmap([Field::Oifname], INGRESS)]);
-    rule(TO_POD, vec![Statement::drop()]);
+    for body in dropping(&[], log, TO_POD, 0) {
+        rule(TO_POD, body);
+    }
     for (name, hook) in [("forward", Hook::Forward), ("input", Hook::Input)] {
         let base = BaseChain::filter(hook, PRIORITY);
         transaction.add_chain(Chain::new(&table, name).base(base));
@@ -363,6 +169,10 @@ fn frame(transaction: &mut Transaction) {
                 Statement::eq(Field::Icmpv6Type, types),
                 Statement::accept(),
             ]);
+        }
+        if hook == Hook::Forward {
+            let ends = [Field::Iifname, Field::Oifname];
+            rule(vec![Statement::is_in(ends, ITSELF), Statement::accept()]);
         }
         rule(vec![pods(Field::Iifname), Statement::goto(FROM_POD)]);
         if hook == Hook::Forward {

@@ -1,57 +1,58 @@
-//! The little of a pod that policies read: every node holds this of every pod in the cluster.
+//! The little of a pod and a node that policies read: every node holds this of every pod in the cluster.
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
+/// A pod.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(crate) struct PodView {
+pub struct PodView {
     #[serde(deserialize_with = "slim")]
-    pub(crate) metadata: ObjectMeta,
+    pub metadata: ObjectMeta,
     #[serde(default)]
-    pub(crate) spec: SpecView,
+    pub spec: SpecView,
     #[serde(default)]
-    pub(crate) status: StatusView,
+    pub status: StatusView,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct SpecView {
-    pub(crate) host_network: bool,
-    pub(crate) containers: Vec<ContainerView>,
-    pub(crate) init_containers: Vec<ContainerView>,
+pub struct SpecView {
+    pub host_network: bool,
+    pub containers: Vec<ContainerView>,
+    pub init_containers: Vec<ContainerView>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct ContainerView {
-    pub(crate) restart_policy: String,
-    pub(crate) ports: Vec<PortView>,
+pub struct ContainerView {
+    pub restart_policy: String,
+    pub ports: Vec<PortView>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct PortView {
-    pub(crate) name: String,
-    pub(crate) protocol: String,
-    pub(crate) container_port: i32,
+pub struct PortView {
+    pub name: String,
+    pub protocol: String,
+    pub container_port: i32,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct StatusView {
-    pub(crate) phase: String,
+pub struct StatusView {
+    pub phase: String,
     #[serde(rename = "podIPs")]
-    pub(crate) pod_ips: Vec<AddressView>,
+    pub pod_ips: Vec<AddressView>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct AddressView {
-    pub(crate) ip: String,
+pub struct AddressView {
+    pub ip: String,
 }
 
 /// Name, namespace, uid, revision and labels; most of the rest is who manages which field.
@@ -85,6 +86,56 @@ impl Resource for PodView {
 
     fn plural((): &()) -> Cow<'_, str> {
         Pod::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct NodeView {
+    #[serde(deserialize_with = "slim")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub status: NodeStatusView,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeStatusView {
+    pub addresses: Vec<NodeAddressView>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAddressView {
+    pub address: String,
+}
+
+impl Resource for NodeView {
+    type DynamicType = ();
+    type Scope = <Node as Resource>::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        Node::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        Node::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        Node::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        Node::plural(&())
     }
 
     fn meta(&self) -> &ObjectMeta {

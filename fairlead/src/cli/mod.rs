@@ -5,6 +5,7 @@ mod cluster;
 mod image;
 mod lab;
 mod part;
+mod policy;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -13,6 +14,7 @@ pub(crate) use cluster::*;
 pub(crate) use image::*;
 pub(crate) use lab::*;
 pub(crate) use part::*;
+pub(crate) use policy::*;
 
 /// A Kubernetes stack built around the pod network.
 #[derive(Debug, Parser)]
@@ -46,7 +48,9 @@ pub(crate) enum Command {
     Controllers(Controllers),
     Kubelet(Kubelet),
     Proxy(Proxy),
-    Policy(NodePart),
+    Policy(Policy),
+    Flows(Flows),
+    Trace(Trace),
     Vxlan(NodePart),
     Bgp(Bgp),
     Dns(Dns),
@@ -148,6 +152,11 @@ mod tests {
             "fairlead bgp routes 10.244.1.0/24 --from 10.0.0.2",
             "fairlead bgp neighbors",
             "fairlead bgp definitions",
+            "fairlead policy --kubeconfig k",
+            "fairlead policy check -f new.yaml --kubeconfig k",
+            "fairlead policy matrix shop --port 80/TCP -o json",
+            "fairlead flows --drop --pod shop/cart --follow -o json",
+            "fairlead trace shop/cart shop/db:5432 --protocol tcp",
             "fairlead lab up demo --nodes 3 --network vxlan --proxy iptables --ip-family dual --containerd /opt/c",
             "fairlead lab exec demo node1 -- ip address",
             "fairlead lab list -o json",

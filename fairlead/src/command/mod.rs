@@ -6,6 +6,7 @@ mod image;
 mod lab;
 mod node;
 mod part;
+mod policy;
 mod running;
 mod server;
 mod token;
@@ -30,6 +31,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Proxy(options) => part::proxy(&options),
         Command::Bgp(options) => bgp::run(options),
         Command::Dns(options) => part::dns(&options),
+        Command::Policy(options) => policy::run(options),
+        Command::Flows(options) => policy::flows(&options),
+        Command::Trace(options) => policy::trace(&options),
         Command::Image(command) => image::run(command),
         other => anyhow::bail!("not wired yet: {other:?}"),
     }

@@ -116,6 +116,9 @@ impl ControlPlane {
         components: &mut Components,
     ) {
         let reader = UserInfo::new("system:fairlead", ["system:masters"]);
+        let installer = server.client_for(reader.clone());
+        let shutdown = components.shutdown();
+        tokio::spawn(policy::install(installer, shutdown));
         let caches = WatchCaches::new(server.client_for(reader));
         let administrator = UserInfo::new("system:fairlead", ["system:masters"]);
         tokio::spawn(bgp_agent::install(

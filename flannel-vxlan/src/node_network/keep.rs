@@ -10,7 +10,7 @@ use kernel::netlink::Socket;
 use tokio_util::sync::CancellationToken;
 use watch_cache::{WatchCache, WatchCaches};
 
-use super::{Masquerade, NodeNetwork};
+use super::{Accept, Masquerade, NodeNetwork};
 use crate::driver::{internal_addresses, pod_networks};
 
 /// How often everything is compared although nothing has been heard of.
@@ -35,7 +35,9 @@ pub struct Routed {
 pub async fn keep(config: Routed, caches: WatchCaches, shutdown: CancellationToken) {
     let nodes: WatchCache<Node> = caches.of();
     let mut changes = nodes.subscribe();
+    let mut accept = Accept::default();
     loop {
+        accept.keep(&config.cluster_networks);
         if let Some(network) = network(&config, &nodes)
             && let Err(error) = network.apply()
         {

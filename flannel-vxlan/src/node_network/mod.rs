@@ -1,6 +1,7 @@
 //! What a node needs for its pods in either mode: the configuration that the container
 //! runtime reads, forwarding, and masquerading of what leaves the pod network.
 
+mod accept;
 mod conflist;
 mod keep;
 mod masquerade;
@@ -12,6 +13,7 @@ use ipnetwork::IpNetwork;
 use kernel::nftables::{self, Connection};
 use kernel::sysctl;
 
+pub use accept::Accept;
 pub use conflist::conflist;
 pub use keep::{Routed, keep};
 pub use masquerade::{Masquerade, TABLE as MASQUERADE_TABLE};

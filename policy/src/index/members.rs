@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{SetContent, picks};
-use crate::model::{Labels, ObjectName, Pod, PodSelector, Protocol};
+use crate::model::{Labels, Node, ObjectName, Pod, PodSelector, Protocol, Selector};
 
 /// A port's name in a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +19,7 @@ pub struct NamedPort {
 pub(super) enum Interned {
     Pods(PodSelector),
     Port(NamedPort),
+    Nodes(Selector),
 }
 
 /// A pod as a selector sees it: its namespace, the namespace's labels, itself.
@@ -48,6 +49,7 @@ impl Members {
         interned: Interned,
         namespaces: &BTreeMap<String, Labels>,
         pods: &BTreeMap<ObjectName, Pod>,
+        nodes: &BTreeMap<String, Node>,
     ) -> u32 {
         if let Some(entry) = self.entries.get(&interned) {
             return entry.id;
@@ -56,6 +58,9 @@ impl Members {
         self.next_id += 1;
         for ((namespace, _), pod) in pods {
             entry.count(&interned, (namespace, namespaces.get(namespace), pod), true);
+        }
+        for node in nodes.values() {
+            entry.count_node(&interned, node, true);
         }
         let id = entry.id;
         self.entries.insert(interned, entry);
@@ -79,6 +84,18 @@ impl Members {
         }
     }
 
+    /// A node was what `was` says and is what `is` says.
+    pub(super) fn change_node(&mut self, was: Option<&Node>, is: Option<&Node>) {
+        for (interned, entry) in &mut self.entries {
+            if let Some(is) = is {
+                entry.count_node(interned, is, true);
+            }
+            if let Some(was) = was {
+                entry.count_node(interned, was, false);
+            }
+        }
+    }
+
     pub(super) fn contents(&mut self) -> BTreeMap<u32, SetContent> {
         self.entries
             .values_mut()
@@ -93,7 +110,7 @@ impl Members {
 impl Entry {
     fn new(id: u32, interned: &Interned) -> Self {
         let content = match interned {
-            Interned::Pods(_) => SetContent::Addresses(Arc::default()),
+            Interned::Pods(_) | Interned::Nodes(_) => SetContent::Addresses(Arc::default()),
             Interned::Port(_) => SetContent::Ports(Arc::default()),
         };
         Self {
@@ -125,6 +142,18 @@ impl Entry {
                         self.stale |= step(&mut self.ports, member, present);
                     }
                 }
+            }
+            Interned::Nodes(_) => {}
+        }
+    }
+
+    fn count_node(&mut self, interned: &Interned, node: &Node, present: bool) {
+        let Interned::Nodes(selector) = interned else {
+            return;
+        };
+        if selector.matches(&node.labels) {
+            for address in &node.addresses {
+                self.stale |= step(&mut self.addresses, *address, present);
             }
         }
     }

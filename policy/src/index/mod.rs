@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::{
-    Attachment, Direction, Labels, Namespaces, ObjectName, Peer, Pod, PodSelector, Policy, Port,
-    Protocol,
+    Action, Attachment, ClusterPolicy, Direction, Labels, Namespaces, Node, ObjectName, Peer, Pod,
+    PodSelector, Policy, PolicyId, Port, PortMatch, Protocol, Rule, Tier,
 };
 pub use members::NamedPort;
 use members::{Interned, Members};
@@ -27,6 +27,7 @@ pub enum SetContent {
 /// A rule whose selectors are replaced by the numbers of sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompiledRule {
+    pub action: Action,
     pub peers: Option<Vec<CompiledPeer>>,
     pub ports: Option<Vec<CompiledPort>>,
 }
@@ -48,13 +49,48 @@ pub enum CompiledPort {
     Set(u32),
 }
 
-/// The policies that isolate a pod in one direction; `None`: not isolated.
-pub type Isolation = Option<BTreeSet<ObjectName>>;
+/// Who decides about one direction of a pod's traffic, in this order. If nobody does, it passes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Judgement {
+    pub admin: Vec<PolicyId>,
+    /// The NetworkPolicies that isolate the pod; `None`: not isolated.
+    pub isolating: Option<BTreeSet<ObjectName>>,
+    /// Only of a pod that is not isolated: a NetworkPolicy always decides.
+    pub baseline: Vec<PolicyId>,
+}
+
+impl Judgement {
+    /// Every policy that has a say.
+    pub fn policies(&self) -> impl Iterator<Item = PolicyId> {
+        let of_namespace = self.isolating.iter().flatten().map(|name| PolicyId {
+            tier: Tier::NetworkPolicy,
+            name: name.clone(),
+        });
+        let admin = self.admin.iter().cloned();
+        admin
+            .chain(of_namespace)
+            .chain(self.baseline.iter().cloned())
+    }
+
+    /// Whether nobody has a say.
+    pub fn is_open(&self) -> bool {
+        self.admin.is_empty() && self.isolating.is_none() && self.baseline.is_empty()
+    }
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndpointRules {
-    pub ingress: Isolation,
-    pub egress: Isolation,
+    pub ingress: Judgement,
+    pub egress: Judgement,
+}
+
+impl EndpointRules {
+    pub fn of(&self, direction: Direction) -> &Judgement {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
 }
 
 /// What this node's kernel has to enforce.
@@ -62,8 +98,8 @@ pub struct EndpointRules {
 pub struct Desired {
     /// By host-side interface.
     pub endpoints: BTreeMap<String, EndpointRules>,
-    /// The rules of the policies that isolate somebody here.
-    pub policies: BTreeMap<(ObjectName, Direction), Vec<CompiledRule>>,
+    /// The rules of the policies that have a say here.
+    pub policies: BTreeMap<(PolicyId, Direction), Vec<CompiledRule>>,
     pub sets: BTreeMap<u32, SetContent>,
 }
 
@@ -72,7 +108,9 @@ pub struct Desired {
 pub struct Index {
     namespaces: BTreeMap<String, Labels>,
     pods: BTreeMap<ObjectName, Pod>,
+    nodes: BTreeMap<String, Node>,
     policies: BTreeMap<ObjectName, Policy>,
+    cluster_policies: BTreeMap<String, ClusterPolicy>,
     attachments: BTreeMap<String, Attachment>,
     members: Members,
 }
@@ -119,6 +157,10 @@ impl Index {
         }
     }
 
+    pub fn pods(&self) -> &BTreeMap<ObjectName, Pod> {
+        &self.pods
+    }
+
     pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
         self.pods.get(name)
     }
@@ -129,6 +171,32 @@ impl Index {
 
     pub fn remove_policy(&mut self, name: &ObjectName) {
         self.policies.remove(name);
+    }
+
+    pub fn policies(&self) -> &BTreeMap<ObjectName, Policy> {
+        &self.policies
+    }
+
+    pub fn set_cluster_policy(&mut self, policy: ClusterPolicy) {
+        self.cluster_policies.insert(policy.name.clone(), policy);
+    }
+
+    pub fn remove_cluster_policy(&mut self, name: &str) {
+        self.cluster_policies.remove(name);
+    }
+
+    pub fn set_node(&mut self, name: &str, node: Node) {
+        let old = self.nodes.get(name);
+        if old != Some(&node) {
+            self.members.change_node(old, Some(&node));
+            self.nodes.insert(name.to_owned(), node);
+        }
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        if let Some(old) = self.nodes.remove(name) {
+            self.members.change_node(Some(&old), None);
+        }
     }
 
     pub fn set_attachment(&mut self, interface: String, attachment: Attachment) {
@@ -153,12 +221,9 @@ impl Index {
                 continue;
             };
             let rules = self.rules_of(&attachment.pod.0, pod);
-            for (direction, isolation) in [
-                (Direction::Ingress, &rules.ingress),
-                (Direction::Egress, &rules.egress),
-            ] {
-                let policies = isolation.iter().flatten();
-                used.extend(policies.map(|policy| (policy.clone(), direction)));
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let policies = rules.of(direction).policies();
+                used.extend(policies.map(|policy| (policy, direction)));
             }
             endpoints.insert(interface.clone(), rules);
         }
@@ -193,56 +258,99 @@ impl Index {
                 .collect();
             (!isolating.is_empty()).then_some(isolating)
         };
+        let labels = self.namespaces.get(namespace);
+        let tier = |tier, direction| {
+            let mut selecting: Vec<&ClusterPolicy> = self
+                .cluster_policies
+                .values()
+                .filter(|own| own.tier == tier && !own.rules(direction).is_empty())
+                .filter(|own| {
+                    let subject = own.subject.as_ref();
+                    subject.is_some_and(|subject| picks(subject, namespace, labels, &pod.labels))
+                })
+                .collect();
+            // Stable: among equal priorities the name decides.
+            selecting.sort_by_key(|own| own.priority);
+            selecting.into_iter().map(ClusterPolicy::id).collect()
+        };
+        let judgement = |direction| {
+            let isolating = isolation(direction);
+            let baseline = match &isolating {
+                Some(_) => Vec::new(),
+                None => tier(Tier::Baseline, direction),
+            };
+            Judgement {
+                admin: tier(Tier::Admin, direction),
+                isolating,
+                baseline,
+            }
+        };
         EndpointRules {
-            ingress: isolation(Direction::Ingress),
-            egress: isolation(Direction::Egress),
+            ingress: judgement(Direction::Ingress),
+            egress: judgement(Direction::Egress),
         }
     }
 
     fn compile(
         &mut self,
-        name: &ObjectName,
+        id: &PolicyId,
         direction: Direction,
         live: &mut BTreeSet<u32>,
     ) -> Vec<CompiledRule> {
-        let Some(policy) = self.policies.get(name) else {
-            return Vec::new();
+        let rules: &[Rule] = match id.tier {
+            Tier::NetworkPolicy => {
+                let policy = self.policies.get(&id.name);
+                policy
+                    .and_then(|own| own.rules(direction))
+                    .map_or(&[], |own| own.as_slice())
+            }
+            Tier::Admin | Tier::Baseline => {
+                let policy = self.cluster_policies.get(&id.name.1);
+                policy.map_or(&[], |own| own.rules(direction).as_slice())
+            }
         };
         let mut intern = |interned: Interned| {
-            let id = self.members.intern(interned, &self.namespaces, &self.pods);
+            let id = self
+                .members
+                .intern(interned, &self.namespaces, &self.pods, &self.nodes);
             live.insert(id);
             id
         };
-        let rules = policy.rules(direction).into_iter().flatten();
         rules
-            .map(|rule| {
-                let mut peer = |peer: &Peer| match peer {
-                    Peer::Pods(selector) => {
-                        CompiledPeer::Set(intern(Interned::Pods(selector.clone())))
-                    }
-                    Peer::Block { network, except } => CompiledPeer::Block {
-                        network: *network,
-                        except: except.clone(),
-                    },
-                };
-                let peers = rule
-                    .peers
-                    .as_ref()
-                    .map(|peers| peers.iter().map(&mut peer).collect());
-                let ports = rule.ports.as_ref().map(|ports| {
-                    let of_port = |port: &crate::model::PortMatch| match &port.port {
-                        Port::Any => CompiledPort::Any(port.protocol),
-                        Port::Range(from, to) => CompiledPort::Range(port.protocol, *from, *to),
-                        Port::Named(name) => CompiledPort::Set(intern(Interned::Port(NamedPort {
-                            name: name.clone(),
-                            protocol: port.protocol,
-                        }))),
-                    };
-                    ports.iter().map(of_port).collect()
-                });
-                CompiledRule { peers, ports }
-            })
+            .iter()
+            .map(|rule| compiled(rule, &mut intern))
             .collect()
+    }
+}
+
+/// The rule with the numbers of sets in the place of selectors.
+fn compiled(rule: &Rule, intern: &mut impl FnMut(Interned) -> u32) -> CompiledRule {
+    let peers = rule.peers.as_ref().map(|peers| {
+        let of_peer = |peer: &Peer| match peer {
+            Peer::Pods(selector) => CompiledPeer::Set(intern(Interned::Pods(selector.clone()))),
+            Peer::Nodes(selector) => CompiledPeer::Set(intern(Interned::Nodes(selector.clone()))),
+            Peer::Block { network, except } => CompiledPeer::Block {
+                network: *network,
+                except: except.clone(),
+            },
+        };
+        peers.iter().map(of_peer).collect()
+    });
+    let ports = rule.ports.as_ref().map(|ports| {
+        let of_port = |port: &PortMatch| match &port.port {
+            Port::Any => CompiledPort::Any(port.protocol),
+            Port::Range(from, to) => CompiledPort::Range(port.protocol, *from, *to),
+            Port::Named(name) => CompiledPort::Set(intern(Interned::Port(NamedPort {
+                name: name.clone(),
+                protocol: port.protocol,
+            }))),
+        };
+        ports.iter().map(of_port).collect()
+    });
+    CompiledRule {
+        action: rule.action,
+        peers,
+        ports,
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{PortMatch, Requirement, Rule, Selector};
+use crate::model::{Requirement, Selector};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs
@@ -50,6 +50,7 @@ fn index() -> Index {
         port: Port::Named("http".into()),
     };
     let rule = Rule {
+        action: Action::Accept,
         peers: Some(vec![peer]),
         ports: Some(vec![port]),
     };
@@ -77,8 +78,8 @@ fn peers(index: &mut Index) -> Vec<String> {
 fn a_policy_isolates_the_pods_it_selects_in_its_directions() {
     let desired = index().desired();
     let rules = &desired.endpoints["fld1"];
-    assert_eq!(rules.ingress, Some([name("ns", "allow")].into()));
-    assert_eq!(rules.egress, None);
+    assert_eq!(rules.ingress.isolating, Some([name("ns", "allow")].into()));
+    assert!(rules.egress.is_open());
     assert_eq!(desired.policies.len(), 1);
 }
 
@@ -118,6 +119,67 @@ fn what_did_not_change_stays_shared() {
         })
     };
     assert!(Arc::ptr_eq(&arc(&before).unwrap(), &arc(&after).unwrap()));
+}
+
+fn cluster_policy(name: &str, tier: Tier, priority: i32) -> ClusterPolicy {
+    let namespaces = Namespaces::Selected(Selector::default());
+    ClusterPolicy {
+        name: name.to_owned(),
+        tier,
+        priority,
+        subject: Some(PodSelector {
+            namespaces,
+            pods: equals("app", "web"),
+        }),
+        ingress: vec![Rule {
+            action: Action::Deny,
+            peers: Some(vec![Peer::Nodes(equals("role", "edge"))]),
+            ports: None,
+        }],
+        egress: vec![],
+    }
+}
+
+#[test]
+fn cluster_policies_are_asked_by_tier_and_priority() {
+    let mut index = index();
+    index.set_cluster_policy(cluster_policy("c", Tier::Admin, 5));
+    index.set_cluster_policy(cluster_policy("b", Tier::Admin, 5));
+    index.set_cluster_policy(cluster_policy("z", Tier::Admin, 1));
+    index.set_cluster_policy(cluster_policy("base", Tier::Baseline, 0));
+    let names = |ids: &[PolicyId]| ids.iter().map(|id| id.name.1.clone()).collect::<Vec<_>>();
+    let judged = index.desired().endpoints["fld1"].clone();
+    assert_eq!(names(&judged.ingress.admin), ["z", "b", "c"]);
+    assert!(
+        judged.ingress.baseline.is_empty(),
+        "a NetworkPolicy decides"
+    );
+    assert!(judged.egress.is_open());
+    index.remove_policy(&name("ns", "allow"));
+    let judged = index.desired().endpoints["fld1"].clone();
+    assert_eq!(names(&judged.ingress.baseline), ["base"]);
+}
+
+#[test]
+fn members_follow_nodes() {
+    let mut index = index();
+    index.remove_policy(&name("ns", "allow"));
+    index.set_cluster_policy(cluster_policy("c", Tier::Admin, 5));
+    assert_eq!(peers(&mut index), [""; 0]);
+    let node = Node {
+        labels: labels(&[("role", "edge")]),
+        addresses: ["192.0.2.1".parse().unwrap()].into(),
+    };
+    index.set_node("n", node.clone());
+    assert_eq!(peers(&mut index), ["192.0.2.1"]);
+    index.set_node(
+        "n",
+        Node {
+            labels: labels(&[]),
+            ..node
+        },
+    );
+    assert_eq!(peers(&mut index), [""; 0]);
 }
 
 #[test]

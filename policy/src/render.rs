@@ -1,0 +1,380 @@
+//! What is wanted as the content of our table: chains, sets and the maps from interface to chain.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kernel::nftables::{Datum, Element, Field, LimitUnit, Right, Statement, Verdict as Goal};
+
+use crate::index::{CompiledPeer, CompiledPort, CompiledRule, Desired, Judgement, SetContent};
+use crate::model::{Action, Direction, ObjectName, PolicyId, Tier};
+use crate::plan::TO_ANY;
+use crate::verdict::Decision;
+
+/// Where the kernel sends the packets that were dropped.
+pub const LOG_GROUP: u16 = 4217;
+/// What every prefix of ours starts with.
+const PREFIX: &str = "fairlead:";
+/// Of one chain, each second; who floods is told about, not followed.
+const LOGGED_PER_SECOND: u64 = 50;
+
+/// Whether dropped packets are told about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Log {
+    #[default]
+    Nothing,
+    Drops,
+}
+
+/// The content of our table, with what is shared kept shared, so that equal parts of two
+/// states are found by comparing pointers.
+#[derive(Debug, Clone, Default)]
+pub struct Compiled {
+    pub sets: BTreeMap<String, SetContent>,
+    /// The rules of each chain, each a sequence of statements.
+    pub chains: BTreeMap<String, Vec<Vec<Statement>>>,
+    /// By interface, where a packet from the pod goes.
+    pub egress: BTreeMap<String, Goal>,
+    /// By interface, where a packet to the pod goes.
+    pub ingress: BTreeMap<String, Goal>,
+    pub log: Log,
+}
+
+/// Names for the chains of sets of policies. A name stays with its policies for the life of the
+/// process.
+#[derive(Debug, Default)]
+pub struct Names {
+    chains: BTreeMap<(Direction, ChainOf), u32>,
+    next: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum ChainOf {
+    /// The rules of a NetworkPolicy.
+    Policy(ObjectName),
+    /// The rules of a tier's policies, one after the other, so that "return" is to pass.
+    Tier(Vec<PolicyId>),
+    /// Everybody who has a say, in order.
+    Judgement(Judgement),
+}
+
+impl Names {
+    fn of(&mut self, direction: Direction, of: ChainOf) -> String {
+        let kind = match (&of, direction) {
+            (ChainOf::Policy(_), Direction::Ingress) => "policy-in",
+            (ChainOf::Policy(_), Direction::Egress) => "policy-out",
+            (ChainOf::Tier(_), Direction::Ingress) => "tier-in",
+            (ChainOf::Tier(_), Direction::Egress) => "tier-out",
+            (ChainOf::Judgement(_), Direction::Ingress) => "pods-in",
+            (ChainOf::Judgement(_), Direction::Egress) => "pods-out",
+        };
+        let id = *self.chains.entry((direction, of)).or_insert_with(|| {
+            self.next += 1;
+            self.next
+        });
+        format!("{kind}-{id}")
+    }
+
+    /// Forgets the names that are not in use, so that the table of names stays small.
+    fn retain(&mut self, used: &BTreeMap<String, Vec<Vec<Statement>>>) {
+        let suffixes: BTreeSet<u32> = used
+            .keys()
+            .filter_map(|name| name.rsplit('-').next()?.parse().ok())
+            .collect();
+        self.chains.retain(|_, id| suffixes.contains(id));
+    }
+
+    /// Who dropped a packet, from the prefix that the kernel's log gives it.
+    pub fn decision(&self, prefix: &str, desired: &Desired) -> Option<(Direction, Decision)> {
+        let (chain, rule) = prefix.strip_prefix(PREFIX)?.split_once(':')?;
+        match chain {
+            crate::plan::FROM_POD => return Some((Direction::Egress, Decision::Unprotected)),
+            crate::plan::TO_POD => return Some((Direction::Ingress, Decision::Unprotected)),
+            _ => {}
+        }
+        let wanted: u32 = chain.rsplit('-').next()?.parse().ok()?;
+        let ((direction, of), _) = self.chains.iter().find(|(_, id)| **id == wanted)?;
+        let decision = match of {
+            ChainOf::Policy(_) => return None,
+            ChainOf::Judgement(judgement) => {
+                Decision::NoneAllows(judgement.isolating.clone().unwrap_or_default())
+            }
+            ChainOf::Tier(policies) => rule_of(policies, *direction, rule.parse().ok()?, desired)?,
+        };
+        Some((*direction, decision))
+    }
+}
+
+/// The rule at a position in a tier's chain.
+fn rule_of(
+    policies: &[PolicyId],
+    direction: Direction,
+    mut position: usize,
+    desired: &Desired,
+) -> Option<Decision> {
+    for policy in policies {
+        let rules = desired.policies.get(&(policy.clone(), direction))?.len();
+        if position < rules {
+            return Some(Decision::Rule {
+                policy: policy.clone(),
+                rule: position,
+            });
+        }
+        position -= rules;
+    }
+    None
+}
+
+/// Renders what is wanted as the table's content.
+pub fn compile(desired: &Desired, names: &mut Names, log: Log) -> Compiled {
+    let mut compiled = Compiled {
+        log,
+        ..Compiled::default()
+    };
+    for (id, content) in &desired.sets {
+        let name = match content {
+            SetContent::Addresses(_) => set_name,
+            SetContent::Ports(_) => port_set_name,
+        };
+        for v6 in [false, true] {
+            compiled.sets.insert(name(*id, v6), content.clone());
+        }
+    }
+    for ((policy, direction), rules) in &desired.policies {
+        if policy.tier == Tier::NetworkPolicy {
+            let name = names.of(*direction, ChainOf::Policy(policy.name.clone()));
+            let allowed = [Statement::Verdict(allowed(*direction))];
+            let rules = rules
+                .iter()
+                .flat_map(|rule| statements(rule, *direction, &allowed));
+            compiled.chains.insert(name, rules.collect());
+        }
+    }
+    for (interface, rules) in &desired.endpoints {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let goal = goal(
+                rules.of(direction),
+                direction,
+                desired,
+                names,
+                &mut compiled,
+            );
+            let map = match direction {
+                Direction::Egress => &mut compiled.egress,
+                Direction::Ingress => &mut compiled.ingress,
+            };
+            map.insert(interface.clone(), goal);
+        }
+    }
+    names.retain(&compiled.chains);
+    compiled
+}
+
+/// Where an interface's packets go: the chain of who has a say, or on if nobody has.
+fn goal(
+    judgement: &Judgement,
+    direction: Direction,
+    desired: &Desired,
+    names: &mut Names,
+    compiled: &mut Compiled,
+) -> Goal {
+    if judgement.is_open() {
+        return allowed(direction);
+    }
+    let name = names.of(direction, ChainOf::Judgement(judgement.clone()));
+    if !compiled.chains.contains_key(&name) {
+        let rules = judgement_rules(&name, judgement, direction, desired, names, compiled);
+        compiled.chains.insert(name.clone(), rules);
+    }
+    Goal::Goto(name.as_str().into())
+}
+
+fn judgement_rules(
+    name: &str,
+    judgement: &Judgement,
+    direction: Direction,
+    desired: &Desired,
+    names: &mut Names,
+    compiled: &mut Compiled,
+) -> Vec<Vec<Statement>> {
+    let mut rules = Vec::new();
+    let mut jump_to_tier = |policies: &[PolicyId], names: &mut Names, rules: &mut Vec<_>| {
+        if !policies.is_empty() {
+            let tier = tier(policies, direction, desired, names, compiled);
+            rules.push(vec![Statement::jump(tier.as_str())]);
+        }
+    };
+    jump_to_tier(&judgement.admin, names, &mut rules);
+    let Some(isolating) = &judgement.isolating else {
+        jump_to_tier(&judgement.baseline, names, &mut rules);
+        rules.push(vec![Statement::Verdict(allowed(direction))]);
+        return rules;
+    };
+    rules.extend(isolating.iter().map(|policy| {
+        let chain = names.of(direction, ChainOf::Policy(policy.clone()));
+        vec![Statement::jump(chain.as_str())]
+    }));
+    rules.extend(dropping(&[], compiled.log, name, 0));
+    rules
+}
+
+/// The chain of a tier's policies; written when somebody needs it for the first time.
+fn tier(
+    policies: &[PolicyId],
+    direction: Direction,
+    desired: &Desired,
+    names: &mut Names,
+    compiled: &mut Compiled,
+) -> String {
+    let name = names.of(direction, ChainOf::Tier(policies.to_vec()));
+    if compiled.chains.contains_key(&name) {
+        return name;
+    }
+    let of_policy = |policy: &PolicyId| desired.policies.get(&(policy.clone(), direction));
+    let rules = policies.iter().filter_map(of_policy).flatten().enumerate();
+    let rules = rules
+        .flat_map(|(position, rule)| match rule.action {
+            Action::Accept => {
+                statements(rule, direction, &[Statement::Verdict(allowed(direction))])
+            }
+            Action::Pass => statements(rule, direction, &[Statement::Verdict(Goal::Return)]),
+            Action::Deny => statements(rule, direction, &[])
+                .iter()
+                .flat_map(|matching| dropping(matching, compiled.log, &name, position))
+                .collect(),
+        })
+        .collect();
+    compiled.chains.insert(name.clone(), rules);
+    name
+}
+
+/// Rules that drop what matches; the log has a rule of its own, since its limit ends a rule.
+pub(crate) fn dropping(
+    matching: &[Statement],
+    log: Log,
+    chain: &str,
+    rule: usize,
+) -> Vec<Vec<Statement>> {
+    let with = |last: &[Statement]| [matching, last].concat();
+    let dropped = with(&[Statement::drop()]);
+    match log {
+        Log::Nothing => vec![dropped],
+        Log::Drops => {
+            let limit = Statement::Limit {
+                rate: LOGGED_PER_SECOND,
+                unit: LimitUnit::Second,
+                burst: 100,
+                over: false,
+            };
+            let log = Statement::Log {
+                prefix: Some(format!("{PREFIX}{chain}:{rule}").as_str().into()),
+                group: Some(LOG_GROUP),
+            };
+            vec![with(&[limit, log]), dropped]
+        }
+    }
+}
+
+/// What is allowed to leave a pod may still have to enter another one.
+fn allowed(direction: Direction) -> Goal {
+    match direction {
+        Direction::Ingress => Goal::Accept,
+        Direction::Egress => Goal::Goto(TO_ANY.into()),
+    }
+}
+
+fn set_name(id: u32, v6: bool) -> String {
+    format!("peers-{id}-{}", if v6 { "v6" } else { "v4" })
+}
+
+fn port_set_name(id: u32, v6: bool) -> String {
+    format!("ports-{id}-{}", if v6 { "v6" } else { "v4" })
+}
+
+/// One rule of a policy as rules of nftables: any of its peers with any of its ports.
+fn statements(
+    rule: &CompiledRule,
+    direction: Direction,
+    last: &[Statement],
+) -> Vec<Vec<Statement>> {
+    let peers: Vec<Vec<Statement>> = match &rule.peers {
+        None => vec![Vec::new()],
+        Some(peers) => peers
+            .iter()
+            .flat_map(|peer| peer_statements(peer, direction))
+            .collect(),
+    };
+    let ports: Vec<Vec<Statement>> = match &rule.ports {
+        None => vec![Vec::new()],
+        Some(ports) => port_statements(ports),
+    };
+    peers
+        .iter()
+        .flat_map(|peer| {
+            ports
+                .iter()
+                .map(move |port| [peer.as_slice(), port, last].concat())
+        })
+        .collect()
+}
+
+fn peer_field(direction: Direction, v6: bool) -> Field {
+    match direction {
+        Direction::Ingress => Field::saddr(v6),
+        Direction::Egress => Field::daddr(v6),
+    }
+}
+
+fn peer_statements(peer: &CompiledPeer, direction: Direction) -> Vec<Vec<Statement>> {
+    match peer {
+        CompiledPeer::Set(id) => [false, true]
+            .into_iter()
+            .map(|v6| {
+                let name = set_name(*id, v6);
+                vec![Statement::is_in([peer_field(direction, v6)], name.as_str())]
+            })
+            .collect(),
+        CompiledPeer::Block { network, except } => {
+            let field = || peer_field(direction, network.is_ipv6());
+            let mut statements = vec![Statement::eq(field(), *network)];
+            statements.extend(except.iter().map(|not| Statement::ne(field(), *not)));
+            vec![statements]
+        }
+    }
+}
+
+/// Single ports go into one set of the rule's own; ranges and names each need a rule.
+fn port_statements(ports: &[CompiledPort]) -> Vec<Vec<Statement>> {
+    let mut rules = Vec::new();
+    let mut single = BTreeSet::new();
+    for port in ports {
+        match port {
+            CompiledPort::Any(protocol) => {
+                rules.push(vec![Statement::protocol(protocol.number())]);
+            }
+            CompiledPort::Range(protocol, from, to) if from == to => {
+                single.insert((protocol.number(), *from));
+            }
+            CompiledPort::Range(protocol, from, to) => {
+                let range = Right::Range(Datum::Port(*from), Datum::Port(*to));
+                rules.push(vec![
+                    Statement::protocol(protocol.number()),
+                    Statement::eq(Field::Dport, range),
+                ]);
+            }
+            CompiledPort::Set(id) => rules.extend([false, true].map(|v6| {
+                let key = [Field::daddr(v6), Field::L4Proto, Field::Dport];
+                vec![Statement::is_in(key, port_set_name(*id, v6).as_str())]
+            })),
+        }
+    }
+    if !single.is_empty() {
+        let elements = single
+            .into_iter()
+            .map(|(protocol, port)| Element::new([Datum::Proto(protocol), Datum::Port(port)]))
+            .collect();
+        rules.insert(
+            0,
+            vec![Statement::one_of([Field::L4Proto, Field::Dport], elements)],
+        );
+    }
+    rules
+}
