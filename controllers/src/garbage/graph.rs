@@ -395,7 +395,8 @@ mod tests {
         put(&mut graph, "child", &[("it", true)], Some(FOREGROUND));
         let waiting_children = graph.dependents("it");
         let drop_it = |uid: &str| Judgement::Drop(vec![uid.to_owned()]);
-        let cases: [(&[Owner], &[(Uid, Node)], Judgement); 9] = [
+        type Case<'a> = (&'a [Owner], &'a [(Uid, Node)], Judgement);
+        let cases: [Case<'_>; 9] = [
             (&[], &[], Judgement::Keep),
             (&[Solid], &children, Judgement::Keep),
             (&[Solid, Dangling], &[], drop_it("1")),

@@ -208,10 +208,10 @@ pub(crate) fn taints(node: &Node, evict: Evict, now: Timestamp) -> Option<Vec<Ta
             new.push(taint(key, "NoSchedule", Some(now)));
         }
     }
-    if let Some(key) = key.filter(|_| evict == Evict::Yes) {
-        if !has(&new, key, "NoExecute") {
-            new.push(taint(key, "NoExecute", Some(now)));
-        }
+    if let Some(key) = key.filter(|_| evict == Evict::Yes)
+        && !has(&new, key, "NoExecute")
+    {
+        new.push(taint(key, "NoExecute", Some(now)));
     }
     (new != old).then_some(new)
 }

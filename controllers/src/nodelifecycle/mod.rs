@@ -45,12 +45,11 @@ pub(crate) fn start(context: &Context) {
                 old: Some(old),
                 new,
             } = change
+                && readiness(old) != readiness(new)
             {
-                if readiness(old) != readiness(new) {
-                    let all = siblings.list();
-                    let unready = all.iter().filter(|node| readiness(node) != "True");
-                    keys.extend(unready.map(|node| node.name_any()));
-                }
+                let all = siblings.list();
+                let unready = all.iter().filter(|node| readiness(node) != "True");
+                keys.extend(unready.map(|node| node.name_any()));
             }
             keys
         })
@@ -93,12 +92,12 @@ impl Reconciler for Controller {
         let silence = self
             .observe(name, &node)
             .remaining(&node, config, Instant::now());
-        if silence.is_zero() {
-            if let Some(conditions) = health::silenced(&node, Timestamp::now()) {
-                self.silence(&node, conditions).await?;
-                // The node as it is told now comes back by the watch.
-                return Ok(Outcome::Done);
-            }
+        if silence.is_zero()
+            && let Some(conditions) = health::silenced(&node, Timestamp::now())
+        {
+            self.silence(&node, conditions).await?;
+            // The node as it is told now comes back by the watch.
+            return Ok(Outcome::Done);
         }
         if readiness(&node) != "True" {
             self.unready_pods(&node).await?;

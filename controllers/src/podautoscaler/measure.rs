@@ -85,7 +85,7 @@ fn requests(
         });
         let mut sum = 0;
         for own in containers.filter(|own| container.is_none_or(|wanted| own.name == wanted)) {
-            sum += request(own, resource).ok_or_else(|| NoAnswer::NoRequest {
+            sum += request(own, resource).ok_or_else(|| NoAnswer::Request {
                 resource: resource.to_owned(),
                 container: own.name.clone(),
                 pod: pod.name_any(),
@@ -311,7 +311,7 @@ impl Subject<'_> {
         let usage = source
             .object(self.namespace, &plural, described, &metric.metric)
             .await?
-            .ok_or(NoAnswer::NoMetrics)?;
+            .ok_or(NoAnswer::Metrics)?;
         let (replicas, current) = self.whole(usage, &metric.target)?;
         Ok(Measured {
             replicas,
@@ -333,7 +333,7 @@ impl Subject<'_> {
         let usage = source
             .external(self.namespace, &metric.metric)
             .await?
-            .ok_or(NoAnswer::NoMetrics)?;
+            .ok_or(NoAnswer::Metrics)?;
         let (replicas, current) = self.whole(usage, &metric.target)?;
         Ok(Measured {
             replicas,

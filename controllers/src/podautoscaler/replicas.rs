@@ -104,17 +104,17 @@ pub(crate) struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoAnswer {
     #[error("did not receive metrics for targeted pods (pods might be unready)")]
-    NoMetrics,
+    Metrics,
     #[error("missing request for {resource} in container {container} of Pod {pod}")]
-    NoRequest {
+    Request {
         resource: String,
         container: String,
         pod: String,
     },
     #[error("no pods returned by selector while calculating replica count")]
-    NoPods,
+    Pods,
     #[error("no metrics returned matched known pods")]
-    NoMatch,
+    Match,
 }
 
 fn is_tolerated(ratio: f64, tolerance: f64) -> bool {
@@ -130,7 +130,7 @@ fn ceil(number: f64) -> i32 {
 fn ratio(samples: &Samples, target: Target<'_>) -> Result<(f64, Option<i64>, i64), NoAnswer> {
     let count = i64::try_from(samples.len()).unwrap_or(i64::MAX);
     if count == 0 {
-        return Err(NoAnswer::NoMetrics);
+        return Err(NoAnswer::Metrics);
     }
     let sum: i64 = samples.values().map(|sample| sample.value).sum();
     match target {
@@ -146,7 +146,7 @@ fn ratio(samples: &Samples, target: Target<'_>) -> Result<(f64, Option<i64>, i64
                 .filter_map(known)
                 .fold((0_i64, 0_i64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             if requested == 0 {
-                return Err(NoAnswer::NoMatch);
+                return Err(NoAnswer::Match);
             }
             let utilization = used.saturating_mul(100) / requested;
             let ratio = utilization as f64 / percent.max(1) as f64;
@@ -166,7 +166,7 @@ pub(crate) fn of_pods(
     now: Timestamp,
 ) -> Result<Answer, NoAnswer> {
     if pods.is_empty() {
-        return Err(NoAnswer::NoPods);
+        return Err(NoAnswer::Pods);
     }
     let groups = group(pods, &samples, cpu, now);
     for name in groups.ignored.iter().chain(&groups.unready) {
@@ -303,8 +303,8 @@ mod tests {
         check(&pods, &[("a", 900), ("b", 900), ("c", 900)], Ok(6));
         check(&pods, &[("a", 520), ("b", 500), ("c", 540)], Ok(3));
         check(&pods, &[("a", 100), ("b", 200), ("c", 100)], Ok(1));
-        check(&pods, &[], Err(NoAnswer::NoMetrics));
-        check(&[], &[], Err(NoAnswer::NoPods));
+        check(&pods, &[], Err(NoAnswer::Metrics));
+        check(&[], &[], Err(NoAnswer::Pods));
     }
 
     #[test]

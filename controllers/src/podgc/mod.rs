@@ -53,10 +53,9 @@ pub(crate) fn start(context: &Context) {
                 return Vec::new();
             };
             let mut keys = Vec::new();
-            let homeless = known.get("", node_name(new)).is_none();
-            if homeless && (!node_name(new).is_empty() || pods::is_terminating(new)) {
-                keys.push(Key::Pod(change.key()));
-            } else if pods::is_terminating(new) {
+            let node = node_name(new);
+            let is_homeless = !node.is_empty() && known.get("", node).is_none();
+            if is_homeless || pods::is_terminating(new) {
                 keys.push(Key::Pod(change.key()));
             }
             if threshold > 0 && pods::is_terminal(new) {

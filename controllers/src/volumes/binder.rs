@@ -110,14 +110,16 @@ impl Reconciler for Binder {
 
     async fn sync(&self, key: &Key) -> Result<Outcome, Error> {
         match key {
-            Key::Claim(key) => match self.claims.get_key(key) {
-                Some(claim) => self.claim(&claim).await?,
-                None => {}
-            },
-            Key::Volume(name) => match self.volumes.get("", name) {
-                Some(volume) => self.volume(&volume).await?,
-                None => {}
-            },
+            Key::Claim(key) => {
+                if let Some(claim) = self.claims.get_key(key) {
+                    self.claim(&claim).await?;
+                }
+            }
+            Key::Volume(name) => {
+                if let Some(volume) = self.volumes.get("", name) {
+                    self.volume(&volume).await?;
+                }
+            }
         }
         Ok(Outcome::Done)
     }
