@@ -229,7 +229,7 @@ fn failure_policy(e: &mut Errors, spec: &Node<'_>) {
             exit_codes(e, &codes, &known);
         }
         pod_conditions(e, &conditions);
-        match (codes.is_set(), conditions.len() > 0) {
+        match (codes.is_set(), !conditions.is_empty()) {
             (true, true) => e.wrong(
                 &rule,
                 "specifying both OnExitCodes and OnPodConditions is not supported",
@@ -256,7 +256,7 @@ fn exit_codes(e: &mut Errors, codes: &Node<'_>, known: &[&str]) {
         e.bad(&container, why);
     }
     let values = codes.get("values");
-    if values.len() == 0 {
+    if values.is_empty() {
         e.bad(&values, "at least one value is required");
     } else if values.len() > 255 {
         e.too_many(&values, values.len(), 255);
@@ -294,7 +294,7 @@ fn pod_conditions(e: &mut Errors, list: &Node<'_>) {
 
 fn success_policy(e: &mut Errors, spec: &Node<'_>, policy: &Node<'_>) {
     let rules = policy.get("rules");
-    if rules.len() == 0 {
+    if rules.is_empty() {
         let why = "at least one rules must be specified when the successPolicy is specified";
         e.required(&rules, why);
     }
@@ -505,10 +505,9 @@ fn completions(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) {
 
 fn holds(job: &Node<'_>, kind: &str) -> bool {
     let conditions = job.get("status.conditions");
-    let found = conditions
+    conditions
         .items()
-        .any(|c| c.get("type").text() == kind && c.get("status").text() == "True");
-    found
+        .any(|c| c.get("type").text() == kind && c.get("status").text() == "True")
 }
 
 /// An update of the status: what jobs do not do.

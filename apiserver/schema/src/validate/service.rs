@@ -53,7 +53,7 @@ fn whole(e: &mut Errors, service: &Node<'_>) {
     let spec = service.get("spec");
     topology(e, service);
     let ports = spec.get("ports");
-    if ports.len() == 0 && !is_headless(service) && kind(service) != "ExternalName" {
+    if ports.is_empty() && !is_headless(service) && kind(service) != "ExternalName" {
         e.required(&ports, "");
     }
     by_type(e, service, &spec);
@@ -272,7 +272,7 @@ fn source_ranges(e: &mut Errors, service: &Node<'_>, spec: &Node<'_>) {
     const KEY: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
     let list = spec.get("loadBalancerSourceRanges");
     let balancer = kind(service) == "LoadBalancer";
-    if list.len() > 0 {
+    if !list.is_empty() {
         // Upstream writes the name of the field as Go does.
         let at = spec.path.child("LoadBalancerSourceRanges");
         if !balancer {
@@ -316,7 +316,7 @@ fn class(e: &mut Errors, service: &Node<'_>) {
 fn traffic(e: &mut Errors, service: &Node<'_>, spec: &Node<'_>) {
     const POLICIES: [&str; 2] = ["Cluster", "Local"];
     let external = matches!(kind(service), "LoadBalancer" | "NodePort")
-        || (kind(service) == "ClusterIP" && spec.get("externalIPs").len() > 0);
+        || (kind(service) == "ClusterIP" && !spec.get("externalIPs").is_empty());
     let policy = spec.get("externalTrafficPolicy");
     if external {
         e.one_of_required(&policy, &POLICIES);
@@ -398,7 +398,7 @@ fn families_update(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) {
         }
         return;
     }
-    if before.len() > after.len() && addresses.len() == 0 {
+    if before.len() > after.len() && addresses.is_empty() {
         e.invalid(&first, &list, "primary ipFamily can not be unset");
     }
     if let (Some(a), Some(b)) = (after.first(), before.first())
@@ -423,7 +423,7 @@ fn class_update(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) {
 
 fn balancer_status(e: &mut Errors, service: &Node<'_>) {
     let list = service.get("status.loadBalancer.ingress");
-    if kind(service) != "LoadBalancer" && list.len() > 0 {
+    if kind(service) != "LoadBalancer" && !list.is_empty() {
         e.forbidden(&list, "may only be used when `spec.type` is 'LoadBalancer'");
         return;
     }

@@ -45,7 +45,7 @@ pub(super) fn claim(e: &mut Errors, change: &Change<'_>) {
 
 fn claim_spec(e: &mut Errors, spec: &Node<'_>) {
     let modes = spec.get("accessModes");
-    if modes.len() == 0 {
+    if modes.is_empty() {
         e.required(&modes, "at least 1 access mode is required");
     }
     meta::selector(e, &spec.get("selector"));
@@ -184,7 +184,7 @@ fn copy(to: &mut Value, from: &Value, field: &str) {
 }
 
 fn claim_status(e: &mut Errors, claim: &Node<'_>) {
-    if claim.get("spec.accessModes").len() == 0 {
+    if claim.get("spec.accessModes").is_empty() {
         e.required(&claim.path.child("Spec.accessModes"), "");
     }
     let basic = |e: &mut Errors, amount: &Node<'_>| {
@@ -252,7 +252,7 @@ fn parameters(e: &mut Errors, node: &Node<'_>, may_be_empty: bool) {
     if size > MOST {
         e.too_long(node, MOST);
     }
-    if !may_be_empty && node.len() == 0 {
+    if !may_be_empty && node.is_empty() {
         e.required(node, "must contain at least one key/value pair");
     }
 }
@@ -290,7 +290,7 @@ fn topologies(e: &mut Errors, list: &Node<'_>) {
         for expression in expressions.items() {
             let values = expression.get("values");
             let mut seen = BTreeSet::new();
-            if values.len() == 0 {
+            if values.is_empty() {
                 e.required(&values, "");
             }
             for value in values.items() {

@@ -100,7 +100,7 @@ pub(super) fn specification(e: &mut Errors, spec: &Node<'_>, name: &str, of: Use
         e.required(&csi, "has to be specified in the context of inline volumes");
     }
     let modes = spec.get("accessModes");
-    if modes.len() == 0 {
+    if modes.is_empty() {
         e.required(&modes, "");
     }
     access_modes(e, &modes);
@@ -131,7 +131,7 @@ pub(super) fn specification(e: &mut Errors, spec: &Node<'_>, name: &str, of: Use
 }
 
 fn capacity(e: &mut Errors, node: &Node<'_>) {
-    if node.len() == 0 {
+    if node.is_empty() {
         e.required(node, "");
     }
     if node.len() != 1 || !node.value["storage"].is_string() {

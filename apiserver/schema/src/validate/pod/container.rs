@@ -12,7 +12,7 @@ pub(super) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 /// The regular containers.
 pub(super) fn containers(e: &mut Errors, scope: &Scope<'_>) {
     let list = scope.spec.get("containers");
-    if list.len() == 0 {
+    if list.is_empty() {
         return e.required(&list, "");
     }
     let mut known = BTreeSet::new();
@@ -63,7 +63,7 @@ pub(super) fn init_containers(e: &mut Errors, scope: &Scope<'_>) {
             }
         }
         let policy = container.get("resizePolicy");
-        if policy.len() > 0 {
+        if !policy.is_empty() {
             let shown = internal::shown("[ContainerResizePolicy]", policy.value);
             e.invalid(&policy, shown, "must not be set for init containers");
         }
@@ -225,7 +225,7 @@ fn restart_policy(e: &mut Errors, container: &Node<'_>) {
         container.get("restartPolicyRules"),
     );
     if !policy.is_set() {
-        if rules.len() > 0 {
+        if !rules.is_empty() {
             let why = "must specify restartPolicy when restart rules are used";
             e.required(&policy, why);
         }

@@ -63,7 +63,7 @@ fn create(e: &mut Errors, pod: &Node<'_>) {
     whole(e, pod);
     let spec = pod.get("spec");
     let ephemeral = spec.get("ephemeralContainers");
-    if ephemeral.len() > 0 {
+    if !ephemeral.is_empty() {
         e.forbidden(&ephemeral, "cannot be set on create");
     }
     let node = spec.get("nodeName");
@@ -118,7 +118,7 @@ pub(super) fn template(e: &mut Errors, template: &Node<'_>) {
     specification(e, &spec, None);
     annotations::match_fields(e, template.value, &spec);
     let ephemeral = spec.get("ephemeralContainers");
-    if ephemeral.len() > 0 {
+    if !ephemeral.is_empty() {
         e.forbidden(
             &ephemeral,
             "ephemeral containers not allowed in pod template",

@@ -97,7 +97,7 @@ enum Values {
 /// A selector of nodes: at least one term.
 pub(in crate::validate) fn node_selector(e: &mut Errors, node: &Node<'_>) {
     let terms = node.get("nodeSelectorTerms");
-    if terms.len() == 0 {
+    if terms.is_empty() {
         e.required(&terms, "must have at least one node selector term");
     }
     for term in terms.items() {
@@ -119,13 +119,13 @@ const NO_OPERATOR: &str = "not a valid selector operator";
 fn node_requirement(e: &mut Errors, requirement: &Node<'_>, rule: Values) {
     let (operator, values) = (requirement.get("operator"), requirement.get("values"));
     match operator.text() {
-        "In" | "NotIn" if values.len() == 0 => {
+        "In" | "NotIn" if values.is_empty() => {
             e.required(
                 &values,
                 "must be specified when `operator` is 'In' or 'NotIn'",
             );
         }
-        "Exists" | "DoesNotExist" if values.len() > 0 => {
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
             let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
             e.forbidden(&values, why);
         }
@@ -179,7 +179,7 @@ fn pod_term(e: &mut Errors, term: &Node<'_>) {
     }
     let (keys, mismatched) = (term.get("matchLabelKeys"), term.get("mismatchLabelKeys"));
     for list in [&keys, &mismatched] {
-        if list.len() > 0 && !selector.is_set() {
+        if !list.is_empty() && !selector.is_set() {
             e.forbidden(list, "must not be specified when labelSelector is not set");
             continue;
         }
@@ -272,7 +272,7 @@ fn spread_keys(e: &mut Errors, constraint: &Node<'_>) {
         constraint.get("matchLabelKeys"),
         constraint.get("labelSelector"),
     );
-    if keys.len() == 0 {
+    if keys.is_empty() {
         return;
     }
     if !selector.is_set() {

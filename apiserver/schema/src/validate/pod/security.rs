@@ -202,7 +202,7 @@ pub(super) fn host_users(e: &mut Errors, spec: &Node<'_>) {
     }
     for container in super::all_containers(spec) {
         let devices = container.get("volumeDevices");
-        if devices.len() > 0 {
+        if !devices.is_empty() {
             e.forbidden(&devices, "when `hostUsers` is false");
         }
     }

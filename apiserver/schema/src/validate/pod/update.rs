@@ -91,7 +91,7 @@ fn deadline(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) -> bool {
     }
 }
 
-fn without<'a>(value: &'a Value, field: &str) -> Map<String, Value> {
+fn without(value: &Value, field: &str) -> Map<String, Value> {
     let mut map = value.as_object().cloned().unwrap_or_default();
     map.remove(field);
     map
@@ -148,7 +148,7 @@ fn munge(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) -> Value {
     if old.get(grace).int() < 0 && spec.get(grace).and_then(Value::as_i64) == Some(1) {
         put(&mut spec, grace, &old.value[grace]);
     }
-    if old.get("schedulingGates").len() > 0 {
+    if !old.get("schedulingGates").is_empty() {
         munge_gated(e, &mut spec, new, old);
     }
     Value::Object(spec)
@@ -190,14 +190,14 @@ fn narrowed(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) {
     let terms = "requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     let (after, before) = (new.get(terms), old.get(terms));
     let shown = |n: &Node<'_>| internal::shown("[NodeSelectorTerm]", n.value);
-    if before.len() > 0 && before.len() != after.len() {
+    if !before.is_empty() && before.len() != after.len() {
         let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
         return e.invalid(&after, shown(&after), why);
     }
     let extends = |n: &Node<'_>, o: &Node<'_>| {
         let lists = ["matchExpressions", "matchFields"];
-        let was_empty = lists.iter().all(|l| o.get(l).len() == 0);
-        let is_empty = lists.iter().all(|l| n.get(l).len() == 0);
+        let was_empty = lists.iter().all(|l| o.get(l).is_empty());
+        let is_empty = lists.iter().all(|l| n.get(l).is_empty());
         (!was_empty || is_empty)
             && lists.iter().all(|l| {
                 let (n, o) = (n.get(l), o.get(l));

@@ -507,15 +507,15 @@ fn is_host_and_port(pair: &str) -> bool {
 
 fn fibre_channel(e: &mut Errors, node: &Node<'_>) {
     let (targets, ids) = (node.get("targetWWNs"), node.get("wwids"));
-    if targets.len() == 0 && ids.len() == 0 {
+    if targets.is_empty() && ids.is_empty() {
         let why = "must specify either targetWWNs or wwids, but not both";
         e.required(&targets, why);
     }
-    if targets.len() > 0 && ids.len() > 0 {
+    if !targets.is_empty() && !ids.is_empty() {
         let why = "targetWWNs and wwids can not be specified simultaneously";
         e.bad(&targets, why);
     }
-    if targets.len() > 0 {
+    if !targets.is_empty() {
         let lun = node.get("lun");
         if !lun.is_set() {
             e.required(&lun, "lun is required if targetWWNs is specified");

@@ -169,7 +169,7 @@ pub(super) fn forbid_on_windows(e: &mut Errors, spec: &Node<'_>) {
         };
         let set = match field {
             "hostPID" | "hostIPC" => node.flag(),
-            "sysctls" => node.len() > 0,
+            "sysctls" => !node.is_empty(),
             _ => node.is_set(),
         };
         if set {
