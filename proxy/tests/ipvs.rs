@@ -12,6 +12,9 @@ mod checks;
 #[allow(dead_code, unreachable_pub, reason = "shared by several test programs")]
 mod world;
 
+#[expect(unreachable_pub, reason = "called by the tests below")]
+mod schedulers;
+
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -57,6 +60,29 @@ fn ipvs_and_nftables_follow_each_other_under_load() {
                 &world,
                 &[way(ip), nftables, way(ip), nftables],
             );
+        }
+    });
+}
+
+#[test]
+fn each_ipvs_scheduler_balances_by_its_definition() {
+    with_ipvs("each_ipvs_scheduler_balances_by_its_definition", || {
+        for ip in [Ip::V4, Ip::V6] {
+            schedulers::each_scheduler_balances_by_its_definition(ip);
+        }
+        schedulers::ipvsadm_shows_what_was_wanted();
+    });
+}
+
+/// Most development kernels lack SCTP as well.
+#[test]
+fn sctp_is_served_by_every_backend() {
+    with_ipvs("sctp_is_served_by_every_backend", || {
+        for ip in [Ip::V4, Ip::V6] {
+            for mode in Mode::ALL {
+                let way = Way { mode, ..way(ip) };
+                checks::sctp_associations_reach_their_back_ends(way);
+            }
         }
     });
 }
@@ -117,7 +143,7 @@ fn under_another_kernel(test: &str) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/with-ipvs-kernel");
     let program = std::env::current_exe().expect("this program has a path");
     let status = Command::new(script)
-        .args(["-t", "300", "--"])
+        .args(["-t", "1500", "--"])
         .arg(program)
         .args([test, "--exact", "--nocapture"])
         .status()

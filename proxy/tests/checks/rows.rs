@@ -255,3 +255,34 @@ pub fn a_thousand_back_ends_are_reached(way: Way) {
     proxy.slice(&slice("web", &ends)).apply();
     assert!(proxy.intact());
 }
+
+/// Not among the checks of every kernel: many have no SCTP.
+#[allow(dead_code, reason = "only where there is SCTP")]
+pub fn sctp_associations_reach_their_back_ends(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    for (pod, address) in [(&world.b, x.b), (&world.far, x.far)] {
+        crate::world::serve_sctp(pod, address);
+    }
+    let mut proxy = Proxy::new(&world, &way.config());
+    let spec = json!({"spec": {
+        "type": "NodePort",
+        "ports": [{"name": "sctp", "port": 80, "protocol": "SCTP", "nodePort": 30080}],
+    }});
+    let ends = |address| {
+        let mut ends = by_hand("1", address, TARGET, json!({"ready": true}));
+        if let Some(port) = ends.ports.iter_mut().flatten().next() {
+            port.name = Some("sctp".to_owned());
+            port.protocol = Some("SCTP".to_owned());
+        }
+        ends
+    };
+    proxy.service(&service("web", x.service, spec));
+    for server in [x.b, x.far] {
+        proxy.slice(&ends(server)).apply();
+        let inside = world.sctp(&world.a, x.service, 80);
+        assert_eq!(inside, answered(server, x.a), "{way:?}\n{}", world.dump());
+        let outside = world.sctp(&world.client, x.node, 30080);
+        assert_eq!(outside, answered(server, x.node_pod_side), "{way:?}");
+    }
+}

@@ -54,6 +54,25 @@ fn open(to: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
+/// A connection that stays open.
+pub struct Held {
+    _stream: BufReader<TcpStream>,
+    pub server: IpAddr,
+}
+
+impl Held {
+    pub fn open(from: &TestNetns, to: IpAddr, port: u16) -> Self {
+        from.run(|| {
+            let mut stream = open(SocketAddr::new(to, port)).expect("a connection");
+            let server = ask(&mut stream).expect("an answer");
+            Self {
+                _stream: stream,
+                server,
+            }
+        })
+    }
+}
+
 type Client = fn(SocketAddr, &dyn Fn() -> bool) -> Result<(), String>;
 
 /// Two clients in a namespace: one opens a connection for each request, one keeps its own.

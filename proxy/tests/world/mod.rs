@@ -25,9 +25,11 @@ use proxy::picture::Index;
 use proxy::trace::{Node, Packet, Step};
 use proxy::{Applier, Config, Mode};
 
-mod load;
+pub mod load;
+mod sctp;
 
 pub use load::{LIVE, Load};
+pub use sctp::serve_sctp;
 
 /// Where back ends listen.
 pub const TARGET: u16 = 8080;
@@ -230,6 +232,11 @@ impl World {
     /// One TCP connection that is expected to get no answer at all.
     pub fn tcp_in_vain(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
         connect(from, SocketAddr::new(to, port), brief())
+    }
+
+    /// One SCTP association.
+    pub fn sctp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
+        from.run(|| outcome(sctp::exchange(SocketAddr::new(to, port), PATIENCE)))
     }
 
     /// One datagram and its answer.
