@@ -16,7 +16,7 @@ BUILD_PACKAGES := build-essential ca-certificates protobuf-compiler libprotobuf-
 UP_PACKAGES := $(BUILD_PACKAGES) containerd runc iptables nftables \
 	$(if $(shell command -v kubectl),,kubernetes-client)
 TEST_PACKAGES := $(UP_PACKAGES) etcd-server etcd-client containernetworking-plugins bird2 \
-	ipset conntrack iproute2 podman curl procps gobgpd frr
+	ipset ipvsadm conntrack iproute2 podman curl procps gobgpd frr
 STATIC := -C target-feature=+crt-static
 
 help: ## what there is

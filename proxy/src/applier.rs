@@ -1,7 +1,7 @@
 //! Brings the picture into the kernel: a backend, the change from one backend to another, and
 //! the flows that a change leaves behind.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, BackendError, Desired, Outcome};
 use crate::config::{Config, Mode};
@@ -15,9 +15,15 @@ pub struct Applier {
     mode: Mode,
     backend: Box<dyn Backend>,
     flows: Keeper,
+    /// Backends that others have followed, and whose connections have not all ended.
+    retiring: Vec<(Mode, Box<dyn Backend>)>,
+    next_look: Instant,
     /// Nothing has been written yet.
     first: bool,
 }
+
+/// How often it is looked whether connections have ended.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Applier {
     /// Fails where the machine cannot do it; nothing is changed then.
@@ -27,6 +33,8 @@ impl Applier {
             config: config.clone(),
             mode,
             flows: Keeper::new(),
+            retiring: Vec::new(),
+            next_look: Instant::now(),
             first: true,
         })
     }
@@ -48,19 +56,34 @@ impl Applier {
             self.switch(mode, desired)?
         };
         self.flows
-            .replaced(&desired.services, &desired.service_cidrs);
+            .replaced(&desired.services, &desired.service_cidrs, self.mode);
         Ok(outcome)
     }
 
     fn switch(&mut self, mode: Mode, desired: &Desired) -> Result<Outcome, BackendError> {
         let mut backend = crate::backend_of(mode, &self.config)?;
         let outcome = backend.resync(desired)?;
-        let mut old = std::mem::replace(&mut self.backend, backend);
+        // One of this mode that was on its way out is taken over as it is.
+        self.retiring.retain(|(old, _)| *old != mode);
+        let old = std::mem::replace(&mut self.backend, backend);
         tracing::info!(from = %self.mode, to = %mode, "the proxy's mode has changed");
+        self.retiring.push((self.mode, old));
         self.mode = mode;
         self.first = false;
-        old.cleanup()?;
+        self.retire();
         Ok(outcome)
+    }
+
+    fn retire(&mut self) {
+        self.next_look = Instant::now() + LOOK;
+        self.retiring
+            .retain_mut(|(mode, backend)| match backend.retire() {
+                Ok(done) => !done,
+                Err(error) => {
+                    tracing::warn!(%mode, %error, "rules could not be removed, it is tried again");
+                    true
+                }
+            });
     }
 
     /// Writes what changed since the last call that succeeded.
@@ -72,12 +95,20 @@ impl Applier {
 
     /// Whether the kernel still holds what was written. Cheap where nothing has changed.
     pub fn intact(&mut self) -> Result<bool, BackendError> {
-        self.flows.tick(Instant::now());
+        let now = Instant::now();
+        self.flows.tick(now);
+        if !self.retiring.is_empty() && self.next_look <= now {
+            self.retire();
+        }
         self.backend.intact()
     }
 
     /// Removes everything of the backend.
     pub fn cleanup(&mut self) -> Result<(), BackendError> {
+        for (_, backend) in &mut self.retiring {
+            backend.cleanup()?;
+        }
+        self.retiring.clear();
         self.backend.cleanup()
     }
 }
@@ -85,9 +116,8 @@ impl Applier {
 /// Removes what another mode left on this machine before a restart.
 fn remove_others(mode: Mode, config: &Config) {
     for other in Mode::ALL.into_iter().filter(|other| *other != mode) {
-        let removed = crate::backend_of(other, config).and_then(|mut backend| backend.cleanup());
-        if let Err(error) = removed {
-            tracing::debug!(%other, %error, "nothing of another mode was removed");
+        if let Err(error) = crate::cleanup(other, config) {
+            tracing::warn!(%error, "what another mode left is still there");
         }
     }
 }

@@ -53,6 +53,13 @@ pub trait Backend: Send {
     /// Whether the kernel still holds what was written. Cheap where nothing has changed.
     fn intact(&mut self) -> Result<bool, BackendError>;
 
+    /// Another backend has taken over: gives up at once what would get in its way, takes no
+    /// new connections, and removes everything when the established ones have ended. Answers
+    /// with whether nothing is left; is called again until then.
+    fn retire(&mut self) -> Result<bool, BackendError> {
+        self.cleanup().map(|()| true)
+    }
+
     /// Removes everything of this backend.
     fn cleanup(&mut self) -> Result<(), BackendError>;
 }

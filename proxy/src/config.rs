@@ -59,7 +59,7 @@ pub struct Config {
     pub service_cidrs: Vec<IpNetwork>,
     /// On which of the node's addresses node ports are served; empty: on all.
     pub nodeport_addresses: Vec<IpNetwork>,
-    /// Serve node ports on 127.0.0.1 too (IPv4; not with nftables).
+    /// Serve node ports on 127.0.0.1 too (IPv4; not with IPVS).
     pub localhost_nodeports: bool,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
@@ -85,6 +85,11 @@ pub struct Nftables {
     /// Offload established connections between these devices to a flowtable.
     pub flowtable_devices: Vec<String>,
 }
+
+/// The schedulers of IPVS.
+pub const SCHEDULERS: [&str; 11] = [
+    "rr", "wrr", "lc", "wlc", "dh", "sh", "sed", "nq", "lblc", "lblcr", "mh",
+];
 
 /// Settings of the IPVS backend.
 #[derive(Debug, Clone, PartialEq, Eq)]

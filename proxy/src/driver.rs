@@ -170,6 +170,8 @@ struct InFlight {
     /// What the job writes; `None` for everything or nothing.
     changes: Option<Changes>,
     check: bool,
+    /// The pause before it, where it is another attempt.
+    pause: Option<Duration>,
 }
 
 struct Driver {
@@ -308,6 +310,7 @@ impl Driver {
             Resync::No => false,
         };
         if due {
+            let before = std::mem::replace(&mut self.resync, Resync::No);
             self.index.take_changes();
             self.gather_until = None;
             let services = self.index.pictures().clone();
@@ -323,6 +326,9 @@ impl Driver {
                 None,
                 false,
             );
+            if let (Some(job), Resync::At { pause, .. }) = (&mut self.busy, before) {
+                job.pause = Some(pause);
+            }
             return;
         }
         if self.resync != Resync::No || !self.may_write(now) {
@@ -359,6 +365,7 @@ impl Driver {
             started: Instant::now(),
             changes,
             check,
+            pause: None,
         });
         if !check {
             self.health.pending();
@@ -394,7 +401,7 @@ impl Driver {
             }
             Some(Done::Written(outcome)) => self.written(&job, outcome),
             Some(Done::Failed(error)) => self.write_failed(&job, &error),
-            None => self.postpone_resync(),
+            None => self.postpone_resync(job.pause),
         }
     }
 
@@ -420,7 +427,6 @@ impl Driver {
             None => {
                 self.failed
                     .retain(|key, _| outcome.failed.contains_key(key));
-                self.resync = Resync::No;
             }
         }
         for (key, message) in outcome.failed {
@@ -445,21 +451,21 @@ impl Driver {
     fn write_failed(&mut self, job: &InFlight, error: &BackendError) {
         tracing::error!(%error, check = job.check, "the kernel could not be brought up to date");
         metrics().failures.inc();
-        match (&job.changes, self.resync) {
-            (Some(_), Resync::No) => self.resync = Resync::Now,
-            _ => self.postpone_resync(),
+        match &job.changes {
+            Some(_) => self.resync = Resync::Now,
+            None => self.postpone_resync(job.pause),
         }
     }
 
-    fn postpone_resync(&mut self) {
-        let pause = match self.resync {
-            Resync::At { pause, .. } => longer(pause),
-            _ => FIRST_PAUSE,
-        };
-        self.resync = Resync::At {
-            when: Instant::now() + pause,
-            pause,
-        };
+    /// Unless something made it due at once, it is tried again after a longer pause.
+    fn postpone_resync(&mut self, before: Option<Duration>) {
+        if self.resync == Resync::No {
+            let pause = before.map_or(FIRST_PAUSE, longer);
+            self.resync = Resync::At {
+                when: Instant::now() + pause,
+                pause,
+            };
+        }
     }
 }
 

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::conntrack::{Conntrack, Flow};
+use kernel::conntrack::{Conntrack, Flow, status};
 use kernel::netlink::{self, Socket};
 
+use crate::config::Mode;
 use crate::metrics::metrics;
 use crate::model::{Backend, Family, Protocol, ServiceKey, ServicePicture, ServicePort};
 use crate::picture::Changes;
@@ -55,6 +56,8 @@ pub(crate) struct Fronts {
     /// Those that are wanted no more.
     forgotten: BTreeSet<Front>,
     service_cidrs: Vec<IpNetwork>,
+    /// IPVS translates; otherwise flows that it has translated are left of a former mode.
+    by_ipvs: bool,
     /// What was deleted before this process began is recognised by where it is.
     unknown_past: bool,
 }
@@ -102,6 +105,7 @@ impl Fronts {
         &mut self,
         pictures: &BTreeMap<ServiceKey, Arc<ServicePicture>>,
         service_cidrs: &[IpNetwork],
+        mode: Mode,
     ) -> Kinds {
         let old = std::mem::take(&mut self.wanted);
         self.of_service.clear();
@@ -120,6 +124,7 @@ impl Fronts {
         self.forgotten.retain(|front| !wanted.contains_key(front));
         self.service_cidrs = service_cidrs.to_vec();
         self.unknown_past = true;
+        self.by_ipvs = mode == Mode::Ipvs;
         let kinds = |family| [(family, Protocol::Udp), (family, Protocol::Sctp)];
         Family::ALL.into_iter().flat_map(kinds).collect()
     }
@@ -164,8 +169,10 @@ impl Fronts {
         let at = Front::Address(address, protocol, port);
         let node = Front::Node(Family::of(address), protocol, port);
         let is_own = own.contains(&address);
+        // IPVS alone redirects without saying so in the status.
+        let left_by_ipvs = !self.by_ipvs && flow.is_redirected() && flow.status & status::DNAT == 0;
         if let Some((_, serving)) = self.wanted.get(&at) {
-            return !serving.contains(&served_by);
+            return left_by_ipvs || !serving.contains(&served_by);
         }
         if self
             .service_cidrs
@@ -175,7 +182,7 @@ impl Fronts {
             return true;
         }
         if is_own && let Some((_, serving)) = self.wanted.get(&node) {
-            return !serving.contains(&served_by);
+            return left_by_ipvs || !serving.contains(&served_by);
         }
         if !flow.is_redirected() {
             return false;
@@ -222,8 +229,9 @@ impl Keeper {
         &mut self,
         pictures: &BTreeMap<ServiceKey, Arc<ServicePicture>>,
         service_cidrs: &[IpNetwork],
+        mode: Mode,
     ) {
-        let kinds = self.fronts.replace(pictures, service_cidrs);
+        let kinds = self.fronts.replace(pictures, service_cidrs, mode);
         self.todo.extend(kinds);
         self.look(true);
     }

@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
 
 use backend::{Backend, BackendError};
+use kernel::iptables::Variant;
 
 /// What the proxy is given.
 #[derive(Clone)]
@@ -67,15 +68,30 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     driver::run(config, deps, shutdown).await
 }
 
-/// Removes everything that a mode has written on this machine. Blocks.
+/// Removes everything that a mode has written on this machine, whoever wrote it. Where the
+/// machine cannot do the mode, there is nothing to be removed. Blocks.
 pub fn cleanup(mode: Mode, config: &Config) -> Result<(), Error> {
-    let reason = |error: BackendError| Error::Cleanup {
-        mode,
-        reason: error.to_string(),
+    let variants: &[Option<Variant>] = match (mode, config.iptables_variant) {
+        (Mode::Iptables, None) => &[Some(Variant::Nft), Some(Variant::Legacy)],
+        _ => &[config.iptables_variant],
     };
-    backend_of(mode, config)
-        .and_then(|mut backend| backend.cleanup())
-        .map_err(reason)
+    if mode == Mode::Ipvs && !ipvs::is_used() {
+        return Ok(());
+    }
+    for variant in variants {
+        let config = Config {
+            iptables_variant: *variant,
+            ..config.clone()
+        };
+        match backend_of(mode, &config) {
+            Ok(mut backend) => backend.cleanup().map_err(|error| Error::Cleanup {
+                mode,
+                reason: error.to_string(),
+            })?,
+            Err(error) => tracing::debug!(%mode, %error, "nothing to be removed"),
+        }
+    }
+    Ok(())
 }
 
 /// Makes a mode's backend; fails where the machine cannot do it.

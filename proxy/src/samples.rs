@@ -137,3 +137,69 @@ pub(crate) fn variety() -> Pictures {
         ],
     )
 }
+
+/// One thing that happens: to which Service, what it becomes (beyond the last: it is deleted),
+/// and which of its endpoints are there.
+pub(crate) type Happening = (usize, usize, u8);
+
+/// Random histories of a few Services.
+pub(crate) fn histories() -> impl proptest::strategy::Strategy<Value = Vec<Happening>> {
+    proptest::collection::vec((0..3usize, 0..9usize, 0..16u8), 1..14)
+}
+
+/// The changes that each step of a history makes, and the picture after the last one.
+pub(crate) fn play(history: &[Happening]) -> (Vec<crate::picture::Changes>, Pictures) {
+    let mut index = Index::new(HERE, None);
+    let mut all = Vec::new();
+    for (number, form, ends) in history {
+        happen(&mut index, *number, *form, *ends);
+        all.push(index.take_changes());
+    }
+    (all, index.pictures().clone())
+}
+
+fn happen(index: &mut Index, number: usize, form: usize, ends: u8) {
+    let name = format!("s{number}");
+    let cluster_ip = format!("10.96.0.{}", number + 1);
+    let node_port = 30_000 + number;
+    let ports = |with: Value| {
+        let mut port = json!({"name": "http", "port": 80, "protocol": "TCP"});
+        merge(&mut port, with);
+        json!([port])
+    };
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}});
+    let more = match form {
+        0 => json!({}),
+        1 => json!({"spec": {"type": "NodePort", "ports": ports(json!({"nodePort": node_port}))}}),
+        2 => json!({"spec": {"sessionAffinity": "ClientIP"}}),
+        3 => json!({"spec": {"sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}},
+            "type": "NodePort", "externalTrafficPolicy": "Local",
+            "ports": ports(json!({"nodePort": node_port}))}}),
+        4 => json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 31000 + number,
+            "loadBalancerSourceRanges": ["192.0.2.0/24"],
+            "ports": ports(json!({"nodePort": node_port}))}, "status": status}),
+        5 => json!({"spec": {"type": "LoadBalancer", "internalTrafficPolicy": "Local",
+            "loadBalancerSourceRanges": ["192.0.2.0/24", "192.0.2.128/25"],
+            "ports": ports(json!({"port": 81, "nodePort": node_port}))}, "status": status}),
+        6 => json!({"spec": {"externalIPs": ["203.0.113.5", "203.0.113.9"]}}),
+        7 => json!({"spec": {"ports": [
+            {"name": "http", "port": 80, "protocol": "TCP"},
+            {"name": "http", "port": 80, "protocol": "UDP"},
+        ]}}),
+        _ => {
+            index.service_deleted(&crate::model::ServiceKey::new("default", &name));
+            return;
+        }
+    };
+    index.service_applied(&service(&name, &cluster_ip, more));
+    let endpoints: Vec<Value> = (0..4u8)
+        .filter(|bit| ends & (1 << bit) != 0)
+        .map(|bit| {
+            let node = if bit % 2 == 0 { HERE } else { "there" };
+            ready(&format!("10.244.1.{}", bit + 2), node)
+        })
+        .collect();
+    index.slice_applied(&slice(&name, "a", &endpoints));
+}

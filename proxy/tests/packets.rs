@@ -3,13 +3,18 @@
 
 #[expect(unreachable_pub, reason = "shared by several test programs")]
 mod checks;
-#[allow(dead_code, unreachable_pub, reason = "shared by several test programs")]
+#[allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "shared by several test programs"
+)]
 mod world;
 
 use checks::Way;
 use kernel::iptables::Variant;
-use proxy::Mode;
-use world::{Ip, World};
+use proxy::{Config, Mode};
+use world::{Ip, Proxy, World};
 
 /// Makes each check a test for each way.
 macro_rules! in_every_way {
@@ -90,4 +95,27 @@ fn ipvs_that_is_missing_is_told_of_at_the_start_and_nothing_is_changed() {
     assert!(error.contains("modprobe ip_vs"), "{error}");
     assert_eq!(world.dump(), before);
     assert!(world.node.link("kube-ipvs0").is_none());
+}
+
+#[test]
+fn a_program_that_holds_the_xtables_lock_is_waited_for() {
+    let world = World::new();
+    let x = Ip::V4.addresses();
+    let config = Config {
+        iptables_variant: Some(Variant::Legacy),
+        ..world::config(Mode::Iptables)
+    };
+    let mut proxy = Proxy::new(&world, &config);
+    let lock = std::fs::File::create("/run/xtables.lock").expect("the lock's file");
+    lock.lock().expect("the lock");
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        drop(lock);
+    });
+    proxy
+        .service(&world::service("web", x.service, serde_json::json!({})))
+        .slice(&world::slice("web", &[(x.b, "here", true)]))
+        .apply();
+    holder.join().expect("the holder does not panic");
+    assert_eq!(world.servers(&world.a, x.service, 80), [x.b]);
 }

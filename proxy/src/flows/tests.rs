@@ -63,7 +63,7 @@ fn flow(to: (&str, u16), by: (&str, u16)) -> Flow {
     Flow::new(
         tuple(client, (ip(to.0), to.1)),
         tuple((ip(by.0), by.1), client),
-        0,
+        if to == by { 0 } else { status::DNAT },
     )
 }
 
@@ -78,7 +78,7 @@ fn with(backends: &[Backend]) -> Fronts {
     let mut fronts = Fronts::default();
     let pictures = BTreeMap::from([(key(), Arc::new(picture(backends)))]);
     let range = "10.96.0.0/12".parse().expect("a range");
-    fronts.replace(&pictures, &[range]);
+    fronts.replace(&pictures, &[range], Mode::Nftables);
     fronts.unknown_past = false;
     fronts
 }
@@ -145,10 +145,8 @@ fn a_deleted_services_flows_go_wherever_they_were_sent_to() {
 #[test]
 fn what_was_deleted_while_nobody_looked_is_found_by_its_range() {
     let mut fronts = with(&[]);
-    fronts.replace(
-        &BTreeMap::new(),
-        &["10.96.0.0/12".parse().expect("a range")],
-    );
+    let range = "10.96.0.0/12".parse().expect("a range");
+    fronts.replace(&BTreeMap::new(), &[range], Mode::Nftables);
     fronts.forgotten.clear();
     assert!(fronts.is_stale(&flow(("10.96.7.7", 53), A), &own()));
     assert!(fronts.is_stale(&flow(("192.168.9.1", 31_111), A), &own()));
@@ -191,4 +189,14 @@ fn a_local_external_policy_lets_pods_reach_all_but_the_cluster_ip_only_its_own()
     assert!(!fronts.is_stale(&flow(external, B), &own()));
     assert!(fronts.is_stale(&flow(("10.96.0.10", 53), A), &own()));
     assert!(!fronts.is_stale(&flow(("10.96.0.10", 53), B), &own()));
+}
+
+#[test]
+fn flows_that_ipvs_translated_end_when_it_does_not_translate_any_more() {
+    let mut left = flow(("10.96.0.10", 53), A);
+    left.status = 0;
+    let mut fronts = with(&[backend(A.0, true)]);
+    assert!(fronts.is_stale(&left, &own()));
+    fronts.by_ipvs = true;
+    assert!(!fronts.is_stale(&left, &own()));
 }

@@ -464,3 +464,6 @@ pub(crate) fn digest(saved: &str) -> u64 {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,8 @@ pub(crate) struct IpvsBackend {
     users: BTreeMap<IpAddr, usize>,
     draining: Draining,
     next_check: Instant,
+    /// Another backend has taken over; until when connections may last.
+    retires_at: Option<Instant>,
 }
 
 impl IpvsBackend {
@@ -53,6 +55,7 @@ impl IpvsBackend {
             users: BTreeMap::new(),
             draining: Draining::default(),
             next_check: Instant::now(),
+            retires_at: None,
         })
     }
 
@@ -168,6 +171,16 @@ impl IpvsBackend {
             ops.extend(self.draining.finished(service, &servers, Instant::now()));
         }
         self.perform(&ops, &BTreeMap::new(), &mut Outcome::default())
+    }
+
+    fn has_connections(&mut self, observed: &Virtuals) -> Result<bool, BackendError> {
+        for id in observed.keys().filter(|id| !plan::is_datagram(id)) {
+            let servers = self.ipvs.servers(*id)?;
+            if servers.iter().any(|held| held.active + held.inactive > 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the kernel's virtual servers are those that were written.
@@ -349,6 +362,30 @@ impl Backend for IpvsBackend {
         self.next_check =
             Instant::now() + start.elapsed().max(Duration::from_millis(1)) * CHECK_SHARE;
         Ok(same)
+    }
+
+    /// What the other backend translates never gets here. Established connections go on here:
+    /// their packets are still sent to virtual addresses.
+    fn retire(&mut self) -> Result<bool, BackendError> {
+        let (_, held) = self.read_context()?;
+        let observed = self.observe(&held)?;
+        let now = Instant::now();
+        let deadline = match self.retires_at {
+            Some(deadline) => deadline,
+            None => {
+                self.table.cleanup()?;
+                let ops = plan::retire(&observed);
+                self.perform(&ops, &BTreeMap::new(), &mut Outcome::default())?;
+                let deadline = now + self.config.ipvs.drain;
+                self.retires_at = Some(deadline);
+                deadline
+            }
+        };
+        if now < deadline && self.has_connections(&observed)? {
+            return Ok(false);
+        }
+        self.cleanup()?;
+        Ok(true)
     }
 
     fn cleanup(&mut self) -> Result<(), BackendError> {

@@ -18,3 +18,8 @@ mod plan;
 mod settings;
 
 pub(crate) use backend::IpvsBackend;
+
+/// Whether IPVS is in use on this machine. Asking IPVS itself would load its module.
+pub(crate) fn is_used() -> bool {
+    std::path::Path::new("/proc/net/ip_vs").exists()
+}

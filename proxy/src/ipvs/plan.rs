@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use kernel::ipvs::{Op, RealId, VirtualId, VirtualServer, flag};
 
+use crate::config::SCHEDULERS;
 use crate::model::{ServicePicture, ServicePort, TrafficPolicy};
 
 /// A virtual server with the weights of its real servers.
@@ -124,11 +125,6 @@ fn server(port: &ServicePort, context: &Context) -> VirtualServer {
     }
 }
 
-/// The schedulers of the kernel.
-pub(crate) const SCHEDULERS: [&str; 11] = [
-    "rr", "wrr", "lc", "wlc", "dh", "sh", "sed", "nq", "lblc", "lblcr", "mh",
-];
-
 /// A real server of a virtual one.
 pub(crate) type Place = (VirtualId, RealId);
 
@@ -169,6 +165,29 @@ pub(crate) fn plan(old: &Virtuals, new: &Virtuals, leaving: &BTreeSet<Place>) ->
     plan
 }
 
+/// No new connections; those of datagrams end, since their flows go elsewhere now.
+pub(crate) fn retire(observed: &Virtuals) -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (id, held) in observed {
+        if is_datagram(id) {
+            ops.push(Op::DeleteService { id: *id });
+            continue;
+        }
+        ops.extend(held.reals.keys().map(|server| Op::UpdateServer {
+            service: *id,
+            server: *server,
+            weight: 0,
+        }));
+    }
+    ops
+}
+
+/// A datagram to a back end that is gone is lost; there is no state to drain.
+pub(crate) fn is_datagram(id: &VirtualId) -> bool {
+    const UDP: u8 = 17;
+    id.protocol == UDP
+}
+
 impl Plan {
     fn reals(
         &mut self,
@@ -177,7 +196,6 @@ impl Plan {
         wanted: &BTreeMap<RealId, u32>,
         leaving: &BTreeSet<Place>,
     ) {
-        const UDP: u8 = 17;
         for (server, weight) in wanted {
             let (service, server, weight) = (service, *server, *weight);
             if leaving.contains(&(service, server)) {
@@ -207,8 +225,7 @@ impl Plan {
         }
         for server in held.keys().filter(|server| !wanted.contains_key(server)) {
             let server = *server;
-            if service.protocol == UDP {
-                // A datagram to a back end that is gone is lost; there is no state to drain.
+            if is_datagram(&service) {
                 self.ops.push(Op::DeleteServer { service, server });
             } else {
                 self.ops.push(Op::UpdateServer {

@@ -238,3 +238,6 @@ fn remove_own(pairs: &[(Content, Content)], layout: &Layout, transaction: &mut T
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,25 +106,7 @@ pub fn writing_everything_anew_under_load_fails_no_request(way: Way) {
 }
 
 /// From one backend to the others and back, with requests all the while.
-#[allow(
-    dead_code,
-    reason = "not every test program has backends that keep connections"
-)]
 pub fn backends_change_under_load(world: &World, ways: &[Way]) {
-    change_backends(world, ways, Load::start);
-}
-
-/// The same where one of the backends is IPVS: connections that it has translated end with it.
-#[allow(dead_code, reason = "only where there is IPVS")]
-pub fn new_connections_never_fail_while_backends_change(world: &World, ways: &[Way]) {
-    change_backends(world, ways, Load::of_new_connections);
-}
-
-fn change_backends(
-    world: &World,
-    ways: &[Way],
-    start: fn(&kernel::testing::TestNetns, IpAddr, u16) -> Load,
-) {
     let x = ways[0].ip.addresses();
     let mut proxy = Proxy::new(world, &ways[0].config());
     proxy
@@ -135,12 +117,20 @@ fn change_backends(
         ]))
         .apply();
     let load = [
-        start(&world.client, x.node, 30080),
-        start(&world.a, x.service, 80),
+        Load::start(&world.client, x.node, 30080),
+        Load::start(&world.a, x.service, 80),
     ];
     for way in ways {
         proxy.switch(way.mode);
         load.iter().for_each(|load| load.run_for(60));
+        if !load.iter().all(Load::goes_on) {
+            println!(
+                "a request failed at the change to {}\n{}",
+                way.mode,
+                world.dump()
+            );
+            break;
+        }
     }
     load.into_iter().for_each(Load::finish);
 }

@@ -84,15 +84,6 @@ pub struct Load {
 
 impl Load {
     pub fn start(from: &TestNetns, to: IpAddr, port: u16) -> Self {
-        Self::of(from, to, port, &[short_connections, one_connection])
-    }
-
-    /// Only the client that opens connections.
-    pub fn of_new_connections(from: &TestNetns, to: IpAddr, port: u16) -> Self {
-        Self::of(from, to, port, &[short_connections])
-    }
-
-    fn of(from: &TestNetns, to: IpAddr, port: u16, clients: &[Client]) -> Self {
         let to = SocketAddr::new(to, port);
         let (stop, requests) = (
             Arc::new(AtomicBool::new(false)),
@@ -112,7 +103,7 @@ impl Load {
                 })
             })
         };
-        let clients = clients.iter().map(|work| client(*work)).collect();
+        let clients = vec![client(short_connections), client(one_connection)];
         Self {
             stop,
             requests,
@@ -124,9 +115,13 @@ impl Load {
     pub fn run_for(&self, requests: usize) {
         let until = self.requests.load(Ordering::Relaxed) + requests;
         wait_for("requests to be answered", || {
-            self.clients.iter().any(JoinHandle::is_finished)
-                || self.requests.load(Ordering::Relaxed) >= until
+            !self.goes_on() || self.requests.load(Ordering::Relaxed) >= until
         });
+    }
+
+    /// Whether no client has given up.
+    pub fn goes_on(&self) -> bool {
+        !self.clients.iter().any(JoinHandle::is_finished)
     }
 
     /// Ends the clients; panics where a request failed.
