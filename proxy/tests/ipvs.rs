@@ -25,7 +25,7 @@ use std::sync::Mutex;
 
 use checks::Way;
 use proxy::Mode;
-use world::{Ip, World};
+use world::Ip;
 
 type Check = (&'static str, fn(Way));
 
@@ -48,21 +48,6 @@ fn ipvs_does_what_services_ask_for_with_ipv4() {
 fn ipvs_does_what_services_ask_for_with_ipv6() {
     with_ipvs("ipvs_does_what_services_ask_for_with_ipv6", || {
         all_of(Ip::V6)
-    });
-}
-
-#[test]
-fn ipvs_and_nftables_follow_each_other_under_load() {
-    with_ipvs("ipvs_and_nftables_follow_each_other_under_load", || {
-        for ip in [Ip::V4, Ip::V6] {
-            let mut world = World::new();
-            world.serve_lines();
-            let nftables = Way {
-                mode: Mode::Nftables,
-                ..way(ip)
-            };
-            checks::backends_change_under_load(&world, &[way(ip), nftables, way(ip), nftables]);
-        }
     });
 }
 

@@ -106,6 +106,7 @@ pub fn writing_everything_anew_under_load_fails_no_request(way: Way) {
 }
 
 /// From one backend to the others and back, with requests all the while.
+#[allow(dead_code, reason = "not every test program has several backends")]
 pub fn backends_change_under_load(world: &World, ways: &[Way]) {
     let x = ways[0].ip.addresses();
     let mut proxy = Proxy::new(world, &ways[0].config());
