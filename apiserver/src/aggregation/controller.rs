@@ -24,32 +24,39 @@ const PUBLISHED_EVERY: Duration = Duration::from_secs(60);
 /// Changes are gathered for this long.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Follows until shutdown.
+/// Follows until shutdown, which ends it wherever it is.
 pub(crate) fn start(api: &ApiServer) {
     let (registry, writer) = (api.registry().clone(), Writer::new(api));
     tokio::spawn(async move {
-        let mut controller = Controller {
-            registry: registry.clone(),
-            writer,
-            read_at: Instant::now(),
-        };
-        let mut seen = Vec::new();
-        let mut next = Instant::now();
-        loop {
-            let applied = registry.cacher.applied();
-            let now = touched(&registry);
-            if now != seen || Instant::now() >= next {
-                seen = now;
-                controller.reconcile().await;
-                next = Instant::now() + EVERY;
-            }
-            tokio::select! {
-                () = registry.shutdown.cancelled() => return,
-                () = registry.cacher.beyond(applied) => tokio::time::sleep(PAUSE).await,
-                () = tokio::time::sleep_until(next) => {}
-            }
+        let shutdown = registry.shutdown.clone();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = follow(registry, writer) => {}
         }
     });
+}
+
+async fn follow(registry: Arc<Registry>, writer: Writer) {
+    let mut controller = Controller {
+        registry: registry.clone(),
+        writer,
+        read_at: Instant::now(),
+    };
+    let mut seen = Vec::new();
+    let mut next = Instant::now();
+    loop {
+        let applied = registry.cacher.applied();
+        let now = touched(&registry);
+        if now != seen || Instant::now() >= next {
+            seen = now;
+            controller.reconcile().await;
+            next = Instant::now() + EVERY;
+        }
+        tokio::select! {
+            () = registry.cacher.beyond(applied) => tokio::time::sleep(PAUSE).await,
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
 }
 
 /// Revisions of everything that decides.

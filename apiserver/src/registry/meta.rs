@@ -221,7 +221,7 @@ pub fn validate(resource: &Resource, object: &Value, faults: &mut Vec<Cause>) {
     validate_labels(&metadata["labels"], "metadata.labels", faults);
     validate_annotations(metadata, faults);
     validate_owners(metadata, faults);
-    validate_finalizers(metadata, faults);
+    validate_finalizers(metadata, has_standard_finalizers(resource), faults);
 }
 
 fn invalid(field: &str, value: &str, why: &str) -> Cause {
@@ -269,7 +269,17 @@ fn validate_annotations(metadata: &Value, faults: &mut Vec<Cause>) {
     }
 }
 
-fn validate_finalizers(metadata: &Value, faults: &mut Vec<Cause>) {
+/// Extensions of the API are judged by rules that know no standard names.
+fn has_standard_finalizers(resource: &Resource) -> bool {
+    let extension = matches!(
+        resource.group.as_ref(),
+        "apiextensions.k8s.io" | "apiregistration.k8s.io"
+    );
+    !extension && !resource.is_custom()
+}
+
+/// `strict`: names without a domain have to be standard ones.
+fn validate_finalizers(metadata: &Value, strict: bool, faults: &mut Vec<Cause>) {
     let all = metadata["finalizers"]
         .as_array()
         .map(Vec::as_slice)
@@ -282,7 +292,8 @@ fn validate_finalizers(metadata: &Value, faults: &mut Vec<Cause>) {
         for fault in &wrong {
             faults.push(invalid(field, finalizer, fault));
         }
-        if wrong.is_empty()
+        if strict
+            && wrong.is_empty()
             && !finalizer.contains('/')
             && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes")
         {
@@ -427,7 +438,7 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
     validate_labels(&after["labels"], "metadata.labels", &mut own);
     validate_annotations(after, &mut own);
     validate_owners(after, &mut own);
-    validate_finalizers(after, &mut own);
+    validate_finalizers(after, has_standard_finalizers(resource), &mut own);
     for _ in 0..times {
         faults.extend(own.iter().cloned());
     }

@@ -47,10 +47,11 @@ async fn a_fresh_cluster_has_its_default_objects() {
         .await
         .body;
     assert_eq!(settings["data"]["clusterCIDRs"], "10.244.0.0/16");
-    let dns = admin
-        .get("/api/v1/namespaces/kube-system/services/kube-dns")
-        .await
-        .body;
+    let dns = "/api/v1/namespaces/kube-system/services/kube-dns";
+    assert_eq!(admin.get(dns).await.code, 404, "nobody serves it yet");
+    let node = serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+    assert_eq!(admin.post("/api/v1/nodes", node).await.code, 201);
+    let dns = admin.until(dns, 200).await.body;
     assert_eq!(dns["spec"]["clusterIP"], "10.96.0.10");
     for (path, least) in [
         ("/api/v1/namespaces", 4),

@@ -8,7 +8,7 @@ const MAX_DEPTH: usize = 10_000;
 pub(crate) fn error(text: &[u8]) -> Option<String> {
     let mut own = Scan { text, at: 0 };
     own.space();
-    let whole = own.value(0).and_then(|()| {
+    let whole = own.value().and_then(|()| {
         own.space();
         own.peek()
             .map_or(Ok(()), |c| Err(invalid(c, "after top-level value")))
@@ -53,13 +53,33 @@ impl Scan<'_> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Step {
-        if depth > MAX_DEPTH {
-            return Err("exceeded max depth".into());
+    /// One value with everything in it. What is open stands in a list and not on the stack, so
+    /// that no text can exhaust that.
+    fn value(&mut self) -> Step {
+        let mut open: Vec<u8> = Vec::new();
+        loop {
+            self.space();
+            let opened = match self.need()? {
+                b'{' => self.open(b'}')?,
+                b'[' => self.open(b']')?,
+                _ => self.scalar().map(|()| None)?,
+            };
+            if let Some(closing) = opened {
+                open.push(closing);
+                if open.len() > MAX_DEPTH {
+                    return Err("exceeded max depth".into());
+                }
+                if closing == b'}' {
+                    self.key()?;
+                }
+            } else if self.close(&mut open)? {
+                return Ok(());
+            }
         }
+    }
+
+    fn scalar(&mut self) -> Step {
         match self.need()? {
-            b'{' => self.object(depth),
-            b'[' => self.array(depth),
             b'"' => self.string(),
             b't' => self.literal(b"true"),
             b'f' => self.literal(b"false"),
@@ -69,55 +89,54 @@ impl Scan<'_> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Step {
+    /// Opens an object or array; `None` when it is empty and thereby closed.
+    fn open(&mut self, closing: u8) -> Result<Option<u8>, String> {
         self.at += 1;
         self.space();
-        if self.need()? == b'}' {
+        if self.need()? == closing {
             self.at += 1;
-            return Ok(());
+            return Ok(None);
         }
-        loop {
-            self.space();
-            match self.need()? {
-                b'"' => self.string()?,
-                c => return Err(invalid(c, "looking for beginning of object key string")),
-            }
-            self.space();
-            match self.need()? {
-                b':' => self.at += 1,
-                c => return Err(invalid(c, "after object key")),
-            }
-            self.space();
-            self.value(depth + 1)?;
-            self.space();
-            match self.need()? {
-                b',' => self.at += 1,
-                b'}' => break,
-                c => return Err(invalid(c, "after object key:value pair")),
-            }
-        }
-        self.at += 1;
-        Ok(())
+        Ok(Some(closing))
     }
 
-    fn array(&mut self, depth: usize) -> Step {
-        self.at += 1;
-        self.space();
-        if self.need()? == b']' {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            self.space();
-            self.value(depth + 1)?;
+    /// After a value: on to the next one, or out of what it ends. True at the very end.
+    fn close(&mut self, open: &mut Vec<u8>) -> Result<bool, String> {
+        while let Some(closing) = open.last().copied() {
             self.space();
             match self.need()? {
-                b',' => self.at += 1,
-                b']' => break,
+                b',' => {
+                    self.at += 1;
+                    if closing == b'}' {
+                        self.key()?;
+                    }
+                    return Ok(false);
+                }
+                c if c == closing => {
+                    self.at += 1;
+                    open.pop();
+                }
+                c if closing == b'}' => {
+                    return Err(invalid(c, "after object key:value pair"));
+                }
                 c => return Err(invalid(c, "after array element")),
             }
         }
-        self.at += 1;
+        Ok(true)
+    }
+
+    /// An object's key and its colon.
+    fn key(&mut self) -> Step {
+        self.space();
+        match self.need()? {
+            b'"' => self.string()?,
+            c => return Err(invalid(c, "looking for beginning of object key string")),
+        }
+        self.space();
+        match self.need()? {
+            b':' => self.at += 1,
+            c => return Err(invalid(c, "after object key")),
+        }
         Ok(())
     }
 
@@ -237,6 +256,11 @@ mod tests {
         ] {
             assert_eq!(error(text.as_bytes()).as_deref(), Some(expect), "{text}");
         }
+        let deep = "[{\"a\":".repeat(500_000);
+        assert_eq!(
+            error(deep.as_bytes()).as_deref(),
+            Some("exceeded max depth")
+        );
         assert_eq!(error(b" {\"a\": [1, -2.5e+3, null, \"\\u00e4\"]} "), None);
     }
 }
