@@ -26,7 +26,7 @@ use crate::response::{self, ApiError, ApiResponse, Body};
 
 /// Compressed documents of one resource table.
 #[derive(Default)]
-pub struct OpenApiCache {
+pub(crate) struct OpenApiCache {
     kept: Mutex<Option<Kept>>,
 }
 

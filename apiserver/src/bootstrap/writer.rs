@@ -58,13 +58,13 @@ impl Writer {
         cache.get(&key).map(|object| object.value())
     }
 
-    /// Waits for the first node; false when the server ends before.
+    /// Waits for the first heartbeat of a node; false when the server ends before.
     pub(crate) async fn has_nodes(&self) -> bool {
         let registry = self.api.registry();
-        let nodes = registry.cacher.resource("", "nodes");
         loop {
             let applied = registry.cacher.applied();
-            if !nodes.is_empty() {
+            let beats = registry.list("coordination.k8s.io", "leases", "kube-node-lease");
+            if !beats.is_empty() {
                 return true;
             }
             tokio::select! {

@@ -10,7 +10,7 @@ const VERSION: &str = "meta.k8s.io/v1";
 
 /// A decoded token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContinueToken {
+pub(super) struct ContinueToken {
     v: String,
     /// The revision that all chunks show; -1: the newest one (an inconsistent continuation).
     pub rv: i64,
@@ -19,7 +19,7 @@ pub struct ContinueToken {
 }
 
 impl ContinueToken {
-    pub fn new(revision: Option<u64>, last_key: &str, prefix: &str) -> Self {
+    pub(super) fn new(revision: Option<u64>, last_key: &str, prefix: &str) -> Self {
         let start = last_key.strip_prefix(prefix).unwrap_or(last_key);
         ContinueToken {
             v: VERSION.into(),
@@ -28,11 +28,11 @@ impl ContinueToken {
         }
     }
 
-    pub fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    pub fn decode(text: &str) -> Result<Self, ApiError> {
+    pub(super) fn decode(text: &str) -> Result<Self, ApiError> {
         let invalid =
             |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD
@@ -61,7 +61,7 @@ impl ContinueToken {
     }
 
     /// The key of the last object of the chunk before.
-    pub fn after(&self, prefix: &str) -> String {
+    pub(super) fn after(&self, prefix: &str) -> String {
         format!("{prefix}{}", self.start.trim_end_matches('\0'))
     }
 }

@@ -57,7 +57,7 @@ impl Call {
         object: &Object,
     ) -> Result<ApiResponse, ApiError> {
         if self.is_plain() {
-            return Ok(response::json(code, object.bytes.clone()));
+            return Ok(response::json_line(code, &object.bytes));
         }
         let value = self.present(object).await?;
         self.value_response(code, value)
@@ -229,7 +229,7 @@ impl Call {
 }
 
 /// The metadata alone.
-pub fn partial(value: &Value) -> Value {
+pub(super) fn partial(value: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
@@ -275,7 +275,7 @@ impl Pieces {
 }
 
 /// One event of a watch in JSON.
-pub fn put_event(out: &mut BytesMut, kind: &str, object: &[u8]) {
+pub(super) fn put_event(out: &mut BytesMut, kind: &str, object: &[u8]) {
     out.reserve(object.len() + 40);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
@@ -285,7 +285,7 @@ pub fn put_event(out: &mut BytesMut, kind: &str, object: &[u8]) {
 }
 
 /// A Status as the object of an ERROR event.
-pub fn error_event(error: &ApiError, accepted: Accepted) -> Bytes {
+pub(super) fn error_event(error: &ApiError, accepted: Accepted) -> Bytes {
     let mut out = BytesMut::new();
     match accepted.media {
         Media::Protobuf => {

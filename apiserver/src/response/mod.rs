@@ -22,6 +22,14 @@ pub fn json(code: u16, bytes: impl Into<Bytes>) -> ApiResponse {
     with_type(code, "application/json", Body::from(bytes.into()))
 }
 
+/// A response with one JSON object, whose line is ended as upstream's encoder ends it.
+pub fn json_line(code: u16, object: &[u8]) -> ApiResponse {
+    let mut line = Vec::with_capacity(object.len() + 1);
+    line.extend_from_slice(object);
+    line.push(b'\n');
+    json(code, line)
+}
+
 /// A response of any type.
 pub fn with_type(code: u16, content_type: &'static str, body: Body) -> ApiResponse {
     let mut response = Response::new(body);
@@ -47,7 +55,9 @@ pub fn value(code: u16, value: &Value, accepted: Accepted) -> ApiResponse {
             } else {
                 serde_json::to_vec(value)
             };
-            json(code, encoded.unwrap_or_default())
+            let mut line = encoded.unwrap_or_default();
+            line.push(b'\n');
+            json(code, line)
         }
         Media::Yaml => with_type(code, "application/yaml", Body::from(yaml(value))),
         Media::Protobuf => protobuf(code, value),

@@ -49,8 +49,9 @@ async fn a_fresh_cluster_has_its_default_objects() {
     assert_eq!(settings["data"]["clusterCIDRs"], "10.244.0.0/16");
     let dns = "/api/v1/namespaces/kube-system/services/kube-dns";
     assert_eq!(admin.get(dns).await.code, 404, "nobody serves it yet");
-    let node = serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
-    assert_eq!(admin.post("/api/v1/nodes", node).await.code, 201);
+    let beat = serde_json::json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n"}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    assert_eq!(admin.post(leases, beat).await.code, 201);
     let dns = admin.until(dns, 200).await.body;
     assert_eq!(dns["spec"]["clusterIP"], "10.96.0.10");
     for (path, least) in [

@@ -21,7 +21,7 @@ use super::options::WriteOptions;
 use crate::response::ApiError;
 
 /// See the module's documentation.
-pub struct Claims {
+pub(super) struct Claims {
     ranges: Vec<IpNetwork>,
     services: Arc<ResourceCache>,
     taken: Mutex<Taken>,
@@ -35,7 +35,7 @@ struct Taken {
 }
 
 impl Claims {
-    pub fn new(ranges: Vec<IpNetwork>, services: Arc<ResourceCache>) -> Self {
+    pub(super) fn new(ranges: Vec<IpNetwork>, services: Arc<ResourceCache>) -> Self {
         let claims = Claims {
             ranges,
             services,
@@ -55,7 +55,7 @@ impl Claims {
     }
 
     /// Fills in the addresses and ports of a Service that is created or changed.
-    pub fn claim(
+    pub(super) fn claim(
         &self,
         key: &str,
         new: &mut Value,
@@ -80,7 +80,7 @@ impl Claims {
     }
 
     /// A Service is gone.
-    pub fn release(&self, key: &str) {
+    pub(super) fn release(&self, key: &str) {
         self.taken.lock().release(key);
     }
 }

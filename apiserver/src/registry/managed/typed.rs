@@ -121,7 +121,7 @@ fn item_edges(list: &List, keys: &[Cow<'static, str>], items: &[Value]) -> Vec<S
 }
 
 /// Every field of a value.
-pub fn field_set(root: &StructRef, value: &Value) -> FieldSet {
+pub(crate) fn field_set(root: &StructRef, value: &Value) -> FieldSet {
     let mut set = set_of(&struct_node(root.get()), value);
     set.member = false;
     set
@@ -158,7 +158,7 @@ fn set_of(node: &Node<'_>, value: &Value) -> FieldSet {
 
 /// How one value became another.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     pub added: FieldSet,
     pub modified: FieldSet,
     pub removed: FieldSet,
@@ -178,7 +178,7 @@ impl Comparison {
     }
 }
 
-pub fn compare(root: &StructRef, old: &Value, new: &Value) -> Comparison {
+pub(crate) fn compare(root: &StructRef, old: &Value, new: &Value) -> Comparison {
     compare_nodes(&struct_node(root.get()), Some(old), Some(new))
 }
 
@@ -286,7 +286,7 @@ fn compare_items(
 }
 
 /// `config` merged into `live`: what it says wins, what it does not mention stays.
-pub fn merge(root: &StructRef, live: &Value, config: &Value) -> Value {
+pub(crate) fn merge(root: &StructRef, live: &Value, config: &Value) -> Value {
     merge_nodes(&struct_node(root.get()), live, config)
 }
 
@@ -363,7 +363,7 @@ fn merge_items(list: &List, keys: &[Cow<'static, str>], live: &[Value], config: 
 }
 
 /// The value without the fields and items of the set.
-pub fn remove(root: &StructRef, value: &Value, set: &FieldSet) -> Value {
+pub(crate) fn remove(root: &StructRef, value: &Value, set: &FieldSet) -> Value {
     remove_nodes(&struct_node(root.get()), value, set).unwrap_or_else(|| Value::Object(Map::new()))
 }
 
@@ -407,7 +407,7 @@ fn remove_nodes(node: &Node<'_>, value: &Value, set: &FieldSet) -> Option<Value>
 }
 
 /// The set with every struct field that has something below it made a member.
-pub fn with_named_fields(root: &StructRef, set: &FieldSet) -> FieldSet {
+pub(crate) fn with_named_fields(root: &StructRef, set: &FieldSet) -> FieldSet {
     named(&struct_node(root.get()), set)
 }
 
@@ -430,7 +430,7 @@ fn named(node: &Node<'_>, set: &FieldSet) -> FieldSet {
 }
 
 /// Whether an applied object fits its schema.
-pub fn check(root: &StructRef, value: &Value) -> Result<(), TypedError> {
+pub(crate) fn check(root: &StructRef, value: &Value) -> Result<(), TypedError> {
     check_node(&Type::Struct(root.clone()), value, "")
 }
 

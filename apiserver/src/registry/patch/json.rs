@@ -10,7 +10,7 @@ use crate::response::ApiError;
 const MAX_OPERATIONS: usize = 10_000;
 
 /// One operation, checked only when it is applied.
-pub type Operation = Value;
+pub(super) type Operation = Value;
 
 pub(super) fn decode(body: &Bytes) -> Result<Vec<Operation>, ApiError> {
     let value: Value = serde_json::from_slice(body).map_err(|e| decode_error(&e, body))?;

@@ -17,7 +17,7 @@ const ORDER: &str = "$setElementOrder/";
 
 /// Why a patch cannot be merged.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StrategicError {
+pub(super) enum StrategicError {
     #[error("unable to find api field in struct {shape} for the json field {field:?}")]
     UnknownField { shape: String, field: String },
     #[error("map: {item} does not contain declared merge key: {key}")]
@@ -35,7 +35,7 @@ pub enum StrategicError {
 type Result<T> = std::result::Result<T, StrategicError>;
 
 /// The object with the patch merged in.
-pub fn apply(
+pub(super) fn apply(
     shape: &StructRef,
     object: &Value,
     patch: &Value,
