@@ -100,14 +100,14 @@ impl Call {
         if resource.has_status() && !resource.strategy.keeps_status {
             kinds::reset_status(resource, &mut value);
         }
-        schema::warnings::of(&resource.gvk(), &value, None)
-            .into_iter()
-            .for_each(|w| self.warn(w));
         (resource.strategy.prepare_create)(&mut value, &self.context());
         kinds::apply_defaults(resource, &mut value);
         kinds::normalize(resource, &mut value);
         self.registry.allocate(self, &mut value, None, options)?;
         validate_object(resource, &value, None, &self.context())?;
+        // Who is told what is wrong is not told what is old.
+        let told = schema::warnings::of(&resource.gvk(), &value, None);
+        told.into_iter().for_each(|w| self.warn(w));
         let mut attributes = self.attributes(Operation::Create, Some(&mut value), None, options);
         attributes.name = given;
         admission.validate(&attributes).await?;
