@@ -42,12 +42,12 @@ pub(super) fn fixed(facts: &Facts<'_>) -> Vec<Placed> {
 
 /// What follows this server's address and keys.
 pub(super) fn current(facts: &Facts<'_>) -> Vec<Placed> {
-    vec![
-        authentication_config(facts),
-        cluster_info(facts),
-        endpoint_slice(facts),
-        endpoints(facts),
-    ]
+    let mut all = vec![authentication_config(facts), cluster_info(facts)];
+    // An address that only this machine reaches is no endpoint.
+    if !facts.advertise.is_loopback() {
+        all.extend([endpoint_slice(facts), endpoints(facts)]);
+    }
+    all
 }
 
 fn config_map(namespace: &str, name: &str, data: Value) -> Placed {
