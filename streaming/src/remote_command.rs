@@ -3,16 +3,20 @@
 //! WebSocket messages begin with the channel's number; `v5.channel.k8s.io` adds a message that
 //! closes one channel, which is how the end of standard input is told. Source: KEP-4006.
 
+use std::pin::pin;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use crate::spdy::{Decoder, Encoder, Frame, FrameError, StreamId};
+use crate::websocket;
 
 /// The WebSocket subprotocol that is translated.
 pub const V5: &str = "v5.channel.k8s.io";
@@ -79,6 +83,7 @@ pub enum TranslateError {
 }
 
 /// Which stream carries which channel, and what is still open. Pure.
+#[derive(Clone)]
 struct Channels {
     streams: Vec<(u8, StreamId)>,
     /// Channels of the runtime that have not ended: error, stdout, stderr.
@@ -221,52 +226,95 @@ where
             .await?;
     }
     to_runtime.flush().await?;
-    carry(channels, to_client, from_client, from_runtime, to_runtime).await
+    let (to_client, to_runtime) = (Mutex::new(to_client), Mutex::new(to_runtime));
+    let mut input = pin!(carry_input(
+        channels.clone(),
+        from_client,
+        &to_client,
+        &to_runtime
+    ));
+    let output = carry_output(channels, from_runtime, &to_client, &to_runtime);
+    // Each direction waits for its own receiver only: a command that reads as it writes
+    // must not wait for itself.
+    let ended = tokio::select! {
+        ended = output => ended,
+        ended = &mut input => return ended,
+    };
+    let _ = tokio::time::timeout(websocket::CLIENT_LEAVES, input).await;
+    ended
 }
 
-async fn carry(
+/// What the runtime sends, to the client; ends with the command.
+async fn carry_output<C, R>(
     mut channels: Channels,
-    mut to_client: impl Sink<Message, Error = tokio_tungstenite::tungstenite::Error> + Unpin,
-    mut from_client: impl Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
     mut from_runtime: impl Stream<Item = Result<Frame, FrameError>> + Unpin,
-    mut to_runtime: impl Sink<Frame, Error = FrameError> + Unpin,
-) -> Result<(), TranslateError> {
-    let lost = |error| TranslateError::WebSocket(Box::new(error));
+    to_client: &Mutex<C>,
+    to_runtime: &Mutex<R>,
+) -> Result<(), TranslateError>
+where
+    C: Sink<Message, Error = tungstenite::Error> + Unpin,
+    R: Sink<Frame, Error = FrameError> + Unpin,
+{
+    let mut broken = None;
     loop {
-        tokio::select! {
-            frame = from_runtime.next() => {
-                let reaction = match frame {
-                    Some(frame) => channels.hear_runtime(frame?),
-                    None => Reaction::End(None),
-                };
-                match reaction {
-                    Reaction::Nothing => {}
-                    Reaction::Reply(frame) => to_runtime.send(frame).await?,
-                    Reaction::Tell(message) => to_client.send(message).await.map_err(lost)?,
-                    Reaction::End(last) => {
-                        if let Some(message) = last {
-                            to_client.send(message).await.map_err(lost)?;
-                        }
-                        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-                        // The client may be gone already.
-                        let _ = to_client.send(Message::Close(Some(frame))).await;
-                        return Ok(());
-                    }
-                }
+        let reaction = match from_runtime.next().await {
+            Some(Ok(frame)) => channels.hear_runtime(frame),
+            Some(Err(error)) => {
+                broken = Some(error);
+                Reaction::End(None)
             }
-            message = from_client.next() => match message.transpose().map_err(lost)? {
-                Some(Message::Binary(bytes)) => {
-                    if let Some(frame) = channels.hear_client(bytes) {
-                        to_runtime.send(frame).await?;
-                    }
+            None => Reaction::End(None),
+        };
+        match reaction {
+            Reaction::Nothing => {}
+            Reaction::Reply(frame) => to_runtime.lock().await.send(frame).await?,
+            Reaction::Tell(message) => to_client.lock().await.send(message).await.map_err(lost)?,
+            Reaction::End(last) => {
+                let mut to_client = to_client.lock().await;
+                if let Some(message) = last {
+                    to_client.send(message).await.map_err(lost)?;
                 }
-                // The library answers pings when it is flushed.
-                Some(Message::Ping(_)) => to_client.flush().await.map_err(lost)?,
-                Some(Message::Close(_)) | None => return Ok(()),
-                Some(_) => {}
-            },
+                let frame = CloseFrame {
+                    code: CloseCode::Normal,
+                    reason: "".into(),
+                };
+                // The client may be gone already.
+                let _ = to_client.send(Message::Close(Some(frame))).await;
+                return broken.map_or(Ok(()), |error| Err(error.into()));
+            }
         }
     }
+}
+
+/// What the client sends, to the runtime; ends when the client leaves.
+async fn carry_input<C, R>(
+    channels: Channels,
+    mut from_client: impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
+    to_client: &Mutex<C>,
+    to_runtime: &Mutex<R>,
+) -> Result<(), TranslateError>
+where
+    C: Sink<Message, Error = tungstenite::Error> + Unpin,
+    R: Sink<Frame, Error = FrameError> + Unpin,
+{
+    while let Some(message) = from_client.next().await {
+        match message.map_err(lost)? {
+            Message::Binary(bytes) => {
+                if let Some(frame) = channels.hear_client(bytes) {
+                    to_runtime.lock().await.send(frame).await?;
+                }
+            }
+            // The library answers pings when it is flushed.
+            Message::Ping(_) => to_client.lock().await.flush().await.map_err(lost)?,
+            Message::Close(_) => break,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn lost(error: tungstenite::Error) -> TranslateError {
+    TranslateError::WebSocket(Box::new(error))
 }
 
 #[cfg(test)]
@@ -410,6 +458,62 @@ mod tests {
             client.next().await,
             Some(Ok(Message::Close(Some(_))))
         ));
+        // The answer to the closing message lets the other side go.
+        let _ = client.flush().await;
         translation.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_that_writes_before_it_reads_is_not_waited_for() {
+        let (client_end, server_end) = tokio::io::duplex(64);
+        let (runtime_end, upstream) = tokio::io::duplex(64);
+        let server = WebSocketStream::from_raw_socket(server_end, Role::Server, None).await;
+        let client = WebSocketStream::from_raw_socket(client_end, Role::Client, None).await;
+        let translation = tokio::spawn(translate(server, upstream, ALL));
+        let (reader, writer) = tokio::io::split(runtime_end);
+        let mut frames = FramedRead::new(reader, Decoder::default());
+        let mut runtime = FramedWrite::new(writer, Encoder::new().unwrap());
+        for _ in 0..4 {
+            frames.next().await.unwrap().unwrap();
+        }
+        let (mut to_server, mut from_server) = client.split();
+        // More than fits on the way, so that it waits for the runtime to read.
+        let sending = tokio::spawn(async move {
+            to_server.send(message(STDIN, &[7; 4096])).await.unwrap();
+            to_server
+        });
+        tokio::task::yield_now().await;
+        let output = Bytes::from(vec![9; 4096]);
+        let frame = Frame::Data {
+            stream: 5,
+            data: output.clone(),
+            fin: false,
+        };
+        let (sent, told) = tokio::join!(runtime.send(frame), from_server.next());
+        sent.unwrap();
+        assert_eq!(told.unwrap().unwrap(), message(STDOUT, &output));
+        assert!(matches!(
+            frames.next().await.unwrap().unwrap(),
+            Frame::Data { stream: 3, .. }
+        ));
+        drop((sending.await.unwrap(), from_server));
+        let _ = translation.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_breaks_off_is_told_to_the_client() {
+        let (client_end, server_end) = tokio::io::duplex(4096);
+        let (runtime_end, upstream) = tokio::io::duplex(4096);
+        let server = WebSocketStream::from_raw_socket(server_end, Role::Server, None).await;
+        let mut client = WebSocketStream::from_raw_socket(client_end, Role::Client, None).await;
+        let translation = tokio::spawn(translate(server, upstream, ALL));
+        let mut frames = FramedRead::new(runtime_end, Decoder::default());
+        for _ in 0..4 {
+            frames.next().await.unwrap().unwrap();
+        }
+        drop(frames);
+        assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+        drop(client);
+        let _ = translation.await.unwrap();
     }
 }

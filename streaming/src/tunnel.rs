@@ -1,10 +1,15 @@
 //! Port-forward: SPDY's bytes as they are, inside the binary messages of a WebSocket.
 
+use std::pin::pin;
+
 use bytes::{Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::websocket;
 
 /// The WebSocket subprotocol, and what the runtime is asked for.
 pub const PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -13,33 +18,63 @@ pub const SPDY_PROTOCOL: &str = "portforward.k8s.io";
 const PIECE: usize = 32 * 1024;
 
 /// Carries bytes both ways until either side ends.
-pub async fn pump<C, R>(client: WebSocketStream<C>, mut runtime: R) -> Result<(), Error>
+pub async fn pump<C, R>(client: WebSocketStream<C>, runtime: R) -> Result<(), Error>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut to_client, mut from_client) = client.split();
+    let (to_client, from_client) = client.split();
+    let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
+    let to_client = Mutex::new(to_client);
+    // Each direction waits for its own receiver only: many connections share the tunnel, and
+    // one that is not read from must not stop the others for ever.
+    let mut input = pin!(carry_input(from_client, &mut to_runtime, &to_client));
+    let ended = tokio::select! {
+        ended = carry_output(&mut from_runtime, &to_client) => ended,
+        ended = &mut input => return ended,
+    };
+    let _ = tokio::time::timeout(websocket::CLIENT_LEAVES, input).await;
+    ended
+}
+
+async fn carry_output<C>(
+    from_runtime: &mut (impl AsyncRead + Unpin),
+    to_client: &Mutex<C>,
+) -> Result<(), Error>
+where
+    C: Sink<Message, Error = Error> + Unpin,
+{
     let mut piece = BytesMut::with_capacity(PIECE);
     loop {
         piece.reserve(PIECE);
-        tokio::select! {
-            read = runtime.read_buf(&mut piece) => {
-                if read? == 0 {
-                    // The client may be gone already.
-                    let _ = to_client.send(Message::Close(None)).await;
-                    return Ok(());
-                }
-                let bytes: Bytes = piece.split().freeze();
-                to_client.send(Message::Binary(bytes)).await?;
-            }
-            message = from_client.next() => match message.transpose()? {
-                Some(Message::Binary(bytes)) => runtime.write_all(&bytes).await?,
-                Some(Message::Ping(_)) => to_client.flush().await?,
-                Some(Message::Close(_)) | None => return Ok(()),
-                Some(_) => {}
-            },
+        let read = from_runtime.read_buf(&mut piece).await;
+        if !matches!(read, Ok(1..)) {
+            // The client may be gone already.
+            let _ = to_client.lock().await.send(Message::Close(None)).await;
+            return read.map(drop).map_err(Error::from);
+        }
+        let bytes: Bytes = piece.split().freeze();
+        to_client.lock().await.send(Message::Binary(bytes)).await?;
+    }
+}
+
+async fn carry_input<C>(
+    mut from_client: impl Stream<Item = Result<Message, Error>> + Unpin,
+    to_runtime: &mut (impl AsyncWrite + Unpin),
+    to_client: &Mutex<C>,
+) -> Result<(), Error>
+where
+    C: Sink<Message, Error = Error> + Unpin,
+{
+    while let Some(message) = from_client.next().await {
+        match message? {
+            Message::Binary(bytes) => to_runtime.write_all(&bytes).await?,
+            Message::Ping(_) => to_client.lock().await.flush().await?,
+            Message::Close(_) => break,
+            _ => {}
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -67,6 +102,7 @@ mod tests {
         assert_eq!(answer, Message::Binary(Bytes::from_static(b"answer")));
         drop(runtime_end);
         assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+        let _ = client.flush().await;
         pumping.await.unwrap().unwrap();
     }
 }

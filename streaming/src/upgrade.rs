@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::remote_command::{self, Streams};
-use crate::{tunnel, websocket};
+use crate::{splice, tunnel, websocket};
 
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 /// How much of an upstream's refusal is handed on, in bytes.
@@ -70,7 +70,7 @@ where
     let response = match carriage {
         Carriage::Through => {
             let client = hyper::upgrade::on(&mut request);
-            tokio::spawn(splice(client, upstream));
+            tokio::spawn(join(client, upstream));
             let mut response = Response::new(());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             copy(answer.headers(), response.headers_mut(), &UPGRADE_ANSWER);
@@ -209,10 +209,9 @@ async fn refusal(
     Ok(response)
 }
 
-async fn splice(client: OnUpgrade, upstream: Upgraded) {
+async fn join(client: OnUpgrade, upstream: Upgraded) {
     let Ok(client) = client.await else { return };
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+    if let Err(error) = splice::splice(TokioIo::new(client), TokioIo::new(upstream)).await {
         tracing::debug!(%error, "a spliced connection ended");
     }
 }

@@ -1,5 +1,7 @@
 //! The server's side of a WebSocket handshake (RFC 6455, section 4.2) on a hyper request.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -13,6 +15,10 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The longest message that is taken from a client, in bytes.
 const LONGEST_MESSAGE: usize = 1 << 20;
+/// How long a client may take to read what it was sent before the end. A connection that is
+/// closed over what its peer still sends is reset, and takes with it what was not delivered:
+/// so the client closes it.
+pub(crate) const CLIENT_LEAVES: Duration = Duration::from_secs(30);
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -41,8 +47,8 @@ fn tokens(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item =
         .map(str::trim)
 }
 
-/// The answer that accepts the handshake with one of the offered protocols, and the future
-/// connection; `None` if the request lacks a key or version 13.
+/// The answer that accepts the handshake with one of the offered protocols (empty where none
+/// was offered), and the future connection; `None` if the request lacks a key or version 13.
 pub fn accept<B>(request: &mut Request<B>, protocol: &str) -> Option<(Response<()>, OnUpgrade)> {
     let headers = request.headers();
     if headers.get(header::SEC_WEBSOCKET_VERSION)?.as_bytes() != b"13" {
@@ -59,10 +65,12 @@ pub fn accept<B>(request: &mut Request<B>, protocol: &str) -> Option<(Response<(
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, answer);
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_str(protocol).ok()?,
-    );
+    if !protocol.is_empty() {
+        headers.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_str(protocol).ok()?,
+        );
+    }
     Some((response, hyper::upgrade::on(request)))
 }
 

@@ -210,8 +210,8 @@ async fn join(client: OnUpgrade, node: OnUpgrade) {
             return;
         }
     };
-    let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut node).await {
+    let (client, node) = (TokioIo::new(client), TokioIo::new(node));
+    if let Err(error) = streaming::splice::splice(client, node).await {
         tracing::debug!(%error, "a session broke");
     }
 }
