@@ -12,14 +12,14 @@ use crate::pod::resources::{CPU_PERIOD, weight_of_shares};
 
 /// Which hierarchies the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     One,
     Two,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("cgroup {path}: {source}")]
-pub struct CgroupError {
+pub(crate) struct CgroupError {
     path: String,
     source: io::Error,
 }
@@ -31,7 +31,7 @@ fn wrong(path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
 
 /// The mounted hierarchies.
 #[derive(Debug, Clone)]
-pub struct Cgroups {
+pub(crate) struct Cgroups {
     mount: PathBuf,
     version: Version,
 }
@@ -41,7 +41,7 @@ const CONTROLLERS_V2: [&str; 6] = ["+cpu", "+memory", "+pids", "+cpuset", "+io",
 
 impl Cgroups {
     /// Looks at what is mounted.
-    pub fn detect(mount: impl Into<PathBuf>) -> Self {
+    pub(crate) fn detect(mount: impl Into<PathBuf>) -> Self {
         let mount = mount.into();
         let unified = mount.join("cgroup.controllers").exists();
         Self {
@@ -50,12 +50,12 @@ impl Cgroups {
         }
     }
 
-    pub fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         self.version
     }
 
     /// Makes a pod's cgroup, or changes its limits.
-    pub fn apply(&self, path: &str, limits: &PodLimits) -> Result<(), CgroupError> {
+    pub(crate) fn apply(&self, path: &str, limits: &PodLimits) -> Result<(), CgroupError> {
         match self.version {
             Version::One => self.apply_v1(path, limits),
             Version::Two => self.apply_v2(path, limits),
@@ -102,7 +102,7 @@ impl Cgroups {
     }
 
     /// Kills what is left in a cgroup and removes it with everything below.
-    pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
+    pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
         let relative = path.trim_start_matches('/');
         let roots: Vec<PathBuf> = match self.version {
             Version::Two => vec![self.mount.clone()],
@@ -123,7 +123,7 @@ impl Cgroups {
     }
 
     /// A value of a pod's cgroup, such as its memory usage in bytes.
-    pub fn read(&self, controller: &str, path: &str, file: &str) -> Option<u64> {
+    pub(crate) fn read(&self, controller: &str, path: &str, file: &str) -> Option<u64> {
         let base = match self.version {
             Version::One => self.mount.join(controller),
             Version::Two => self.mount.clone(),

@@ -18,7 +18,6 @@ use crate::metrics::Metrics;
 use crate::objects::ObjectStore;
 use crate::pod::admission::Room;
 use crate::pod::observed::Observed;
-use crate::pod::resources;
 use crate::quantity::{ResourceList, value};
 use crate::runtime::Runtime;
 use crate::tokens::Tokens;
@@ -26,7 +25,7 @@ use crate::volumes::Paths;
 
 /// What is known of the node itself.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     pub host_ips: Vec<IpAddr>,
     pub capacity: ResourceList,
     pub allocatable: ResourceList,
@@ -37,7 +36,7 @@ pub struct Facts {
 
 /// A pod as the rest of the kubelet sees it.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub(crate) struct Listed {
     pub pod: Arc<Pod>,
     /// With the status as the kubelet last made it.
     pub current: Arc<Pod>,
@@ -46,7 +45,7 @@ pub struct Listed {
     pub holds: bool,
 }
 
-pub struct Context {
+pub(crate) struct Context {
     pub config: Config,
     pub client: Client,
     pub runtime: Arc<dyn Runtime>,
@@ -66,16 +65,16 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn node_object(&self) -> Option<Arc<Node>> {
+    pub(crate) fn node_object(&self) -> Option<Arc<Node>> {
         self.node.get("", &self.config.node_name)
     }
 
-    pub fn memory_capacity(&self) -> i64 {
+    pub(crate) fn memory_capacity(&self) -> i64 {
         self.facts.read().capacity.get("memory").map_or(0, value)
     }
 
     /// Runs a check against the node and the pods on it, without the one that is checked.
-    pub fn with_room<T>(&self, uid: &str, check: impl FnOnce(&Room<'_>) -> T) -> T {
+    pub(crate) fn with_room<T>(&self, uid: &str, check: impl FnOnce(&Room<'_>) -> T) -> T {
         let facts = self.facts.read().clone();
         let node = self.node_object();
         let none = Node::default();
@@ -97,12 +96,12 @@ impl Context {
         })
     }
 
-    pub fn list(&self) -> Vec<Listed> {
+    pub(crate) fn list(&self) -> Vec<Listed> {
         self.pods.lock().values().cloned().collect()
     }
 
     /// A pod by name, the one that still runs before others of the name.
-    pub fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Listed> {
+    pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Listed> {
         let pods = self.pods.lock();
         let mut found: Vec<&Listed> = pods
             .values()
@@ -115,16 +114,5 @@ impl Context {
             .collect();
         found.sort_by_key(|listed| !listed.holds);
         found.first().map(|listed| (*listed).clone())
-    }
-
-    /// The requests of the pods on the node, for messages about it.
-    pub fn requested(&self, resource: &str) -> i64 {
-        self.list()
-            .iter()
-            .filter(|listed| listed.holds)
-            .map(|listed| {
-                resources::of_pod(&listed.pod, resources::Side::Requests, resource).unwrap_or(0)
-            })
-            .sum()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -16,7 +16,7 @@ const QUEUE: usize = 1000;
 const REMEMBERED: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub(crate) enum Severity {
     Normal,
     Warning,
 }
@@ -32,20 +32,20 @@ struct Note {
 
 /// Takes events and writes them by and by. Cheap to clone.
 #[derive(Clone)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     queue: mpsc::Sender<Note>,
 }
 
 impl Recorder {
     /// Starts the task that writes; it ends with the last recorder.
-    pub fn start(client: Client, node_name: &str) -> Self {
+    pub(crate) fn start(client: Client, node_name: &str) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE);
         tokio::spawn(write_all(client, node_name.to_owned(), notes));
         Self { queue }
     }
 
     /// Something happened to a pod, or to one of its containers.
-    pub fn pod(
+    pub(crate) fn pod(
         &self,
         pod: &Pod,
         container: Option<&str>,
@@ -61,24 +61,6 @@ impl Recorder {
             uid: pod.metadata.uid.clone(),
             resource_version: pod.metadata.resource_version.clone(),
             field_path: container.map(|name| field_path(pod, name)),
-        };
-        self.record(about, severity, reason, message.into());
-    }
-
-    /// Something happened to the node.
-    pub fn node(
-        &self,
-        node: &Node,
-        severity: Severity,
-        reason: &'static str,
-        message: impl Into<String>,
-    ) {
-        let about = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Node".to_owned()),
-            name: node.metadata.name.clone(),
-            uid: node.metadata.uid.clone(),
-            ..ObjectReference::default()
         };
         self.record(about, severity, reason, message.into());
     }

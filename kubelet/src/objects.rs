@@ -25,7 +25,7 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// The API did not say in time whether an object exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} \"{namespace}/{name}\": the API server does not answer")]
-pub struct Unanswered {
+pub(crate) struct Unanswered {
     pub kind: String,
     pub namespace: String,
     pub name: String,
@@ -164,21 +164,21 @@ async fn follow<K>(
 }
 
 /// ConfigMaps and Secrets.
-pub struct ObjectStore {
+pub(crate) struct ObjectStore {
     config_maps: Store<ConfigMap>,
     secrets: Store<Secret>,
 }
 
 impl ObjectStore {
     /// The uids of pods whose objects change are sent to `changed`.
-    pub fn new(client: Client, changed: mpsc::UnboundedSender<String>) -> Self {
+    pub(crate) fn new(client: Client, changed: mpsc::UnboundedSender<String>) -> Self {
         Self {
             config_maps: Store::new(client.clone(), changed.clone()),
             secrets: Store::new(client, changed),
         }
     }
 
-    pub async fn config_map(
+    pub(crate) async fn config_map(
         &self,
         uid: &str,
         namespace: &str,
@@ -187,7 +187,7 @@ impl ObjectStore {
         self.config_maps.get(uid, namespace, name).await
     }
 
-    pub async fn secret(
+    pub(crate) async fn secret(
         &self,
         uid: &str,
         namespace: &str,
@@ -197,7 +197,7 @@ impl ObjectStore {
     }
 
     /// The pod needs nothing any more.
-    pub fn release(&self, uid: &str) {
+    pub(crate) fn release(&self, uid: &str) {
         self.config_maps.release(uid);
         self.secrets.release(uid);
     }

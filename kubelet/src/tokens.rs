@@ -14,7 +14,7 @@ use crate::runtime::PodIdentity;
 
 /// What a token is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     pub pod: PodIdentity,
     pub service_account: String,
     pub audience: Option<String>,
@@ -23,20 +23,20 @@ pub struct Wanted {
 
 /// A token, and when to ask for the next one.
 #[derive(Debug, Clone)]
-pub struct Token {
+pub(crate) struct Token {
     pub text: String,
     pub renew_at: Timestamp,
 }
 
 /// Tokens that are still good. Cheap to clone.
 #[derive(Clone)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     client: Client,
     known: Arc<Mutex<BTreeMap<Wanted, Token>>>,
 }
 
 impl Tokens {
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
             known: Arc::default(),
@@ -45,7 +45,7 @@ impl Tokens {
 
     /// A token that is good for a while yet. When the API cannot be asked, a token that has
     /// not expired is better than none.
-    pub async fn get(&self, wanted: &Wanted) -> Result<Token, kube::Error> {
+    pub(crate) async fn get(&self, wanted: &Wanted) -> Result<Token, kube::Error> {
         let now = Timestamp::now();
         let known = self.known.lock().get(wanted).cloned();
         if let Some(token) = known.as_ref().filter(|token| now < token.renew_at) {
@@ -92,7 +92,7 @@ impl Tokens {
         })
     }
 
-    pub fn release(&self, uid: &str) {
+    pub(crate) fn release(&self, uid: &str) {
         self.known.lock().retain(|wanted, _| wanted.pod.uid != uid);
     }
 }

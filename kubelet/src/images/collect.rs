@@ -10,14 +10,14 @@ use crate::runtime::{Runtime, Selector};
 
 /// An image that might be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     pub id: String,
     pub bytes: u64,
     pub last_used: Timestamp,
 }
 
 /// The images to remove, the longest unused first, until so many bytes are free.
-pub fn to_remove(
+pub(crate) fn to_remove(
     mut candidates: Vec<Candidate>,
     bytes: u64,
     minimum_age: SignedDuration,
@@ -59,7 +59,7 @@ fn is_kept(tags: &[String], keep: &[String]) -> bool {
 
 /// Removes unused images when their file system is nearly full, or (`all`) whatever is
 /// unused. Answers the bytes that the removed images had.
-pub async fn collect(
+pub(crate) async fn collect(
     runtime: &Arc<dyn Runtime>,
     images: &Images,
     config: &ImageCollection,

@@ -10,14 +10,14 @@ use super::Reference;
 
 /// Credentials of registries, in the order of their secrets.
 #[derive(Debug, Clone, Default)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     entries: Vec<(String, AuthConfig)>,
 }
 
 impl Credentials {
     /// Reads `kubernetes.io/dockerconfigjson` and `kubernetes.io/dockercfg` secrets. What
     /// is not well-formed is left out, as if the secret were not there.
-    pub fn from_secrets(secrets: &[Arc<Secret>]) -> Self {
+    pub(crate) fn from_secrets(secrets: &[Arc<Secret>]) -> Self {
         let mut credentials = Self::default();
         for secret in secrets {
             let Some(data) = &secret.data else { continue };
@@ -40,7 +40,7 @@ impl Credentials {
     }
 
     /// Those that are for the image's registry, the most specific first.
-    pub fn matching(&self, image: &Reference) -> Vec<AuthConfig> {
+    pub(crate) fn matching(&self, image: &Reference) -> Vec<AuthConfig> {
         let mut found: Vec<(usize, &AuthConfig)> = self
             .entries
             .iter()

@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub use collect::collect;
-pub use credentials::Credentials;
-pub use reference::Reference;
+pub(crate) use collect::collect;
+pub(crate) use credentials::Credentials;
+pub(crate) use reference::Reference;
 
 use crate::events::{Recorder, Severity};
 use crate::pod::memory::Waiting;
@@ -27,24 +27,24 @@ const PULLS: usize = 4;
 
 /// An image that is on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Present {
+pub(crate) struct Present {
     pub id: String,
     pub user: ImageUser,
 }
 
 /// Why there is no image, in the words of a container's status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure(pub Waiting);
+pub(crate) struct Failure(pub Waiting);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PullPolicy {
+pub(crate) enum PullPolicy {
     Always,
     IfNotPresent,
     Never,
 }
 
 impl PullPolicy {
-    pub fn parse(text: Option<&str>) -> Self {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
         match text {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
@@ -54,7 +54,7 @@ impl PullPolicy {
 }
 
 /// What is to be had, for whom.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub pod: &'a Pod,
     pub container: Option<&'a str>,
     pub image: &'a str,
@@ -65,7 +65,7 @@ pub struct Request<'a> {
 
 /// The node's images. Cheap to clone.
 #[derive(Clone)]
-pub struct Images {
+pub(crate) struct Images {
     runtime: Arc<dyn Runtime>,
     events: Recorder,
     pulls: Arc<Semaphore>,
@@ -74,7 +74,7 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn new(runtime: Arc<dyn Runtime>, events: Recorder) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, events: Recorder) -> Self {
         Self {
             runtime,
             events,
@@ -84,7 +84,7 @@ impl Images {
     }
 
     /// Makes sure that the image is on the node, by the pull policy.
-    pub async fn ensure(&self, request: Request<'_>) -> Result<Present, Failure> {
+    pub(crate) async fn ensure(&self, request: Request<'_>) -> Result<Present, Failure> {
         let image = request.image;
         let reference = Reference::parse(image).map_err(|error| {
             let message = format!("Failed to apply default image tag \"{image}\": {error}");
@@ -187,7 +187,10 @@ impl Images {
     }
 
     /// When each image was last used. Images that were not seen before count from now.
-    pub fn last_used(&self, ids: impl IntoIterator<Item = String>) -> BTreeMap<String, Timestamp> {
+    pub(crate) fn last_used(
+        &self,
+        ids: impl IntoIterator<Item = String>,
+    ) -> BTreeMap<String, Timestamp> {
         let now = Timestamp::now();
         let mut used = self.used.lock();
         let ages: BTreeMap<String, Timestamp> = ids
@@ -221,7 +224,7 @@ fn decide(policy: PullPolicy, found: Option<&v1::Image>) -> Decision {
 }
 
 /// Whether an image came from an archive rather than from a registry.
-pub fn is_local(image: &v1::Image) -> bool {
+pub(crate) fn is_local(image: &v1::Image) -> bool {
     image.repo_digests.is_empty()
 }
 

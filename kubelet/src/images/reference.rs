@@ -1,6 +1,6 @@
 /// Why a text is no image name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ReferenceError {
+pub(crate) enum ReferenceError {
     #[error("invalid reference format")]
     Format,
     #[error("invalid reference format: repository name must be lowercase")]
@@ -9,7 +9,7 @@ pub enum ReferenceError {
 
 /// An image's name in its full form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
+pub(crate) struct Reference {
     /// Host, and port if there is one.
     pub registry: String,
     pub repository: String,
@@ -22,7 +22,7 @@ const DEFAULT_REGISTRY: &str = "docker.io";
 impl Reference {
     /// Reads a name as people write it: without registry it is Docker Hub's, without tag
     /// and digest it is the latest.
-    pub fn parse(text: &str) -> Result<Self, ReferenceError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ReferenceError> {
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(check_digest(digest)?)),
             None => (text, None),
@@ -51,7 +51,7 @@ impl Reference {
         })
     }
 
-    pub fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         let mut text = format!("{}/{}", self.registry, self.repository);
         if let Some(tag) = &self.tag {
             text.push_str(&format!(":{tag}"));

@@ -2,14 +2,14 @@ use jiff::Timestamp;
 
 /// Where a line was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
 /// One line of a log file: `TIME STREAM TAGS TEXT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// As it was written, with its nanoseconds.
     pub time: &'a str,
     pub stream: Stream,
@@ -20,7 +20,7 @@ pub struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// Reads a line without its line feed; `None` for what is not in the format.
-    pub fn parse(line: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
         let mut parts = line.splitn(4, |byte| *byte == b' ');
         let time = std::str::from_utf8(parts.next()?).ok()?;
         let stream = match parts.next()? {
@@ -37,7 +37,7 @@ impl<'a> Line<'a> {
         })
     }
 
-    pub fn at(&self) -> Option<Timestamp> {
+    pub(crate) fn at(&self) -> Option<Timestamp> {
         self.time.parse().ok()
     }
 }

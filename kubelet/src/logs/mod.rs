@@ -4,6 +4,6 @@ mod line;
 mod read;
 mod rotate;
 
-pub use line::{Line, Stream};
-pub use read::{Options, last_words, read};
-pub use rotate::rotate;
+pub(crate) use line::{Line, Stream};
+pub(crate) use read::{Options, last_words, read};
+pub(crate) use rotate::rotate;

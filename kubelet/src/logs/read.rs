@@ -10,7 +10,7 @@ use super::{Line, Stream};
 
 /// Which part of a log is wanted, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     pub follow: bool,
     pub tail: Option<u64>,
     pub since: Option<Timestamp>,
@@ -29,7 +29,7 @@ const LOG_MESSAGE_LINES: u64 = 80;
 
 /// Hands the log's text to `emit`, piece by piece, until its end (or, when following, until
 /// `ended` says that the container writes no more). `emit` answers false when nobody listens.
-pub fn read(
+pub(crate) fn read(
     path: &Path,
     options: &Options,
     mut emit: impl FnMut(Vec<u8>) -> bool,
@@ -154,7 +154,7 @@ fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
 
 /// What a container that ended leaves: the text of its message file or, when that is empty
 /// and it failed, the end of its log.
-pub fn last_words(message: Option<&Path>, log: Option<&Path>) -> String {
+pub(crate) fn last_words(message: Option<&Path>, log: Option<&Path>) -> String {
     let mut words = Vec::new();
     if let Some(file) = message.and_then(|path| File::open(path).ok()) {
         let _ = file.take(MESSAGE_BYTES).read_to_end(&mut words);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 /// Moves a log away when it has grown over `max_bytes`, and removes the oldest of those that
 /// were moved before. True when the runtime has to open a new file.
-pub fn rotate(log: &Path, max_bytes: u64, max_files: usize) -> io::Result<bool> {
+pub(crate) fn rotate(log: &Path, max_bytes: u64, max_files: usize) -> io::Result<bool> {
     let size = match fs::metadata(log) {
         Ok(meta) => meta.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use k8s_openapi::api::core::v1::NodeAddress;
 
 /// The addresses of a node, as its status has them.
-pub fn node_addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
+pub(crate) fn node_addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
     let address = |kind: &str, address: String| NodeAddress {
         type_: kind.to_owned(),
         address,

@@ -43,11 +43,12 @@ async fn renew(context: &Context) -> Result<(), kube::Error> {
     let api = Api::<Lease>::namespaced(context.client.clone(), NAMESPACE);
     let name = &context.config.node_name;
     let now = MicroTime(Timestamp::now());
-    let patch = json!({"spec": {
-        "holderIdentity": name,
-        "leaseDurationSeconds": context.config.lease_seconds,
-        "renewTime": now,
-    }});
+    // The owner makes the Lease go with its Node. The Lease can be older than the Node, which
+    // is why every renewal says it.
+    let owner = context
+        .node_object()
+        .and_then(|node| owner(name, node.metadata.uid.clone()?));
+    let patch = renewal(name, context.config.lease_seconds, &now, owner.as_ref());
     match api
         .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
         .await
@@ -55,14 +56,6 @@ async fn renew(context: &Context) -> Result<(), kube::Error> {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => return other.map(drop),
     }
-    // The owner makes the Lease go with its Node.
-    let owner = context.node_object().map(|node| OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name: name.clone(),
-        uid: node.metadata.uid.clone().unwrap_or_default(),
-        ..OwnerReference::default()
-    });
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -78,4 +71,49 @@ async fn renew(context: &Context) -> Result<(), kube::Error> {
         }),
     };
     api.create(&PostParams::default(), &lease).await.map(drop)
+}
+
+fn owner(node: &str, uid: String) -> Option<OwnerReference> {
+    (!uid.is_empty()).then(|| OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: node.to_owned(),
+        uid,
+        ..OwnerReference::default()
+    })
+}
+
+fn renewal(
+    node: &str,
+    seconds: i32,
+    now: &MicroTime,
+    owner: Option<&OwnerReference>,
+) -> serde_json::Value {
+    let mut patch = json!({"spec": {
+        "holderIdentity": node,
+        "leaseDurationSeconds": seconds,
+        "renewTime": now,
+    }});
+    if let Some(owner) = owner {
+        patch["metadata"] = json!({"ownerReferences": [owner]});
+    }
+    patch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_names_the_node_as_the_owner_once_there_is_one() {
+        let now = MicroTime(Timestamp::UNIX_EPOCH);
+        let patch = renewal("n", 40, &now, owner("n", "u".to_owned()).as_ref());
+        assert_eq!(
+            patch["metadata"]["ownerReferences"],
+            json!([{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}])
+        );
+        assert_eq!(patch["spec"]["leaseDurationSeconds"], 40);
+        assert_eq!(owner("n", String::new()), None);
+        assert!(renewal("n", 40, &now, None).get("metadata").is_none());
+    }
 }

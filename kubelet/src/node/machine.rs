@@ -5,7 +5,7 @@ use nix::sys::statvfs::statvfs;
 
 /// What the machine has, read once at the start.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub cpus: u64,
     pub memory_bytes: u64,
     pub swap_bytes: u64,
@@ -49,7 +49,7 @@ fn architecture() -> &'static str {
 
 impl Machine {
     /// Looks at the machine. `root` is on the file system that holds the pods' files.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let memory = read("/proc/meminfo");
         let release = read("/etc/os-release");
         let stat = statvfs(root).ok();

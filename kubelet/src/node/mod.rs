@@ -7,8 +7,8 @@ mod lease;
 mod machine;
 mod register;
 
-pub use addresses::node_addresses;
+pub(crate) use addresses::node_addresses;
 pub(crate) use eviction::run as watch_pressure;
 pub(crate) use lease::run as keep_lease;
-pub use machine::Machine;
+pub(crate) use machine::Machine;
 pub(crate) use register::{facts, run as keep_registered};

@@ -6,6 +6,7 @@
 //! [`status::generate`] says the same state in the API's words.
 
 pub mod admission;
+pub mod announce;
 pub mod backoff;
 pub mod cgroup;
 pub mod config;

@@ -144,6 +144,14 @@ impl Observed {
         self.containers.iter().filter(|record| record.is_alive())
     }
 
+    /// Takes in a sandbox that was just made. A look at the runtime may have been quicker
+    /// than the answer to the call that made it: it is one sandbox all the same.
+    pub fn add_sandbox(&mut self, sandbox: Sandbox) {
+        self.sandboxes.retain(|known| known.id != sandbox.id);
+        self.sandboxes.push(sandbox);
+        self.sort();
+    }
+
     /// Puts the lists into their order.
     pub fn sort(&mut self) {
         self.sandboxes.sort_by(|a, b| {
@@ -152,5 +160,31 @@ impl Observed {
         self.containers.sort_by(|a, b| {
             (b.attempt, b.created_at, &b.id).cmp(&(a.attempt, a.created_at, &a.id))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_that_was_seen_before_its_call_returned_is_there_once() {
+        let sandbox = Sandbox {
+            id: "s".to_owned(),
+            attempt: 0,
+            ready: true,
+            created_at: Timestamp::UNIX_EPOCH,
+            ips: Vec::new(),
+        };
+        let made = Sandbox {
+            ips: vec![IpAddr::from([10, 0, 0, 1])],
+            ..sandbox.clone()
+        };
+        let mut observed = Observed {
+            sandboxes: vec![sandbox],
+            ..Observed::default()
+        };
+        observed.add_sandbox(made.clone());
+        assert_eq!(observed.sandboxes, [made]);
     }
 }

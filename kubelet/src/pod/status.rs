@@ -50,7 +50,7 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
     };
     let init = list(containers::init(pod));
     let mut main = list(containers::main(pod));
-    let ephemeral = list(containers::ephemeral(pod));
+    let mut ephemeral = list(containers::ephemeral(pod));
     let initialized = main.iter().any(|status| status.container_id.is_some());
     let terminal = containers::is_phase_terminal(pod);
     let mut phase = match before.phase.as_deref() {
@@ -96,6 +96,9 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
         return status;
     }
     status.conditions = Some(conditions(inputs, &init, &main, &phase));
+    // Init containers are told in the order in which they run, the others by name.
+    main.sort_by(|a, b| a.name.cmp(&b.name));
+    ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
     status.init_container_statuses = Some(init).filter(|list| !list.is_empty());
     status.container_statuses = Some(main);
     status.ephemeral_container_statuses = Some(ephemeral).filter(|list| !list.is_empty());

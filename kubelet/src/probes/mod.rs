@@ -17,18 +17,18 @@ use tokio::net::TcpStream;
 use crate::runtime::Runtime;
 
 /// How a probe ended: well, or with what to say of it.
-pub type Answer = Result<(), String>;
+pub(crate) type Answer = Result<(), String>;
 
 /// Where a container can be asked.
 #[derive(Debug, Clone)]
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     pub container: &'a Container,
     pub container_id: &'a str,
     pub address: Option<IpAddr>,
 }
 
 /// Sends one probe and waits for its answer.
-pub async fn probe(runtime: &dyn Runtime, probe: &Probe, target: &Target<'_>) -> Answer {
+pub(crate) async fn probe(runtime: &dyn Runtime, probe: &Probe, target: &Target<'_>) -> Answer {
     let timeout = crate::pod::probe::timeout(probe);
     if let Some(exec) = &probe.exec {
         return exec_command(runtime, target, exec.command.as_deref(), timeout).await;
@@ -56,7 +56,7 @@ pub async fn probe(runtime: &dyn Runtime, probe: &Probe, target: &Target<'_>) ->
 }
 
 /// Runs a lifecycle hook to its end.
-pub async fn hook(
+pub(crate) async fn hook(
     runtime: &dyn Runtime,
     handler: &LifecycleHandler,
     target: &Target<'_>,

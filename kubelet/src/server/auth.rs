@@ -56,11 +56,14 @@ impl Peer {
 
 type Question = (User, String, String);
 
+/// Whom a token belongs to, if anybody, and the moment that decides how long it is believed.
+type Verdict = (Option<User>, Instant);
+
 /// Asks the API server, and remembers its answers for a while.
 pub(super) struct Gate {
     client: Client,
     node_name: String,
-    tokens: Mutex<BTreeMap<[u8; 32], (Option<User>, Instant)>>,
+    tokens: Mutex<BTreeMap<[u8; 32], Verdict>>,
     decisions: Mutex<BTreeMap<Question, (bool, Instant)>>,
 }
 

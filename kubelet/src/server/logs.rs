@@ -112,8 +112,18 @@ fn find(
     listed.observed.newest(container).cloned().ok_or_else(|| {
         let reason = waiting_reason(&listed.current, container).unwrap_or_default();
         let (status, message) = waiting("container");
+        let reason = in_words(&reason);
         (status, format!("{message}is waiting to start: {reason}"))
     })
+}
+
+/// Why there is no log yet, as people are told it.
+fn in_words(reason: &str) -> &str {
+    match reason {
+        "ErrImagePull" => "image can't be pulled",
+        "ImagePullBackOff" => "trying and failing to pull image",
+        other => other,
+    }
 }
 
 fn waiting_reason(pod: &k8s_openapi::api::core::v1::Pod, container: &str) -> Option<String> {
@@ -129,4 +139,18 @@ fn waiting_reason(pod: &k8s_openapi::api::core::v1::Pod, container: &str) -> Opt
 
 fn is_waiting(pod: &k8s_openapi::api::core::v1::Pod, container: &str) -> bool {
     waiting_reason(pod, container).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_whose_image_is_missing_is_explained() {
+        assert_eq!(
+            in_words("ImagePullBackOff"),
+            "trying and failing to pull image"
+        );
+        assert_eq!(in_words("PodInitializing"), "PodInitializing");
+    }
 }

@@ -24,6 +24,9 @@ impl Text {
     }
 }
 
+/// What a metric takes from a container's usage.
+type Reading = fn(&ContainerUsage) -> f64;
+
 /// The node's, pods' and containers' processor time and memory, as metrics-server reads it.
 pub(super) fn resource(usage: &Usage) -> String {
     let mut text = Text(String::new());
@@ -41,7 +44,7 @@ pub(super) fn resource(usage: &Usage) -> String {
         ];
         text.sample(name, &labels, of(own), at);
     };
-    let families: [(&str, &str, &str, fn(&ContainerUsage) -> f64); 3] = [
+    let families: [(&str, &str, &str, Reading); 3] = [
         (
             "container_cpu_usage_seconds_total",
             "counter",
@@ -120,7 +123,7 @@ pub(super) fn resource(usage: &Usage) -> String {
 pub(super) fn cadvisor(usage: &Usage) -> String {
     let mut text = Text(String::new());
     let at = usage.at.as_millisecond();
-    let families: [(&str, &str, fn(&ContainerUsage) -> f64); 6] = [
+    let families: [(&str, &str, Reading); 6] = [
         ("container_cpu_usage_seconds_total", "counter", |c| {
             seconds(c.cpu_nanoseconds)
         }),

@@ -19,17 +19,17 @@ const DATA_NEW: &str = "..data_tmp";
 
 /// A file of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     pub data: Vec<u8>,
     pub mode: u32,
     pub owner: Option<u32>,
 }
 
 /// Files by their paths in the volume.
-pub type Files = BTreeMap<String, File>;
+pub(crate) type Files = BTreeMap<String, File>;
 
 /// Makes the directory hold exactly these files. True when something changed.
-pub fn write(root: &Path, files: &Files, group: Option<u32>) -> Result<bool, VolumeError> {
+pub(crate) fn write(root: &Path, files: &Files, group: Option<u32>) -> Result<bool, VolumeError> {
     for path in files.keys() {
         validate(path)?;
     }

@@ -12,7 +12,7 @@ use crate::pod::resources::{self, Side};
 use crate::quantity::{ResourceList, nanos, value};
 
 /// An empty directory that everybody may write to, unless it is there already.
-pub fn make(path: &Path) -> Result<(), VolumeError> {
+pub(crate) fn make(path: &Path) -> Result<(), VolumeError> {
     if path.is_dir() {
         return Ok(());
     }
@@ -26,7 +26,7 @@ fn open_to_all(path: &Path) -> Result<(), VolumeError> {
 }
 
 /// A directory in memory, at most so many bytes.
-pub fn mount_memory(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
+pub(crate) fn mount_memory(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
     let options = size
         .filter(|size| *size > 0)
         .map(|size| format!("size={size}"));
@@ -44,7 +44,7 @@ fn mount_once(path: &Path, kind: &str, options: Option<&str>) -> Result<(), Volu
 }
 
 /// Makes an emptyDir of whatever medium.
-pub fn prepare(
+pub(crate) fn prepare(
     path: &Path,
     source: &EmptyDirVolumeSource,
     pod: &Pod,

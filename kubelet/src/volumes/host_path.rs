@@ -7,7 +7,7 @@ use std::path::Path;
 use super::VolumeError;
 
 /// Checks that a path is what the volume says, and makes it where the volume asks for that.
-pub fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
+pub(crate) fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
     let complain = |complaint| {
         Err(VolumeError::HostPath {
             path: path.display().to_string(),

@@ -5,14 +5,14 @@
 //! the other modules write it. Everything here blocks, so the worker runs it on the
 //! runtime's blocking threads.
 
-pub mod atomic;
-pub mod empty_dir;
-pub mod host_path;
-pub mod mount_table;
-pub mod mounts;
-pub mod ownership;
-pub mod payload;
-pub mod subpath;
+pub(crate) mod atomic;
+pub(crate) mod empty_dir;
+pub(crate) mod host_path;
+pub(crate) mod mount_table;
+pub(crate) mod mounts;
+pub(crate) mod ownership;
+pub(crate) mod payload;
+pub(crate) mod subpath;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +27,7 @@ use crate::pod::env::Objects;
 /// Why a volume is not ready. Missing objects may appear; the rest is the pod's fault or
 /// the node's.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
+pub(crate) enum VolumeError {
     #[error("{kind} \"{name}\" not found")]
     Missing { kind: &'static str, name: String },
     #[error("references non-existent {kind} key: {key}")]
@@ -69,38 +69,44 @@ impl VolumeError {
 
 /// Where the files of pods are.
 #[derive(Debug, Clone)]
-pub struct Paths {
+pub(crate) struct Paths {
     pub root: PathBuf,
 }
 
 impl Paths {
-    pub fn pods(&self) -> PathBuf {
+    pub(crate) fn pods(&self) -> PathBuf {
         self.root.join("pods")
     }
 
-    pub fn pod(&self, uid: &str) -> PathBuf {
+    pub(crate) fn pod(&self, uid: &str) -> PathBuf {
         self.pods().join(uid)
     }
 
-    pub fn volume(&self, uid: &str, kind: &str, name: &str) -> PathBuf {
+    pub(crate) fn volume(&self, uid: &str, kind: &str, name: &str) -> PathBuf {
         self.pod(uid)
             .join("volumes")
             .join(format!("kubernetes.io~{kind}"))
             .join(name)
     }
 
-    pub fn subpath(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
+    pub(crate) fn subpath(
+        &self,
+        uid: &str,
+        volume: &str,
+        container: &str,
+        index: usize,
+    ) -> PathBuf {
         let base = self.pod(uid).join("volume-subpaths").join(volume);
         base.join(container).join(index.to_string())
     }
 
     /// The managed hosts file.
-    pub fn hosts(&self, uid: &str) -> PathBuf {
+    pub(crate) fn hosts(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("etc-hosts")
     }
 
     /// Where a container's last words go.
-    pub fn last_words(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+    pub(crate) fn last_words(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         self.pod(uid)
             .join("containers")
             .join(container)
@@ -110,7 +116,7 @@ impl Paths {
 
 /// What was read before the volumes can be made.
 #[derive(Debug, Clone, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     pub objects: Objects,
     /// Tokens by volume and path in it.
     pub tokens: BTreeMap<(String, String), String>,
@@ -124,31 +130,31 @@ pub struct Sources {
 
 /// The directory behind a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimTarget {
+pub(crate) struct ClaimTarget {
     pub path: String,
     pub read_only: bool,
 }
 
 /// A volume in place, for the containers' mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ready {
+pub(crate) enum Ready {
     Path { path: PathBuf, read_only: bool },
     Image { id: String },
 }
 
 /// The volumes of a pod by name.
-pub type ReadyVolumes = BTreeMap<String, Ready>;
+pub(crate) type ReadyVolumes = BTreeMap<String, Ready>;
 
 /// What the node contributes.
 #[derive(Debug, Clone)]
-pub struct Site<'a> {
+pub(crate) struct Site<'a> {
     pub paths: &'a Paths,
     pub around: Surroundings<'a>,
 }
 
 /// Makes every volume of the pod, or brings those with contents up to date. The first
 /// failure ends it, with the volume's name.
-pub fn prepare(
+pub(crate) fn prepare(
     pod: &Pod,
     sources: &Sources,
     site: &Site<'_>,
@@ -228,7 +234,7 @@ fn one(
 
 /// Takes everything of a pod's volumes down. Data of emptyDirs goes; what lies behind host
 /// paths and claims stays.
-pub fn tear_down(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
+pub(crate) fn tear_down(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
     let pod = paths.pod(uid);
     mount_table::unmount_below(&pod)?;
     for part in ["volume-subpaths", "volumes"] {
@@ -238,7 +244,7 @@ pub fn tear_down(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
 }
 
 /// Removes what is left of a pod.
-pub fn erase(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
+pub(crate) fn erase(paths: &Paths, uid: &str) -> Result<(), VolumeError> {
     tear_down(paths, uid)?;
     remove(&paths.pod(uid))
 }

@@ -7,7 +7,7 @@ use nix::mount::{MntFlags, umount2};
 use super::VolumeError;
 
 /// The mount points at and below a path, the innermost first.
-pub fn below(root: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+pub(crate) fn below(root: &Path) -> Result<Vec<PathBuf>, VolumeError> {
     let table = Path::new("/proc/self/mountinfo");
     let text = std::fs::read_to_string(table).map_err(|e| VolumeError::io("read", table, e))?;
     let mut points: Vec<PathBuf> = parse(&text)
@@ -51,13 +51,13 @@ fn unescape(field: &str) -> String {
     output
 }
 
-pub fn is_mounted(path: &Path) -> Result<bool, VolumeError> {
+pub(crate) fn is_mounted(path: &Path) -> Result<bool, VolumeError> {
     Ok(below(path)?.iter().any(|point| point == path))
 }
 
 /// Unmounts everything at and below a path. What is still in use goes away with its last
 /// user.
-pub fn unmount_below(root: &Path) -> Result<(), VolumeError> {
+pub(crate) fn unmount_below(root: &Path) -> Result<(), VolumeError> {
     for point in below(root)? {
         match umount2(&point, MntFlags::MNT_DETACH) {
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}

@@ -14,7 +14,7 @@ use crate::pod::hosts;
 
 /// Why a container's mounts cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum MountError {
+pub(crate) enum MountError {
     #[error("the volume {0} of a mount is not there")]
     NoVolume(String),
     #[error("subPathExpr {0}: a variable has no value")]
@@ -38,7 +38,7 @@ pub enum MountError {
 }
 
 /// What mounts are made from.
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     pub pod: &'a Pod,
     pub spec: &'a Spec<'a>,
     pub attempt: u32,
@@ -50,7 +50,7 @@ pub struct Inputs<'a> {
 }
 
 /// Prepares subpaths, the hosts file and the file for last words; answers all mounts.
-pub fn prepare(inputs: &Inputs<'_>) -> Result<Vec<Mount>, MountError> {
+pub(crate) fn prepare(inputs: &Inputs<'_>) -> Result<Vec<Mount>, MountError> {
     let container = &inputs.spec.container;
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {

@@ -12,18 +12,18 @@ use crate::pod::containers;
 
 /// When the owner of what is in a volume is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChangePolicy {
+pub(crate) enum ChangePolicy {
     Always,
     /// Not when the volume's root is right already.
     OnRootMismatch,
 }
 
-pub fn fs_group(pod: &Pod) -> Option<u32> {
+pub(crate) fn fs_group(pod: &Pod) -> Option<u32> {
     let context = containers::spec(pod).security_context.as_ref()?;
     u32::try_from(context.fs_group?).ok()
 }
 
-pub fn change_policy(pod: &Pod) -> ChangePolicy {
+pub(crate) fn change_policy(pod: &Pod) -> ChangePolicy {
     let context = containers::spec(pod).security_context.as_ref();
     match context.and_then(|context| context.fs_group_change_policy.as_deref()) {
         Some("OnRootMismatch") => ChangePolicy::OnRootMismatch,
@@ -32,7 +32,7 @@ pub fn change_policy(pod: &Pod) -> ChangePolicy {
 }
 
 /// The user that all containers of the pod run as, if it is one.
-pub fn fs_user(pod: &Pod) -> Option<u32> {
+pub(crate) fn fs_user(pod: &Pod) -> Option<u32> {
     let pod_user = containers::spec(pod)
         .security_context
         .as_ref()
@@ -51,7 +51,7 @@ pub fn fs_user(pod: &Pod) -> Option<u32> {
 }
 
 /// Gives a group everything below a path, readable and writable.
-pub fn apply(path: &Path, group: u32, policy: ChangePolicy) -> Result<(), VolumeError> {
+pub(crate) fn apply(path: &Path, group: u32, policy: ChangePolicy) -> Result<(), VolumeError> {
     let meta = fs::metadata(path).map_err(|error| VolumeError::io("read", path, error))?;
     let right = meta.gid() == group && meta.mode() & 0o2770 == 0o2770;
     if right && policy == ChangePolicy::OnRootMismatch {
@@ -74,7 +74,7 @@ fn walk(path: &Path, group: u32) -> Result<(), VolumeError> {
 }
 
 /// One file or directory; `mask` are the permissions that it gets beside its own.
-pub fn one(path: &Path, group: u32, mask: u32) -> Result<(), VolumeError> {
+pub(crate) fn one(path: &Path, group: u32, mask: u32) -> Result<(), VolumeError> {
     let meta = fs::symlink_metadata(path).map_err(|error| VolumeError::io("read", path, error))?;
     fchownat(
         nix::fcntl::AT_FDCWD,

@@ -14,7 +14,7 @@ use crate::pod::downward::{self, Surroundings};
 const DEFAULT_MODE: i32 = 0o644;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     ConfigMap,
     Secret,
     DownwardApi,
@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn directory(self) -> &'static str {
+    pub(crate) fn directory(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
@@ -32,13 +32,13 @@ impl Kind {
     }
 
     /// Whether the contents must not reach a disk.
-    pub fn is_secret(self) -> bool {
+    pub(crate) fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::Projected)
     }
 }
 
 /// The kind of a volume that has contents made here; `None` for other volumes.
-pub fn kind(volume: &Volume) -> Option<Kind> {
+pub(crate) fn kind(volume: &Volume) -> Option<Kind> {
     if volume.config_map.is_some() {
         Some(Kind::ConfigMap)
     } else if volume.secret.is_some() {
@@ -57,7 +57,7 @@ fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
 }
 
 /// The files of a volume.
-pub fn files(
+pub(crate) fn files(
     pod: &Pod,
     volume: &Volume,
     sources: &Sources,

@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use super::{VolumeError, mount_table};
 
 /// Mounts a part of a volume at `target`, making it as a directory if it is missing.
-pub fn bind(volume: &Path, subpath: &str, target: &Path) -> Result<(), VolumeError> {
+pub(crate) fn bind(volume: &Path, subpath: &str, target: &Path) -> Result<(), VolumeError> {
     let inner = open(volume, subpath)?;
     let file = File::from(inner);
     let is_dir = file

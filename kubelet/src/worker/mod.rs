@@ -92,7 +92,7 @@ impl Worker {
                 let goal = self.goal(now);
                 let plan = plan(&self.pod, &self.observed, &self.memory, goal, now);
                 for (name, waiting) in plan.waiting {
-                    self.memory.waiting.insert(name, waiting);
+                    self.wait_with(name, waiting);
                 }
                 wake = plan.wake;
                 for op in plan.ops {

@@ -78,6 +78,11 @@ impl Worker {
 
     fn create_sandbox(&mut self, attempt: u32) {
         self.memory.starting = true;
+        if attempt > 0 {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            let (events, reason) = (&self.context.events, "SandboxChanged");
+            events.pod(&self.pod, None, Severity::Normal, reason, message);
+        }
         let (context, pod) = (self.context.clone(), self.pod.clone());
         self.act(async move {
             let begun = Instant::now();

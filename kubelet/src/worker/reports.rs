@@ -7,6 +7,7 @@ use tokio::task::JoinError;
 use super::state::Worker;
 use crate::events::Severity;
 use crate::logs;
+use crate::pod::announce;
 use crate::pod::memory::{Cause, FailedStart, Volumes, Waiting};
 use crate::pod::observed::{Observed, Record, Sandbox};
 use crate::pod::probe::{ProbeKind, Probes};
@@ -180,8 +181,7 @@ impl Worker {
             Ok(sandbox) => {
                 self.memory.sandbox_failed = None;
                 self.memory.sandbox_stopped = false;
-                self.observed.sandboxes.push(sandbox);
-                self.observed.sort();
+                self.observed.add_sandbox(sandbox);
             }
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
@@ -260,6 +260,22 @@ impl Worker {
             },
         );
         self.look = true;
+    }
+
+    /// Remembers why a container waits, and tells it once.
+    pub(super) fn wait_with(&mut self, name: String, waiting: Waiting) {
+        let before = self.memory.waiting.get(&name);
+        for notice in announce::of_pause(&self.pod, &name, before, &waiting) {
+            let (events, message) = (&self.context.events, notice.message);
+            events.pod(
+                &self.pod,
+                Some(&name),
+                notice.severity,
+                notice.reason,
+                message,
+            );
+        }
+        self.memory.waiting.insert(name, waiting);
     }
 
     fn hook_over(&mut self, id: &str, answer: Answer) {

@@ -6,22 +6,45 @@ use std::process::Command;
 
 const MARK: &str = "FAIRLEAD_KUBELET_TEST_INSIDE";
 
+/// What the cgroups of tests are called, before the number of the test's process.
+const PREFIX: &str = "fairlead-kubelet-test-";
+
+/// The cgroups of tests that were killed before they could tidy up.
+fn stale_roots() -> Vec<String> {
+    let mount = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(mount).into_iter().flatten().flatten();
+    let mut directories: Vec<_> = hierarchies.map(|entry| entry.path()).collect();
+    directories.push(mount.to_owned());
+    let mut stale = std::collections::BTreeSet::new();
+    for directory in directories {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for name in entries.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+            let number = name
+                .strip_prefix(PREFIX)
+                .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            if number.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                stale.insert(name);
+            }
+        }
+    }
+    stale.into_iter().collect()
+}
+
 /// Calls `body` inside. `name` is the test's own name, as the harness knows it.
 pub fn run(name: &str, body: impl AsyncFnOnce()) {
     if std::env::var_os(MARK).is_some() {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
-            tokio::time::timeout(std::time::Duration::from_secs(150), body())
+            tokio::time::timeout(std::time::Duration::from_secs(400), body())
                 .await
                 .expect("the test took too long");
         });
         return;
     }
-    let root = format!(
-        "fairlead-kubelet-test-{}-{}",
-        std::process::id(),
-        rand::random::<u16>()
-    );
+    for stale in stale_roots() {
+        remove_cgroups(&stale);
+    }
+    let root = format!("{PREFIX}{}-{}", std::process::id(), rand::random::<u16>());
     #[expect(
         clippy::disallowed_methods,
         reason = "a test is started in new namespaces"

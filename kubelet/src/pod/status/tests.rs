@@ -267,3 +267,20 @@ fn addresses_and_class_are_reported() {
     assert_eq!(status.host_ip.as_deref(), Some("192.168.0.1"));
     assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
 }
+
+#[test]
+fn containers_are_told_by_name_and_init_containers_in_their_order() {
+    let pod = pod(json!({"spec": {
+        "initContainers": [{"name": "z"}, {"name": "b"}],
+        "containers": [{"name": "y"}, {"name": "a"}],
+    }}));
+    let status = made(&pod, Vec::new(), &Memory::default(), false);
+    let names = |list: Option<Vec<ContainerStatus>>| -> Vec<String> {
+        list.unwrap()
+            .into_iter()
+            .map(|status| status.name)
+            .collect()
+    };
+    assert_eq!(names(status.container_statuses), ["a", "y"]);
+    assert_eq!(names(status.init_container_statuses), ["z", "b"]);
+}
