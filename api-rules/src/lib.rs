@@ -4,6 +4,7 @@
 //! Pure functions over `k8s-openapi` types; no input panics.
 
 pub mod quantity;
+pub mod quota;
 pub mod requests;
 pub mod selector;
 pub mod toleration;

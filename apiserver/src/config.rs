@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+
+use crate::audit::AuditConfig;
 
 /// Where objects are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +48,14 @@ pub struct Config {
     pub storage: StorageKind,
     /// CSV file of static tokens: `token,user,uid,"group1,group2"`.
     pub token_auth_file: Option<PathBuf>,
+    /// What is recorded of requests, and where.
+    pub audit: AuditConfig,
+    /// An EncryptionConfiguration: what the store keeps encrypted.
+    pub encryption_config_file: Option<PathBuf>,
+    /// How long events are kept.
+    pub event_ttl: Duration,
+    /// Requests that run at the same time, shared out among the priority levels.
+    pub max_in_flight: u32,
     /// Privileged containers are allowed in pods.
     pub allow_privileged: bool,
 }
@@ -65,6 +76,10 @@ impl Default for Config {
             proxy: "iptables".into(),
             storage: StorageKind::Embedded,
             token_auth_file: None,
+            audit: AuditConfig::default(),
+            encryption_config_file: None,
+            event_ttl: Duration::from_secs(3600),
+            max_in_flight: 600,
             allow_privileged: true,
         }
     }

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 
+use crate::audit;
 use crate::authn::{SharedUser, UserInfo};
 use crate::authz::forbidden;
 use crate::registry::{Call, Registry, Resource};
@@ -99,7 +100,11 @@ impl ApiServer {
     ) -> Result<(), ApiError> {
         let attributes = info.attributes(query);
         let decision = self.registry.authorizer.authorize(user, &attributes).await;
-        if decision.is_allowed() {
+        let allowed = decision.is_allowed();
+        let word = if allowed { "allow" } else { "forbid" };
+        audit::annotate("authorization.k8s.io/decision", word);
+        audit::annotate("authorization.k8s.io/reason", decision.reason());
+        if allowed {
             return Ok(());
         }
         Err(forbidden(user, &attributes, &decision))

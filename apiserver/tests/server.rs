@@ -10,6 +10,8 @@ mod server {
     pub(crate) mod fixture;
     pub(crate) mod hostile;
     pub(crate) mod lifecycle;
+    pub(crate) mod plugins;
+    pub(crate) mod policies;
     pub(crate) mod reading;
     pub(crate) mod tokens;
     pub(crate) mod webhooks;

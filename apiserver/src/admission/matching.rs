@@ -24,6 +24,8 @@ pub(super) fn is_exempt(call: &Call) -> bool {
 pub(super) struct Criteria {
     rules: Vec<Rule>,
     excluded: Vec<Rule>,
+    /// Without a rule everything matches.
+    open: bool,
     /// Other versions of what a rule names match too.
     equivalent: bool,
     namespaces: LabelSelector,
@@ -146,6 +148,9 @@ impl Criteria {
         Criteria {
             rules: rules(&constraints["resourceRules"]),
             excluded: rules(&constraints["excludeResourceRules"]),
+            open: constraints["resourceRules"]
+                .as_array()
+                .is_none_or(Vec::is_empty),
             ..Criteria::selecting(constraints)
         }
     }
@@ -181,7 +186,7 @@ impl Criteria {
         if self.excluded.iter().any(|r| r.matches(a, &call.resource)) {
             return None;
         }
-        if self.rules.iter().any(|r| r.matches(a, &call.resource)) {
+        if self.open || self.rules.iter().any(|r| r.matches(a, &call.resource)) {
             return Some(Seen::as_sent(call));
         }
         if !self.equivalent {

@@ -4,17 +4,24 @@
 //! They run in upstream's order; mutation first, validation of the result later. Webhooks and
 //! policies come after what is built in, because they decide about the result.
 
+mod certificates;
 mod conditions;
 mod default_class;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
+mod node_restriction;
 mod node_taint;
+mod pod_security;
+mod policy;
 mod priority;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod storage_protection;
 mod tolerations;
+pub(crate) mod topology;
+mod volume_resize;
 mod webhook;
 
 use schema::types::Gvk;
@@ -25,9 +32,12 @@ use crate::registry::{Cacher, Call, kinds, meta};
 use crate::response::ApiError;
 use crate::subresources::scale;
 use matching::Seen;
+use policy::Policies;
+use quota::Quotas;
 use webhook::{Reinvocation, Webhooks};
 
 pub(crate) use conditions::environment as condition_environment;
+pub(crate) use policy::{MutatingSpec, ValidatingSpec, faults as policy_faults};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -195,12 +205,16 @@ async fn translate(
 /// The built-in plugins, and those that the cluster's users configure.
 pub struct Admission {
     webhooks: Webhooks,
+    policies: Policies,
+    quotas: Quotas,
 }
 
 impl Admission {
     pub fn new(cacher: &Cacher) -> Self {
         Admission {
             webhooks: Webhooks::new(cacher),
+            policies: Policies::new(cacher),
+            quotas: Quotas::default(),
         }
     }
 
@@ -230,11 +244,13 @@ impl Admission {
             storage_protection::mutate(a);
             runtime_class::mutate(a)?;
             default_class::mutate(a)?;
+            topology::mutate(a);
         }
         if !asks_others(a) {
             return Ok(());
         }
         state.resume(a.object.as_deref());
+        self.policies.mutate(a, state).await?;
         self.webhooks.mutate(a, state).await?;
         state.pause(a.object.as_deref());
         Ok(())
@@ -245,12 +261,18 @@ impl Admission {
         if a.operation == Operation::Delete {
             namespace_lifecycle::validate_delete(a)?;
         }
+        node_restriction::validate(a)?;
         limit_ranger::validate(a)?;
+        pod_security::validate(a)?;
         priority::validate(a)?;
+        volume_resize::validate(a)?;
+        certificates::validate(a).await?;
         if asks_others(a) {
+            self.policies.validate(a).await?;
             self.webhooks.validate(a).await?;
         }
-        Ok(())
+        // The last: what is taken of a quota is not given back by a refusal.
+        self.quotas.admit(a).await
     }
 }
 

@@ -229,6 +229,40 @@ pub(super) fn check(
     walk.visit(tree).map_err(|name| undeclared(&name, source))
 }
 
+/// Refuses `Type{...}` anywhere in the tree.
+pub(super) fn refuse_construction(tree: &IdedExpr, source: &str) -> Result<(), CompileError> {
+    let below: Vec<&IdedExpr> = match &tree.expr {
+        Expr::Struct(object) => return Err(undeclared(&object.type_name, source)),
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Call(call) => call
+            .target
+            .as_deref()
+            .into_iter()
+            .chain(&call.args)
+            .collect(),
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Map(map) => map
+            .entries
+            .iter()
+            .flat_map(|entry| match &entry.expr {
+                EntryExpr::StructField(field) => vec![&field.value],
+                EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+            })
+            .collect(),
+        Expr::Comprehension(c) => vec![
+            &c.iter_range,
+            &c.accu_init,
+            &c.loop_cond,
+            &c.loop_step,
+            &c.result,
+        ],
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+    };
+    below
+        .into_iter()
+        .try_for_each(|tree| refuse_construction(tree, source))
+}
+
 /// Where the name stands in the source, for the message.
 fn undeclared(name: &str, source: &str) -> CompileError {
     let last = name.rsplit('.').next().unwrap_or(name);

@@ -19,6 +19,8 @@ pub enum CompileError {
     },
     #[error("compilation failed: expression is longer than {limit} bytes")]
     TooLong { limit: usize },
+    #[error("compilation failed: expression recursion limit exceeded")]
+    TooDeep,
 }
 
 /// Why an expression has no value.

@@ -11,6 +11,7 @@
 
 mod authorizer;
 mod check;
+mod depth;
 mod error;
 mod functions;
 mod interpret;
@@ -33,6 +34,9 @@ pub use values::{from_json, to_json};
 /// The longest expression that is read.
 const MAX_SOURCE: usize = 64 * 1024;
 
+/// Memory that a parser may use for its stack; most of it is never touched.
+const PARSER_STACK: usize = 256 << 20;
+
 /// What all expressions of one request may cost together, in evaluated nodes.
 const REQUEST_BUDGET: u64 = 5_000_000;
 /// What one expression may cost.
@@ -51,11 +55,18 @@ impl Expression {
         if source.len() > MAX_SOURCE {
             return Err(CompileError::TooLong { limit: MAX_SOURCE });
         }
-        let tree = Parser::default()
-            .enable_optional_syntax(true)
-            .parse(source)
-            .map_err(|errors| CompileError::Syntax(errors.to_string()))?;
-        check::check(&tree, source, environment)?;
+        if !depth::is_bounded(source) {
+            return Err(CompileError::TooDeep);
+        }
+        let tree = on_large_stack(|| {
+            let tree = Parser::default()
+                .enable_optional_syntax(true)
+                .parse(source)
+                .map_err(|errors| CompileError::Syntax(errors.to_string()))?;
+            check::check(&tree, source, environment)?;
+            Ok(tree)
+        })
+        .unwrap_or(Err(CompileError::TooDeep))?;
         Ok(Expression {
             source: source.to_owned(),
             tree,
@@ -79,6 +90,37 @@ impl Expression {
             _ => Err(EvaluationError::NotBoolean),
         }
     }
+}
+
+/// The parser needs much of the stack for each level of nesting; expressions are compiled rarely.
+/// `None` when there is no memory for a thread.
+pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("cel-parser".into())
+            .stack_size(PARSER_STACK)
+            .spawn_scoped(scope, work)
+            .ok()?;
+        thread.join().ok()
+    })
+}
+
+/// Whether others may parse and evaluate the expression: it is not too deep, and it makes no
+/// objects, which the crates' own interpreter cannot.
+pub(crate) fn check_rule(source: &str) -> Result<(), CompileError> {
+    if source.len() > MAX_SOURCE {
+        return Err(CompileError::TooLong { limit: MAX_SOURCE });
+    }
+    if !depth::is_bounded(source) {
+        return Err(CompileError::TooDeep);
+    }
+    on_large_stack(|| {
+        let tree = Parser::default()
+            .parse(source)
+            .map_err(|errors| CompileError::Syntax(errors.to_string()))?;
+        check::refuse_construction(&tree, source)
+    })
+    .unwrap_or(Err(CompileError::TooDeep))
 }
 
 /// What is left of the work that the expressions of a request may cause.

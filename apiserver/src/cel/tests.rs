@@ -139,8 +139,32 @@ fn what_cannot_be_compiled_is_refused_when_it_is_written() {
     assert!(compile("variables.unknown").contains("undeclared reference to 'variables.unknown'"));
     assert!(compile("Foo{a: 1}").contains("undeclared reference to 'Foo'"));
     assert!(compile(&"x".repeat(100_000)).contains("longer than"));
-    let deep = format!("{}1{}", "(".repeat(5000), ")".repeat(5000));
-    assert!(Expression::compile(&deep, &environment()).is_err());
+    for deep in [
+        format!("{}1{}", "(".repeat(5000), ")".repeat(5000)),
+        format!("object{}", ".a".repeat(20_000)),
+        format!("1{}", "+1".repeat(20_000)),
+        "[".repeat(60_000),
+        "!".repeat(60_000),
+        format!("1{}", " in [1]".repeat(5000)),
+    ] {
+        assert!(Expression::compile(&deep, &environment()).is_err());
+    }
+    // As deep as it may be, it is read and evaluated.
+    let sum = format!("1{}", "+1".repeat(200));
+    assert_eq!(value(&sum), Ok(json!(201)));
+    let nested = format!("{}1{}", "(".repeat(40), ")".repeat(40));
+    assert_eq!(value(&nested), Ok(json!(1)));
+}
+
+#[test]
+fn rules_of_others_are_judged_before_they_reach_their_parser() {
+    assert_eq!(check_rule("self.a == 1 && self.b.all(x, x > 0)"), Ok(()));
+    assert_eq!(check_rule(&"(".repeat(5000)), Err(CompileError::TooDeep));
+    let made = check_rule("[{'a': Foo{a: 1}}].size() > 0").unwrap_err();
+    assert!(
+        made.to_string().contains("undeclared reference to 'Foo'"),
+        "{made}"
+    );
 }
 
 #[test]

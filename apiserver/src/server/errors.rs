@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::audit::AuditError;
 use crate::authn::JwtError;
 use crate::authn::static_tokens::StaticTokensError;
 use crate::bootstrap::BootstrapError;
+use crate::encryption::EncryptionError;
 use crate::pki::PkiError;
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,10 @@ pub enum StartError {
     ServiceAccountKey { path: PathBuf, source: JwtError },
     #[error("TLS: {reason}")]
     Tls { reason: String },
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
 }

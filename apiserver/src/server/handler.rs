@@ -1,5 +1,6 @@
 //! One request: its user, what it is allowed, and where it goes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::health::Health;
+use super::limits::{Asker, Limits};
 use crate::ApiServer;
 use crate::authn::x509::Peer;
 use crate::authn::{Authenticator, SharedUser, impersonation};
@@ -31,13 +33,20 @@ pub(super) struct Handler {
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) health: Health,
     pub(super) url: String,
+    pub(super) limits: Limits,
 }
 
 impl Handler {
-    pub(super) async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> ApiResponse {
+    pub(super) async fn handle(
+        &self,
+        peer: &Peer,
+        source: Option<IpAddr>,
+        request: Request<Incoming>,
+    ) -> ApiResponse {
         let (parts, body) = request.into_parts();
+        let id = audit_id(&parts);
         let accepted = negotiate::accepted(&parts.headers, negotiate::BUILT_IN).unwrap_or_default();
-        let mut response = match self.answer(peer, parts, body).await {
+        let mut response = match self.answer(peer, source, &id, parts, body).await {
             Ok(response) => response,
             Err(error) => response::error(
                 &error,
@@ -48,9 +57,7 @@ impl Handler {
             ),
         };
         let headers = response.headers_mut();
-        let mut text = Uuid::encode_buffer();
-        let id = Uuid::new_v4().hyphenated().encode_lower(&mut text);
-        if let Ok(value) = HeaderValue::from_str(id) {
+        if let Ok(value) = HeaderValue::from_str(&id) {
             headers.insert(AUDIT_ID, value);
         }
         headers
@@ -62,6 +69,8 @@ impl Handler {
     async fn answer(
         &self,
         peer: &Peer,
+        source: Option<IpAddr>,
+        id: &str,
         mut parts: Parts,
         body: Incoming,
     ) -> Result<ApiResponse, ApiError> {
@@ -72,16 +81,23 @@ impl Handler {
                 tracing::debug!(%error, path = parts.uri.path(), "unauthenticated request");
                 ApiError::unauthorized()
             })?;
-        let user = self.impersonated(real, &mut parts).await?;
+        let user = self.impersonated(real.clone(), &mut parts).await?;
         if let Some(answer) = self.own_path(&user, &parts).await {
             return answer;
         }
-        let patience = (!may_last(&parts)).then_some(PATIENCE);
-        parts.extensions.insert(user);
+        let lasting = may_last(&parts);
+        let patience = (!lasting).then_some(PATIENCE);
+        parts.extensions.insert(user.clone());
+        let asker = Asker {
+            id: id.to_owned(),
+            source,
+            real,
+            user,
+        };
         let body: RequestBody = body
             .map_err(|error| -> BoxError { error.into() })
             .boxed_unsync();
-        let answer = self.api.handle(Request::from_parts(parts, body));
+        let answer = self.limits.answer(&self.api, &asker, parts, body, lasting);
         match patience {
             None => Ok(answer.await),
             Some(patience) => tokio::time::timeout(patience, answer).await.map_err(|_| {
@@ -174,6 +190,15 @@ fn cacheable(mut response: ApiResponse) -> ApiResponse {
     let value = HeaderValue::from_static("public, max-age=3600");
     response.headers_mut().insert(CACHE_CONTROL, value);
     response
+}
+
+/// The client's name for the request, or a new one.
+fn audit_id(parts: &Parts) -> String {
+    let given = parts.headers.get(AUDIT_ID).and_then(|id| id.to_str().ok());
+    match given {
+        Some(given) if !given.is_empty() && given.len() <= 64 => given.to_owned(),
+        _ => Uuid::new_v4().to_string(),
+    }
 }
 
 /// Watches, and subresources that are streams.

@@ -62,6 +62,7 @@ impl Listener {
         let (tls, certificates) = (self.tls.clone(), self.certificates.clone());
         let handler = self.handler.clone();
         tokio::spawn(async move {
+            let source = stream.peer_addr().ok().map(|a| a.ip().to_canonical());
             // Small answers must not wait for each other.
             let _ = stream.set_nodelay(true);
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await else {
@@ -70,7 +71,7 @@ impl Listener {
             let peer = Arc::new(certificates.judge(stream.get_ref().1.peer_certificates()));
             let service = service_fn(move |request| {
                 let (handler, peer) = (handler.clone(), peer.clone());
-                async move { Ok::<_, Infallible>(handler.handle(&peer, request).await) }
+                async move { Ok::<_, Infallible>(handler.handle(&peer, source, request).await) }
             });
             let builder = builder();
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -8,6 +8,7 @@ mod address;
 mod errors;
 mod handler;
 mod health;
+mod limits;
 mod listener;
 mod nodes;
 mod start;

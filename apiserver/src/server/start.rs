@@ -19,19 +19,23 @@ use tokio_util::sync::CancellationToken;
 use super::address::{advertise, local_addresses};
 use super::handler::Handler;
 use super::health::Health;
+use super::limits::Limits;
 use super::listener::Listener;
 use super::nodes::Connector;
 use super::{StartError, tls};
 use crate::aggregation;
+use crate::audit::Auditor;
 use crate::authn::static_tokens::StaticTokens;
 use crate::authn::x509::CertificateAuthenticator;
 use crate::authn::{Authenticator, ServiceAccountTokens, UserInfo, group};
 use crate::authz::Authorization;
 use crate::bootstrap::{self, Facts};
 use crate::config::{Config, EtcdConfig, StorageKind};
+use crate::encryption::EncryptedStore;
+use crate::flowcontrol::FlowControl;
 use crate::pki::{Pki, ServingNames};
 use crate::registry::cache::PREFIX;
-use crate::{ApiServer, Registry};
+use crate::{ApiServer, Registry, event_expiry};
 
 /// The key under which the store says whose cluster it holds.
 const CLUSTER_KEY: &str = "/fairlead/cluster";
@@ -91,7 +95,7 @@ pub async fn start(
     let url = format!("https://{}", SocketAddr::new(advertised, address.port()));
     make_data_directory(&config.data_dir)?;
 
-    let store = open_store(&config).await?;
+    let store = encrypted(open_store(&config).await?, &config, &shutdown)?;
     let pki = open_pki(&config, advertised, &*store).await?;
     let authorization = Arc::new(Authorization::default());
     let registry = Registry::start(
@@ -130,7 +134,18 @@ pub async fn start(
     let certificates = certificates(&pki)?;
     let tls = tls::config(&pki, certificates.handshake_verifier())?;
     let tokens = authenticator.tokens.clone();
+    let cacher = &api.registry().cacher;
+    let limits = Limits {
+        flow: FlowControl::new(cacher, config.max_in_flight),
+        auditor: Auditor::open(&config.audit)?,
+    };
+    tokio::spawn(event_expiry::run(
+        cacher.clone(),
+        config.event_ttl,
+        shutdown.clone(),
+    ));
     let handler = Handler {
+        limits,
         api: api.clone(),
         authenticator,
         health,
@@ -191,6 +206,31 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
         }
         StorageKind::Etcd(etcd) => Ok(Arc::new(EtcdStore::connect(etcd_options(etcd)?).await?)),
     }
+}
+
+/// The store with its secrets encrypted, where the operator wants that.
+fn encrypted(
+    store: Arc<dyn Store>,
+    config: &Config,
+    shutdown: &CancellationToken,
+) -> Result<Arc<dyn Store>, StartError> {
+    let Some(path) = &config.encryption_config_file else {
+        return Ok(store);
+    };
+    let store = EncryptedStore::open(store, path)?;
+    let (renewing, shutdown) = (store.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => return,
+            outcome = renewing.renew() => outcome,
+        };
+        match outcome {
+            Ok(0) => {}
+            Ok(renewed) => tracing::info!(renewed, "values were encrypted anew"),
+            Err(error) => tracing::error!(%error, "values could not be encrypted anew"),
+        }
+    });
+    Ok(store)
 }
 
 fn etcd_options(etcd: &EtcdConfig) -> Result<EtcdOptions, StartError> {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use schema::types::Gvk;
 use serde_json::{Value, json};
 
+use crate::admission::topology::LABELS;
 use crate::registry::options::WriteOptions;
 use crate::registry::verbs::Decision;
 use crate::registry::{Call, meta};
@@ -121,6 +122,14 @@ fn assign(pod: &Value, binding: &Value, node: &str) -> Result<Decision, ApiError
             .or_insert_with(|| json!({}));
         for (key, value) in annotations {
             own[key] = value.clone();
+        }
+    }
+    for label in LABELS {
+        if let Some(value) = binding["metadata"]["labels"][label].as_str() {
+            let own = meta::of_mut(&mut new)
+                .entry("labels")
+                .or_insert_with(|| json!({}));
+            own[label] = value.into();
         }
     }
     set_scheduled(&mut new);

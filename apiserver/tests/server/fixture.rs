@@ -157,6 +157,13 @@ impl Caller {
         self.send(Method::DELETE, path, None).await
     }
 
+    /// A merge patch.
+    pub(crate) async fn patch(&self, path: &str, patch: &Value) -> Answer {
+        let bytes = serde_json::to_vec(patch).unwrap();
+        self.send_bytes(Method::PATCH, path, "application/merge-patch+json", bytes)
+            .await
+    }
+
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         match body {
             Some(body) => {

@@ -87,7 +87,9 @@ impl CustomKind {
             .is_some_and(|s| s.iter().all(|v| v == name));
         CustomKind {
             definition: text(&definition["metadata"]["name"]),
-            rules: has_rules(&schema).then(|| compile_schema(&schema)),
+            rules: has_rules(&schema)
+                .then(|| crate::cel::on_large_stack(|| compile_schema(&schema)))
+                .flatten(),
             columns: columns(&version["additionalPrinterColumns"]),
             scale: ScalePaths {
                 spec: pointer(&text(&scale["specReplicasPath"])),

@@ -333,6 +333,16 @@ pub fn track_creation_of(call: &Call, gvk: &Gvk, new: &mut Value, manager: &str)
     writer.update(&empty, new, true);
 }
 
+/// The object with a configuration merged in as an apply would, without anybody owning it.
+pub fn merge_configuration(
+    shape: &StructRef,
+    live: &Value,
+    configuration: &Value,
+) -> Result<Value, typed::TypedError> {
+    typed::check(shape, configuration)?;
+    Ok(typed::merge(shape, live, configuration))
+}
+
 /// Refuses an applied object that cannot be applied at all.
 pub fn check_applied(gvk: &Gvk, applied: &Value) -> Result<(), ApiError> {
     let text = |key: &str| applied[key].as_str().unwrap_or_default();

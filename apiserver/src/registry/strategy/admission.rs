@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::Context;
-use crate::admission::condition_environment;
-use crate::cel::{Environment, Expression};
+use crate::admission::{MutatingSpec, ValidatingSpec, condition_environment, policy_faults};
+use crate::cel::{CompileError, Environment, Expression};
 use crate::response::Cause;
 
 /// Match conditions of the webhooks. What was there before is not judged again.
@@ -39,11 +39,41 @@ fn conditions(conditions: &Value, environment: &Environment, field: &str, causes
 fn compile(expression: &Value, environment: &Environment, field: &str, causes: &mut Vec<Cause>) {
     let source = expression.as_str().unwrap_or_default();
     if let Err(error) = Expression::compile(source, environment) {
-        let shown = crate::registry::meta::quote(source);
-        causes.push(Cause::new(
-            "FieldValueInvalid",
-            format!("Invalid value: {shown}: {error}"),
-            field,
-        ));
+        causes.push(fault(field, source, &error));
+    }
+}
+
+fn fault(field: &str, source: &str, error: &CompileError) -> Cause {
+    let shown = crate::registry::meta::quote(source);
+    Cause::new(
+        "FieldValueInvalid",
+        format!("Invalid value: {shown}: {error}"),
+        field,
+    )
+}
+
+/// Expressions of a validating policy. A policy whose specification stays is not judged again.
+pub(super) fn validating_policy(
+    new: &Value,
+    old: Option<&Value>,
+    _: &Context<'_>,
+    causes: &mut Vec<Cause>,
+) {
+    if old.is_none_or(|old| old["spec"] != new["spec"]) {
+        let faults = policy_faults::<ValidatingSpec>(new);
+        causes.extend(faults.iter().map(|(f, source, e)| fault(f, source, e)));
+    }
+}
+
+/// Expressions of a mutating policy.
+pub(super) fn mutating_policy(
+    new: &Value,
+    old: Option<&Value>,
+    _: &Context<'_>,
+    causes: &mut Vec<Cause>,
+) {
+    if old.is_none_or(|old| old["spec"] != new["spec"]) {
+        let faults = policy_faults::<MutatingSpec>(new);
+        causes.extend(faults.iter().map(|(f, source, e)| fault(f, source, e)));
     }
 }

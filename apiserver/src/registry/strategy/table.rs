@@ -88,6 +88,14 @@ static DEFINITION: Strategy = Strategy {
     validate: crate::registry::custom::definition::validate,
     ..DEFAULT
 };
+static VALIDATING_POLICY: Strategy = Strategy {
+    validate: admission::validating_policy,
+    ..GUARDED
+};
+static MUTATING_POLICY: Strategy = Strategy {
+    validate: admission::mutating_policy,
+    ..GUARDED
+};
 static WEBHOOKS: Strategy = Strategy {
     validate: admission::webhooks,
     ..GUARDED
@@ -175,6 +183,8 @@ pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strat
             "admissionregistration.k8s.io",
             "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
         ) => &WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &VALIDATING_POLICY,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => &MUTATING_POLICY,
         ("admissionregistration.k8s.io", _) => &COUNTED_GUARDED,
         ("apiextensions.k8s.io", _) => &DEFINITION,
         ("flowcontrol.apiserver.k8s.io", _) => &COUNTED,

@@ -160,12 +160,9 @@ impl Call {
                     self.registry.release(self, value);
                 }
                 if decides_about_writes(&self.resource) {
-                    // Whoever is told that it is written finds it in force.
-                    self.registry
-                        .cacher
-                        .at_least(revision)
-                        .await
-                        .map_err(Refused::Error)?;
+                    // Whoever is told that it is written finds it in force. Written it is, even if
+                    // the cache should take too long.
+                    let _ = self.registry.cacher.at_least(revision).await;
                 }
                 Ok(Arc::new(Object::unindexed(key, &bytes, revision)))
             }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::schema::children;
 use super::{Faults, list, text};
+use crate::cel;
 
 const RULES: &str = "x-kubernetes-validations";
 const REASONS: [&str; 4] = [
@@ -19,10 +20,19 @@ pub(super) fn check(schema: &Value, path: &str, faults: &mut Faults<'_>) {
         return;
     };
     let own = list(&schema[RULES]);
+    let mut readable = true;
     for (i, rule) in own.iter().enumerate() {
-        check_rule(rule, &format!("{path}.{RULES}[{i}]"), faults);
+        let path = format!("{path}.{RULES}[{i}]");
+        check_rule(rule, &path, faults);
+        for field in ["rule", "messageExpression"] {
+            if let Some(Err(error)) = rule[field].as_str().map(cel::check_rule) {
+                faults.invalid(&format!("{path}.{field}"), &rule[field], &error.to_string());
+                readable = false;
+            }
+        }
     }
-    if !own.is_empty() {
+    // What cannot be parsed safely is not parsed.
+    if readable && !own.is_empty() {
         check_compiled(schema, path, faults);
     }
     for (below, name) in children(map) {
@@ -66,7 +76,9 @@ fn check_compiled(schema: &Value, path: &str, faults: &mut Faults<'_>) {
     if let Some(map) = alone.as_object_mut() {
         map.retain(|key, _| key == RULES || key == "type");
     }
-    let compiled = compile_schema(&alone);
+    let Some(compiled) = cel::on_large_stack(|| compile_schema(&alone)) else {
+        return;
+    };
     for (i, rule) in compiled.validations.iter().enumerate() {
         let declared = &schema[RULES][i];
         if let Err(error) = rule

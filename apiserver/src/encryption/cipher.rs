@@ -1,0 +1,108 @@
+//! The ciphers, and the form in which values are stored.
+
+use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// What every encrypted value begins with.
+const MARK: &[u8] = b"k8s:enc:";
+
+/// One key, ready for use.
+pub(super) struct Key {
+    /// What its values begin with; empty for those that are stored as they are.
+    prefix: Vec<u8>,
+    made: Made,
+}
+
+enum Made {
+    Identity,
+    AesGcm(LessSafeKey),
+}
+
+impl Key {
+    pub(super) fn identity() -> Self {
+        Key {
+            prefix: Vec::new(),
+            made: Made::Identity,
+        }
+    }
+
+    /// A key for AES-GCM.
+    pub(super) fn aes_gcm(name: &str, secret: &[u8]) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "the secret of key {name:?} has {} bytes instead of 16 or 32",
+                secret.len()
+            )
+        };
+        let algorithm = match secret.len() {
+            16 => &AES_128_GCM,
+            32 => &AES_256_GCM,
+            _ => return Err(wrong()),
+        };
+        let key = UnboundKey::new(algorithm, secret).map_err(|_| wrong())?;
+        Ok(Key {
+            prefix: format!("k8s:enc:aesgcm:v1:{name}:").into_bytes(),
+            made: Made::AesGcm(LessSafeKey::new(key)),
+        })
+    }
+
+    /// Whether a stored value is this key's.
+    pub(super) fn has_sealed(&self, stored: &[u8]) -> bool {
+        match self.made {
+            Made::Identity => !stored.starts_with(MARK),
+            _ => stored.starts_with(&self.prefix),
+        }
+    }
+
+    /// Encrypts, bound to the place where the value is stored.
+    pub(super) fn seal(&self, place: &str, plain: &[u8]) -> Result<Vec<u8>, String> {
+        let mut sealed = self.prefix.clone();
+        match &self.made {
+            Made::Identity => sealed.extend_from_slice(plain),
+            Made::AesGcm(key) => {
+                let nonce: [u8; NONCE_LEN] = random()?;
+                sealed.extend_from_slice(&nonce);
+                let mut text = plain.to_vec();
+                key.seal_in_place_append_tag(
+                    Nonce::assume_unique_for_key(nonce),
+                    Aad::from(place.as_bytes()),
+                    &mut text,
+                )
+                .map_err(|_| "it cannot be encrypted")?;
+                sealed.extend_from_slice(&text);
+            }
+        }
+        Ok(sealed)
+    }
+
+    /// Decrypts; `None` for what is stored as it is.
+    pub(super) fn open(&self, place: &str, stored: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        let short = || "it is too short".to_owned();
+        let broken = "it cannot be decrypted with the configured key";
+        let sealed = stored
+            .strip_prefix(self.prefix.as_slice())
+            .ok_or_else(short)?;
+        match &self.made {
+            Made::Identity => Ok(None),
+            Made::AesGcm(key) => {
+                let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(short)?;
+                let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| short())?;
+                let mut text = text.to_vec();
+                let length = key
+                    .open_in_place(nonce, Aad::from(place.as_bytes()), &mut text)
+                    .map_err(|_| broken)?
+                    .len();
+                text.truncate(length);
+                Ok(Some(text))
+            }
+        }
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| "the system gives no random numbers")?;
+    Ok(bytes)
+}
