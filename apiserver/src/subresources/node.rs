@@ -302,7 +302,7 @@ async fn service_target(call: &Call) -> Result<Target, ApiError> {
     } else {
         ports
             .iter()
-            .find(|p| p["name"] == port || p["port"].to_string() == port)
+            .find(|p| p["name"] == port || p["port"] == port)
     };
     let no_endpoints = || {
         ApiError::unavailable(format!(

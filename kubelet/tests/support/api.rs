@@ -30,7 +30,7 @@ struct State {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     state: Arc<Mutex<State>>,
     version: Arc<watch::Sender<u64>>,
 }
@@ -126,7 +126,7 @@ fn selected(object: &Value, selector: &str) -> bool {
 }
 
 impl Api {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Version 1 is what an empty list has.
         let state = State {
             version: 1,
@@ -138,7 +138,7 @@ impl Api {
         }
     }
 
-    pub fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let api = api.clone();
@@ -148,12 +148,12 @@ impl Api {
     }
 
     /// Stores an object as a client would.
-    pub fn put(&self, resource: &str, object: Value) -> Value {
+    pub(crate) fn put(&self, resource: &str, object: Value) -> Value {
         let mut state = self.state.lock();
         self.store(&mut state, resource, object, "ADDED")
     }
 
-    pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub(crate) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         self.state
             .lock()
             .objects
@@ -162,7 +162,7 @@ impl Api {
     }
 
     /// Changes an object by a merge patch.
-    pub fn patch(&self, resource: &str, namespace: &str, name: &str, patch: &Value) {
+    pub(crate) fn patch(&self, resource: &str, namespace: &str, name: &str, patch: &Value) {
         let mut state = self.state.lock();
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
         let mut object = state
@@ -174,7 +174,7 @@ impl Api {
         self.store(&mut state, resource, object, "MODIFIED");
     }
 
-    pub fn list(&self, resource: &str) -> Vec<Value> {
+    pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
         let state = self.state.lock();
         let of_resource = state
             .objects
@@ -184,7 +184,7 @@ impl Api {
     }
 
     /// Deletes gracefully, as `kubectl delete` does.
-    pub fn delete(&self, resource: &str, namespace: &str, name: &str, grace: Option<i64>) {
+    pub(crate) fn delete(&self, resource: &str, namespace: &str, name: &str, grace: Option<i64>) {
         let mut state = self.state.lock();
         self.remove(
             &mut state,

@@ -6,7 +6,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// Names of the one image in the archive.
-pub const TAGS: [&str; 2] = ["docker.io/fairlead/pause:1", "docker.io/library/busybox:1"];
+pub(crate) const TAGS: [&str; 2] = ["docker.io/fairlead/pause:1", "docker.io/library/busybox:1"];
 
 fn entry(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, data: &[u8]) {
     let mut header = tar::Header::new_gnu();
@@ -64,7 +64,7 @@ fn layer() -> Vec<u8> {
 }
 
 /// Writes the archive.
-pub fn write(path: &Path) {
+pub(crate) fn write(path: &Path) {
     let layer = layer();
     let digest = hex::encode(Sha256::digest(&layer));
     let config = json!({

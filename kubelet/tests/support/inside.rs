@@ -31,7 +31,7 @@ fn stale_roots() -> Vec<String> {
 }
 
 /// Calls `body` inside. `name` is the test's own name, as the harness knows it.
-pub fn run(name: &str, body: impl AsyncFnOnce()) {
+pub(crate) fn run(name: &str, body: impl AsyncFnOnce()) {
     if std::env::var_os(MARK).is_some() {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
@@ -75,7 +75,7 @@ pub fn run(name: &str, body: impl AsyncFnOnce()) {
 }
 
 /// The cgroup that everything of this test is below.
-pub fn cgroup_root() -> String {
+pub(crate) fn cgroup_root() -> String {
     std::env::var(MARK).expect("called inside only")
 }
 

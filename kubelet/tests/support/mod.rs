@@ -2,7 +2,7 @@
 
 #![expect(dead_code, reason = "each test file uses a part")]
 
-pub mod api;
-pub mod image;
-pub mod inside;
-pub mod node;
+pub(crate) mod api;
+pub(crate) mod image;
+pub(crate) mod inside;
+pub(crate) mod node;

@@ -19,14 +19,14 @@ use watch_cache::WatchCaches;
 use super::api::Api;
 use super::{image, inside};
 
-pub const NODE: &str = "node1";
+pub(crate) const NODE: &str = "node1";
 /// On memory that goes away with the test's mount namespace.
 const BASE: &str = "/run/fairlead-kubelet-test";
 
 /// How long anything is waited for. Only a failure lasts as long; a busy machine may need it.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-pub struct Node {
+pub(crate) struct Node {
     pub api: Api,
     containerd: Child,
     kubelet: Option<(CancellationToken, JoinHandle<()>)>,
@@ -44,7 +44,7 @@ fn base(path: &str) -> PathBuf {
     Path::new(BASE).join(path)
 }
 
-pub fn socket() -> PathBuf {
+pub(crate) fn socket() -> PathBuf {
     base("containerd.sock")
 }
 
@@ -107,13 +107,13 @@ fn start_containerd() -> Child {
 
 impl Node {
     /// Starts containerd and the kubelet.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut node = Self::without_kubelet();
         node.start_kubelet(|_| {}).await;
         node
     }
 
-    pub fn without_kubelet() -> Self {
+    pub(crate) fn without_kubelet() -> Self {
         sh(&format!(
             "mkdir -p {BASE} && mount -t tmpfs tmpfs {BASE} && mount --make-rshared /"
         ));
@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    pub fn config() -> Config {
+    pub(crate) fn config() -> Config {
         Config {
             node_name: NODE.into(),
             runtime_socket: socket(),
@@ -145,7 +145,7 @@ impl Node {
         }
     }
 
-    pub async fn start_kubelet(&mut self, change: impl FnOnce(&mut Config)) {
+    pub(crate) async fn start_kubelet(&mut self, change: impl FnOnce(&mut Config)) {
         let mut config = Self::config();
         change(&mut config);
         let client = self.api.client();
@@ -157,24 +157,24 @@ impl Node {
     }
 
     /// Ends the kubelet without a word, as a kill would: nothing is cleaned up.
-    pub async fn kill_kubelet(&mut self) {
+    pub(crate) async fn kill_kubelet(&mut self) {
         if let Some((shutdown, task)) = self.kubelet.take() {
             shutdown.cancel();
             let _ = task.await;
         }
     }
 
-    pub fn kill_containerd(&mut self) {
+    pub(crate) fn kill_containerd(&mut self) {
         self.containerd.kill().expect("killed");
         let _ = self.containerd.wait();
     }
 
-    pub fn restart_containerd(&mut self) {
+    pub(crate) fn restart_containerd(&mut self) {
         self.containerd = start_containerd();
     }
 
     /// Creates a pod on this node. Containers without an image get busybox.
-    pub fn create(&self, name: &str, mut spec: Value) {
+    pub(crate) fn create(&self, name: &str, mut spec: Value) {
         for list in ["initContainers", "containers"] {
             for container in spec[list].as_array_mut().into_iter().flatten() {
                 let defaults = json!({"image": "busybox:1", "imagePullPolicy": "IfNotPresent",
@@ -201,14 +201,19 @@ impl Node {
         );
     }
 
-    pub fn pod(&self, name: &str) -> Value {
+    pub(crate) fn pod(&self, name: &str) -> Value {
         self.api
             .get("api/v1/pods", "default", name)
             .unwrap_or_default()
     }
 
     /// Waits until the pod is as wanted.
-    pub async fn wait(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let begun = Instant::now();
         loop {
             let pod = self.pod(name);
@@ -238,27 +243,27 @@ impl Node {
         }
     }
 
-    pub async fn running(&self, name: &str) -> Value {
+    pub(crate) async fn running(&self, name: &str) -> Value {
         self.wait(name, "running", |pod| pod["status"]["phase"] == "Running")
             .await
     }
 
-    pub async fn ready(&self, name: &str) -> Value {
+    pub(crate) async fn ready(&self, name: &str) -> Value {
         self.wait(name, "ready", |pod| condition(pod, "Ready") == "True")
             .await
     }
 
-    pub async fn phase(&self, name: &str, phase: &str) -> Value {
+    pub(crate) async fn phase(&self, name: &str, phase: &str) -> Value {
         self.wait(name, phase, |pod| pod["status"]["phase"] == phase)
             .await
     }
 
-    pub async fn gone(&self, name: &str) {
+    pub(crate) async fn gone(&self, name: &str) {
         self.wait(name, "gone", Value::is_null).await;
     }
 
     /// The text of a container's log, as the file has it after the runtime's prefix.
-    pub fn log(&self, name: &str, container: &str, attempt: u32) -> String {
+    pub(crate) fn log(&self, name: &str, container: &str, attempt: u32) -> String {
         let pod = self.pod(name);
         let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
         let path = base(&format!(
@@ -272,7 +277,7 @@ impl Node {
     }
 
     /// Waits until a log says exactly this.
-    pub async fn says(&self, name: &str, container: &str, text: &str) {
+    pub(crate) async fn says(&self, name: &str, container: &str, text: &str) {
         let begun = Instant::now();
         while self.log(name, container, 0) != text {
             assert!(
@@ -285,7 +290,12 @@ impl Node {
     }
 
     /// Runs a command in a container.
-    pub async fn exec(&self, name: &str, container: &str, command: &[&str]) -> (i32, String) {
+    pub(crate) async fn exec(
+        &self,
+        name: &str,
+        container: &str,
+        command: &[&str],
+    ) -> (i32, String) {
         let pod = self.pod(name);
         let statuses = pod["status"]["containerStatuses"]
             .as_array()
@@ -313,14 +323,14 @@ impl Node {
         )
     }
 
-    pub fn has_event(&self, name: &str, reason: &str) -> bool {
+    pub(crate) fn has_event(&self, name: &str, reason: &str) -> bool {
         self.api
             .list("api/v1/events")
             .iter()
             .any(|event| event["involvedObject"]["name"] == name && event["reason"] == reason)
     }
 
-    pub fn file(&self, path: &str) -> PathBuf {
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
         base(path)
     }
 }
@@ -331,7 +341,7 @@ impl Drop for Node {
     }
 }
 
-pub fn condition(pod: &Value, kind: &str) -> String {
+pub(crate) fn condition(pod: &Value, kind: &str) -> String {
     let list = pod["status"]["conditions"]
         .as_array()
         .cloned()
@@ -344,6 +354,6 @@ pub fn condition(pod: &Value, kind: &str) -> String {
 }
 
 /// A free port of this network namespace.
-pub fn listen() -> SocketAddr {
+pub(crate) fn listen() -> SocketAddr {
     "127.0.0.1:10250".parse().expect("an address")
 }

@@ -36,9 +36,9 @@ impl Versions {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let shape = |version: &Value| {
             let gvk = Gvk::new(
-                &text(&spec["group"]),
-                &text(&version["name"]),
-                &text(&spec["names"]["kind"]),
+                text(&spec["group"]),
+                text(&version["name"]),
+                text(&spec["names"]["kind"]),
             );
             let schema = &version["schema"]["openAPIV3Schema"];
             let given = Some(schema).filter(|s| s.is_object());

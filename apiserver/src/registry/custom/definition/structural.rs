@@ -65,14 +65,12 @@ fn check_type(schema: &Value, level: Level, path: &str, faults: &mut Faults<'_>)
             faults.invalid(&path, &schema["type"], "must be object at the root");
         }
         Level::Root => {}
-        _ if schema[ANY_NUMBER_OR_TEXT] == true => {
-            if !declared.is_empty() {
-                faults.invalid(
-                    &path,
-                    &schema["type"],
-                    "must be empty if x-kubernetes-int-or-string is true",
-                );
-            }
+        _ if schema[ANY_NUMBER_OR_TEXT] == true && !declared.is_empty() => {
+            faults.invalid(
+                &path,
+                &schema["type"],
+                "must be empty if x-kubernetes-int-or-string is true",
+            );
         }
         _ if declared.is_empty() && schema[KEEPS] != true => {
             let place = if level == Level::Item {
