@@ -234,7 +234,7 @@ impl Query {
 /// Decodes `%xx` (and `+` in queries). What is not valid UTF-8 becomes replacement characters,
 /// which no object's name contains.
 fn percent_decode(text: &str, plus: bool) -> String {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    if !(text.contains('%') || plus && text.contains('+')) {
         return text.to_owned();
     }
     let bytes = text.as_bytes();

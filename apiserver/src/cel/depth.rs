@@ -12,7 +12,7 @@ pub(super) fn is_bounded(source: &str) -> bool {
         text: source.as_bytes(),
         at: 0,
     }
-    .is_bounded()
+    .runs_bounded()
 }
 
 struct Scanner<'a> {
@@ -22,7 +22,7 @@ struct Scanner<'a> {
 
 impl Scanner<'_> {
     /// Operators at the same level nest to the left; a separator begins anew.
-    fn is_bounded(mut self) -> bool {
+    fn runs_bounded(mut self) -> bool {
         let mut levels = vec![0usize];
         while let Some(&c) = self.text.get(self.at) {
             match c {

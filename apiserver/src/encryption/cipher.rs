@@ -15,7 +15,7 @@ pub(super) struct Key {
 
 enum Made {
     Identity,
-    AesGcm(LessSafeKey),
+    AesGcm(Box<LessSafeKey>),
 }
 
 impl Key {
@@ -42,7 +42,7 @@ impl Key {
         let key = UnboundKey::new(algorithm, secret).map_err(|_| wrong())?;
         Ok(Key {
             prefix: format!("k8s:enc:aesgcm:v1:{name}:").into_bytes(),
-            made: Made::AesGcm(LessSafeKey::new(key)),
+            made: Made::AesGcm(Box::new(LessSafeKey::new(key))),
         })
     }
 

@@ -10,13 +10,11 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_secs(150);
 
 fn ready(node: &Value) -> &str {
-    let conditions = node["status"]["conditions"]
+    let mut conditions = node["status"]["conditions"]
         .as_array()
         .into_iter()
         .flatten();
-    let ready = conditions
-        .filter(|condition| condition["type"] == "Ready")
-        .next_back();
+    let ready = conditions.rfind(|condition| condition["type"] == "Ready");
     ready
         .and_then(|condition| condition["status"].as_str())
         .unwrap_or("missing")
