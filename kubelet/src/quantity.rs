@@ -11,53 +11,7 @@ const NANO: i128 = 1_000_000_000;
 
 /// The quantity in billionths; `None` when it does not parse.
 pub fn nanos(text: &str) -> Option<i128> {
-    let split = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let (sign, number) = match number.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, number.strip_prefix('+').unwrap_or(number)),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let (numerator, denominator) = multiplier(suffix)?;
-    let exact = digits.checked_mul(numerator)?.checked_mul(NANO)?;
-    let divisor = scale.checked_mul(denominator)?;
-    // Upstream rounds away from zero what is finer than it can hold.
-    Some(sign * ((exact + divisor - 1) / divisor))
-}
-
-/// A suffix as a fraction.
-fn multiplier(suffix: &str) -> Option<(i128, i128)> {
-    let binary = |power: u32| (1_i128 << (10 * power), 1);
-    Some(match suffix {
-        "" => (1, 1),
-        "n" => (1, 1_000_000_000),
-        "u" => (1, 1_000_000),
-        "m" => (1, 1_000),
-        "k" => (1_000, 1),
-        "M" => (1_000_000, 1),
-        "G" => (1_000_000_000, 1),
-        "T" => (1_000_000_000_000, 1),
-        "P" => (1_000_000_000_000_000, 1),
-        "E" => (1_000_000_000_000_000_000, 1),
-        "Ki" => binary(1),
-        "Mi" => binary(2),
-        "Gi" => binary(3),
-        "Ti" => binary(4),
-        "Pi" => binary(5),
-        "Ei" => binary(6),
-        _ => {
-            let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let power = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            if exponent < 0 { (1, power) } else { (power, 1) }
-        }
-    })
+    api_rules::quantity::nanos(text).ok()
 }
 
 /// The quantity in thousandths, rounded up. What does not parse counts as nothing.

@@ -123,7 +123,7 @@ fn wrong_configurations_are_told() {
             provider("aesgcm", "one", "c2hvcnQ="),
             "has 5 bytes instead of 16 or 32",
         ),
-        (provider("aesgcm", "one", "%%"), "is not base64"),
+        (provider("aesgcm", "one", "'%%'"), "is not base64"),
         ("  - kms: {}\n".to_owned(), "kms is not supported"),
         ("  - aesgcm: {keys: []}\n".to_owned(), "has no keys"),
         ("  - {}\n".to_owned(), "is one of aesgcm"),

@@ -40,7 +40,17 @@ impl Server {
         let shutdown = CancellationToken::new();
         let mut config = config(directory.path());
         change(&mut config);
-        let running = start(config, shutdown.clone()).await.unwrap();
+        // The store of a server that ended in this process is closed by its own threads.
+        let mut attempts = 0;
+        let running = loop {
+            match start(config.clone(), shutdown.clone()).await {
+                Err(error) if error.to_string().contains("in use") && attempts < 100 => {
+                    attempts += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                started => break started.unwrap(),
+            }
+        };
         Server {
             running,
             shutdown,

@@ -397,7 +397,8 @@ mod tests {
             ("", "ConfigMap"),
             json!({"metadata": {"finalizers": ["a", "b"]}}),
             json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]}}),
-            json!({"metadata": {"finalizers": ["b", "c"]}}),
+            // What the server does not know yet comes first.
+            json!({"metadata": {"finalizers": ["c", "b"]}}),
         );
     }
 }
