@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn the_last_of_equal_keys_wins_and_the_others_are_told() {
-        let text = "a: 1\nb:\n  c: x\n  d: [1, {e: 1, e: 2}]\n  c: y\n1: true\n";
+        let text = "a: 1\nb:\n  c: v\n  d: [1, {e: 1, e: 2}]\n  c: w\n1: true\n";
         let read = read_yaml(text).expect("valid YAML");
         assert_eq!(
             read.value,
-            json!({"a": 1, "b": {"c": "y", "d": [1, {"e": 2}]}, "1": true})
+            json!({"a": 1, "b": {"c": "w", "d": [1, {"e": 2}]}, "1": true})
         );
         assert_eq!(
             read.strict_error().as_deref(),
