@@ -135,7 +135,7 @@ fn sandbox_processes() -> Vec<i32> {
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let pid = entry.file_name().to_string_lossy().parse::<i32>();
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if let (Ok(pid), true) = (pid, command.starts_with(b"/pause")) {
+        if let (Ok(pid), true) = (pid, command.starts_with(b"/bin/sleep\x001000000")) {
             found.push(pid);
         }
     }
@@ -150,7 +150,9 @@ fn a_sandbox_that_dies_is_replaced_and_the_pod_goes_on_in_it() {
             let node = Node::start().await;
             node.create("p", waiter());
             let before = node.ready("p").await;
-            for pid in sandbox_processes() {
+            let sandboxes = sandbox_processes();
+            assert!(!sandboxes.is_empty(), "the sandbox's process is not found");
+            for pid in sandboxes {
                 let pid = nix::unistd::Pid::from_raw(pid);
                 nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("killed");
             }
