@@ -9,7 +9,10 @@ use anyhow::Context;
 use apiserver::authn::UserInfo;
 use apiserver::server::{RunningServer, start};
 use apiserver::{Config, EtcdConfig, StorageKind};
-use watch_cache::WatchCaches;
+use k8s_openapi::api::core::v1::Node;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use watch_cache::{WatchCache, WatchCaches};
 
 use super::part::{selection, signer};
 use super::running::{Components, block_on};
@@ -101,6 +104,25 @@ fn nth(range: &ipnetwork::IpNetwork, number: u32) -> Option<IpAddr> {
     }
 }
 
+/// Makes the kinds that configure the pod network known, once there is a node that reads them: an
+/// API server without nodes has the kinds of Kubernetes alone.
+async fn install_definitions(
+    nodes: WatchCache<Node>,
+    client: kube::Client,
+    shutdown: CancellationToken,
+) {
+    let mut changes = nodes.subscribe();
+    nodes.synced().await;
+    while nodes.list().is_empty() {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            change = changes.recv() => if matches!(change, Err(RecvError::Closed)) { return },
+        }
+    }
+    policy::install(client.clone(), shutdown.clone()).await;
+    bgp_agent::install(client, shutdown).await;
+}
+
 /// What runs beside the API server.
 pub(crate) struct ControlPlane {
     pub(crate) controllers: Option<controllers::Selection>,
@@ -117,12 +139,10 @@ impl ControlPlane {
     ) {
         let reader = UserInfo::new("system:fairlead", ["system:masters"]);
         let installer = server.client_for(reader.clone());
-        let shutdown = components.shutdown();
-        tokio::spawn(policy::install(installer, shutdown));
         let caches = WatchCaches::new(server.client_for(reader));
-        let administrator = UserInfo::new("system:fairlead", ["system:masters"]);
-        tokio::spawn(bgp_agent::install(
-            server.client_for(administrator),
+        tokio::spawn(install_definitions(
+            caches.of(),
+            installer,
             components.shutdown(),
         ));
         let no_groups: [&str; 0] = [];
