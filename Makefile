@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down test check bench fuzz packages build programs images unit cluster nextest lab-programs
+.PHONY: help up down test test-ipvs check bench fuzz packages build programs images unit cluster nextest lab-programs
 
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 CARGO := cargo
@@ -60,10 +60,14 @@ lab-programs: nextest programs
 	$(TARGET)/debug/fairlead image build >/dev/null
 
 test: lab-programs check ## everything that CI runs
-	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'not binary(ipvs)'
+
+# Not part of `test` as long as a check under load fails now and then where the kernel is emulated.
+test-ipvs: nextest ## Services by IPVS, in a kernel that has it
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'binary(ipvs)'
 
 unit: nextest ## the tests of the parts, network namespaces included
-	$(CARGO) nextest run --workspace --locked --exclude cluster-tests --no-fail-fast
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'not (package(cluster-tests) or binary(ipvs))'
 
 cluster: lab-programs ## whole clusters in the lab (TESTS=name for some of them)
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests)' $(TESTS)
