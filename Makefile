@@ -60,7 +60,9 @@ lab-programs: nextest programs
 	$(TARGET)/debug/fairlead image build >/dev/null
 
 test: lab-programs check ## everything that CI runs
-	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'not binary(ipvs)'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \
+		-E 'not (package(cluster-tests) or binary(ipvs))'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests)'
 
 # Not part of `test` as long as a check under load fails now and then where the kernel is emulated.
 test-ipvs: nextest ## Services by IPVS, in a kernel that has it
