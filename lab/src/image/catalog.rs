@@ -4,6 +4,10 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
+use object::Endianness;
+use object::elf::PT_INTERP;
+use object::read::elf::{ElfFile64, ProgramHeader};
+
 use super::archive::{Image, Layer, Node, RunConfig};
 use super::debian::{PackageCache, PackageError};
 
@@ -16,7 +20,7 @@ pub enum BuildError {
     #[error("unknown image {name:?}: one of {}", NAMES.join(", "))]
     Unknown { name: String },
     #[error(
-        "the program {name:?} is in none of {}; build it with `make programs`",
+        "no statically linked program {name:?} is in {}; build it with `make programs`",
         list(searched)
     )]
     Program {
@@ -51,11 +55,14 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The first program of that name that runs where there is nothing but itself: a build of the
+    /// whole workspace leaves dynamically linked ones of the same names.
     fn program(&self, name: &str) -> Result<Vec<u8>, BuildError> {
         for directory in &self.programs {
             let path = directory.join(name);
             match std::fs::read(&path) {
-                Ok(content) => return Ok(content),
+                Ok(content) if is_static(&content) => return Ok(content),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(BuildError::File { path, source }),
             }
@@ -65,6 +72,17 @@ impl Sources {
             searched: self.programs.clone(),
         })
     }
+}
+
+/// Whether an ELF program names no interpreter, which an image of one file does not have.
+fn is_static(program: &[u8]) -> bool {
+    let Ok(file) = ElfFile64::<Endianness>::parse(program) else {
+        return false;
+    };
+    let endian = file.endian();
+    file.elf_program_headers()
+        .iter()
+        .all(|header| header.p_type(endian) != PT_INTERP)
 }
 
 /// Builds one image and writes it to `DIRECTORY/NAME.tar`.
@@ -342,10 +360,46 @@ mod tests {
         assert!(error.to_string().contains("make programs"), "{error}");
     }
 
+    /// An x86-64 program with segments of these types and nothing in them (elf.h).
+    fn elf(segments: &[u32]) -> Vec<u8> {
+        let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+        program.resize(16, 0);
+        program.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+        program.extend(0_u64.to_le_bytes());
+        program.extend(64_u64.to_le_bytes());
+        program.extend([0; 12]);
+        program.extend([64, 0, 56, 0, segments.len() as u8, 0, 64, 0, 0, 0, 0, 0]);
+        for kind in segments {
+            program.extend(kind.to_le_bytes());
+            program.extend([0; 52]);
+        }
+        program
+    }
+
+    #[test]
+    fn a_program_that_needs_a_loader_is_passed_over_for_a_static_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [debug, release] = ["debug", "release"].map(|name| directory.path().join(name));
+        for profile in [&debug, &release] {
+            std::fs::create_dir(profile).unwrap();
+        }
+        std::fs::write(debug.join("pause"), elf(&[1, PT_INTERP])).unwrap();
+        let both = Sources {
+            programs: vec![debug, release.clone()],
+            packages: PackageCache::new(directory.path().join("packages")),
+        };
+        assert!(matches!(
+            both.program("pause"),
+            Err(BuildError::Program { .. })
+        ));
+        std::fs::write(release.join("pause"), elf(&[1])).unwrap();
+        assert_eq!(both.program("pause").unwrap(), elf(&[1]));
+    }
+
     #[test]
     fn a_built_archive_stands_alone_in_its_directory() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("pause"), "program").unwrap();
+        std::fs::write(directory.path().join("pause"), elf(&[1])).unwrap();
         let images = directory.path().join("images");
         let path = build("pause", &sources(directory.path()), &images).unwrap();
         assert_eq!(path, images.join("pause.tar"));
