@@ -9,8 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::resources::definitions;
 
-/// A server that has just started may not take them yet.
-const RETRY: Duration = Duration::from_millis(500);
+/// A server that has just started may not take them yet: how soon it is tried again, at first and
+/// at most.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// Applies the definitions, again and again until they are there or `shutdown` comes.
 pub async fn install(client: Client, shutdown: CancellationToken) {
@@ -18,6 +20,7 @@ pub async fn install(client: Client, shutdown: CancellationToken) {
     let parameters = PatchParams::apply("fairlead").force();
     for definition in definitions() {
         let name = definition.name_any();
+        let mut wait = RETRY_FIRST;
         loop {
             let patch = Patch::Apply(&definition);
             let Err(error) = api.patch(&name, &parameters, &patch).await else {
@@ -26,7 +29,7 @@ pub async fn install(client: Client, shutdown: CancellationToken) {
             tracing::warn!(name, %error, "a definition is not taken, it is tried again");
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MOST),
             }
         }
     }

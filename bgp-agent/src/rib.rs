@@ -135,6 +135,11 @@ impl Path {
         }
     }
 
+    /// Ours, of another system, or of a client (RFC 4456, section 6).
+    fn is_for_everybody(&self) -> bool {
+        self.peer == LOCAL || !self.source.internal || self.source.client
+    }
+
     pub fn is_long_stale(&self) -> bool {
         self.attributes.communities.contains(&community::LLGR_STALE)
     }
@@ -199,6 +204,8 @@ pub struct Rib {
     hops: BTreeMap<IpAddr, Hop>,
     /// Next hops that nobody has looked at yet.
     new_hops: BTreeSet<IpAddr>,
+    /// Prefixes with a path that internal peers may be told without reflection.
+    for_everybody: BTreeSet<IpNetwork>,
     last_local_id: u32,
 }
 
@@ -230,6 +237,7 @@ impl Rib {
         }
         entry.paths.sort_by(Path::compare);
         self.note_hop(&path);
+        self.note_for_everybody(prefix);
         if let Some(old) = replaced {
             self.forget_hop(&old);
         }
@@ -327,8 +335,27 @@ impl Rib {
             }
             self.forget_hop(path);
         }
+        self.note_for_everybody(prefix);
         self.forget_empty(prefix);
         !removed.is_empty()
+    }
+
+    fn note_for_everybody(&mut self, prefix: IpNetwork) {
+        if self.paths(&prefix).iter().any(Path::is_for_everybody) {
+            self.for_everybody.insert(prefix);
+        } else {
+            self.for_everybody.remove(&prefix);
+        }
+    }
+
+    /// Whether internal peers that are no clients may be told of one of the prefix's paths.
+    pub fn is_for_everybody(&self, prefix: &IpNetwork) -> bool {
+        self.for_everybody.contains(prefix)
+    }
+
+    /// The prefixes of which that holds: in a mesh only our own.
+    pub fn for_everybody(&self) -> impl Iterator<Item = &IpNetwork> {
+        self.for_everybody.iter()
     }
 
     fn forget_empty(&mut self, prefix: IpNetwork) {

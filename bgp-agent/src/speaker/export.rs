@@ -21,10 +21,9 @@ impl Speaker {
             return;
         };
         let picks = |prefix: &&IpNetwork| family.is_none_or(|family| Family::of(prefix) == family);
-        let all = self.rib.prefixes().filter(picks).copied();
         let prefixes: Vec<IpNetwork> = match hears_only_external(peer) {
-            true => all.filter(|prefix| self.is_for_everybody(prefix)).collect(),
-            false => all.collect(),
+            true => self.rib.for_everybody().filter(picks).copied().collect(),
+            false => self.rib.prefixes().filter(picks).copied().collect(),
         };
         self.tell(address, &prefixes);
     }
@@ -36,7 +35,7 @@ impl Speaker {
         // for all peers.
         let for_everybody: Vec<IpNetwork> = all
             .iter()
-            .filter(|prefix| self.is_for_everybody(prefix) || self.rib.is_told(prefix))
+            .filter(|prefix| self.rib.is_for_everybody(prefix) || self.rib.is_told(prefix))
             .copied()
             .collect();
         let peers: Vec<(IpAddr, bool)> = self
@@ -48,14 +47,6 @@ impl Speaker {
         for (address, only_external) in peers {
             self.tell(address, if only_external { &for_everybody } else { &all });
         }
-    }
-
-    /// Whether the best path may be told to internal peers that are no clients of ours.
-    fn is_for_everybody(&self, prefix: &IpNetwork) -> bool {
-        let paths = self.rib.paths(prefix);
-        paths
-            .iter()
-            .any(|path| path.peer == LOCAL || !path.source.internal || path.source.client)
     }
 
     /// Tells a peer what became of these prefixes.
