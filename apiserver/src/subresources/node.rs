@@ -77,7 +77,33 @@ pub(super) async fn connect(
         },
         _ => session_target(&call).await?,
     };
+    if subresource == "log" && streaming::websocket::is_requested(&parts.headers) {
+        return download(&call, &target, &path, parts, body).await;
+    }
     send(&call, &target, &path, parts, body).await
+}
+
+/// A log that is read through a WebSocket. The kubelet does not know of it.
+async fn download(
+    call: &Call,
+    target: &Target,
+    path: &str,
+    parts: Parts,
+    body: RequestBody,
+) -> Result<ApiResponse, ApiError> {
+    let mut handshake = http::Request::from_parts(parts, ());
+    let accepted = streaming::download::accept(&mut handshake);
+    let (accepted, reader) =
+        accepted.ok_or_else(|| ApiError::bad_request("the WebSocket handshake is not sound"))?;
+    let (mut parts, ()) = handshake.into_parts();
+    parts.headers.remove(http::header::CONNECTION);
+    parts.headers.remove(http::header::UPGRADE);
+    let answer = send(call, target, path, parts, body).await?;
+    if answer.status() != http::StatusCode::OK {
+        return Ok(answer);
+    }
+    tokio::spawn(reader.serve(http_body_util::BodyDataStream::new(answer.into_body())));
+    Ok(accepted.map(|()| Body::empty()))
 }
 
 /// Everything behind `proxy`, whatever the method.
