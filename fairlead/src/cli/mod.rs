@@ -6,6 +6,7 @@ mod image;
 mod lab;
 mod part;
 mod policy;
+mod service_proxy;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -15,6 +16,7 @@ pub(crate) use image::*;
 pub(crate) use lab::*;
 pub(crate) use part::*;
 pub(crate) use policy::*;
+pub(crate) use service_proxy::*;
 
 /// A Kubernetes stack built around the pod network.
 #[derive(Debug, Parser)]
@@ -144,7 +146,8 @@ mod tests {
             "fairlead token create --ttl 1h",
             "fairlead token list -o json",
             "fairlead token delete abcdef",
-            "fairlead proxy --kubeconfig k --mode ipvs",
+            "fairlead proxy --kubeconfig k --mode ipvs --ipvs-scheduler mh --ipvs-udp-timeout 30",
+            "fairlead proxy --cleanup",
             "fairlead vxlan --kubeconfig k",
             "fairlead bgp --kubeconfig k --node-name n",
             "fairlead bgp --config /etc/fairlead/bgp.yaml",

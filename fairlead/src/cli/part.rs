@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ProxyMode;
-
 /// Runs this part with the kubeconfig's user
 #[derive(Debug, Args)]
 #[command(
@@ -68,27 +66,6 @@ pub(crate) struct Kubelet {
     pub(crate) part: Part,
     #[command(flatten)]
     pub(crate) node: super::NodeSettings,
-}
-
-/// Runs the Service proxy, in the place of kube-proxy
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  fairlead proxy --kubeconfig /etc/kubernetes/proxy.conf --mode nftables"
-)]
-pub(crate) struct Proxy {
-    #[command(flatten)]
-    pub(crate) node: NodePart,
-    /// What programs Services into the kernel
-    #[arg(long, default_value = "iptables")]
-    pub(crate) mode: ProxyMode,
-    /// The pods' ranges: what comes from elsewhere to a ClusterIP is masqueraded
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "10.244.0.0/16",
-        value_name = "CIDR"
-    )]
-    pub(crate) cluster_cidr: Vec<ipnetwork::IpNetwork>,
 }
 
 /// Runs the cluster's DNS

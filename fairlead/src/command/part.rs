@@ -83,27 +83,54 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 pub(crate) fn proxy(options: &Proxy) -> anyhow::Result<ExitCode> {
-    let config = proxy::Config {
-        mode: proxy_mode(&cli::name(options.mode))?,
-        node_name: node_name(options.node.node_name.as_deref())?,
-        cluster_cidrs: options.cluster_cidr.clone(),
-        ..proxy::Config::default()
+    let config = proxy_config(options)?;
+    let Some(kubeconfig) = options.kubeconfig.as_deref().filter(|_| !options.cleanup) else {
+        anyhow::ensure!(
+            nix::unistd::geteuid().is_root(),
+            "removing rules from the kernel needs root"
+        );
+        for mode in proxy::Mode::ALL {
+            proxy::cleanup(mode, &config)?;
+        }
+        return Ok(ExitCode::SUCCESS);
     };
-    alone(
-        "proxy",
-        &options.node.part.kubeconfig,
-        |client, caches, shutdown| {
-            proxy::run(
-                config,
-                proxy::Deps {
-                    client,
-                    caches,
-                    mode: None,
-                },
-                shutdown,
-            )
+    alone("proxy", kubeconfig, |client, caches, shutdown| {
+        let deps = proxy::Deps {
+            client,
+            caches,
+            mode: None,
+        };
+        proxy::run(config, deps, shutdown)
+    })
+}
+
+fn proxy_config(options: &Proxy) -> anyhow::Result<proxy::Config> {
+    let ipvs = &options.ipvs;
+    Ok(proxy::Config {
+        mode: proxy_mode(&cli::name(options.mode))?,
+        node_name: node_name(options.node_name.as_deref())?,
+        cluster_cidrs: options.cluster_cidr.clone(),
+        service_cidrs: options.service_cidr.clone(),
+        nodeport_addresses: options.nodeport_addresses.clone(),
+        localhost_nodeports: options.localhost_nodeports,
+        masquerade_all: options.masquerade_all,
+        masquerade_bit: options.masquerade_bit,
+        proxy_name: options.service_proxy_name.clone(),
+        min_sync: std::time::Duration::from_millis(options.min_sync_period),
+        healthz: Some(options.healthz_bind_address),
+        ipvs: proxy::config::Ipvs {
+            scheduler: ipvs.ipvs_scheduler.clone(),
+            strict_arp: ipvs.ipvs_strict_arp,
+            tcp_timeout: ipvs.ipvs_tcp_timeout,
+            tcp_fin_timeout: ipvs.ipvs_tcpfin_timeout,
+            udp_timeout: ipvs.ipvs_udp_timeout,
+            drain: ipvs.ipvs_drain,
         },
-    )
+        nftables: proxy::config::Nftables {
+            flowtable_devices: options.flowtable_devices.clone(),
+        },
+        ..proxy::Config::default()
+    })
 }
 
 pub(crate) fn proxy_mode(name: &str) -> anyhow::Result<proxy::Mode> {
