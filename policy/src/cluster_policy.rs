@@ -21,6 +21,14 @@ pub struct ClusterNetworkPolicy {
     pub metadata: ObjectMeta,
     #[serde(default)]
     pub spec: Spec,
+    #[serde(default)]
+    pub status: StatusView,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct StatusView {
+    pub conditions: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -36,9 +36,11 @@ pub mod model;
 pub mod plan;
 mod pod_view;
 mod render;
+mod report;
 pub mod snapshot;
 pub mod verdict;
 
 pub use definition::install;
 pub use driver::{Config, Deps, Error, FLOWS_SOCKET, run};
 pub use metrics::register;
+pub use report::report;
