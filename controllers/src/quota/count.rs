@@ -52,7 +52,7 @@ fn counted(name: &str) -> Option<(String, String)> {
 }
 
 impl Counters {
-    /// `changed` is told the namespace in which a counted object came or went.
+    /// `changed` is told the namespace in which a counted object went.
     pub(crate) fn new(context: &Context, changed: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self {
             context: context.clone(),
@@ -141,14 +141,7 @@ fn handle(
     match event {
         Event::Apply(object) => {
             let (namespace, name) = key(&object);
-            let new = names
-                .lock()
-                .entry(namespace.clone())
-                .or_default()
-                .insert(name);
-            if new {
-                changed(&namespace);
-            }
+            names.lock().entry(namespace).or_default().insert(name);
         }
         Event::Delete(object) => {
             let (namespace, name) = key(&object);

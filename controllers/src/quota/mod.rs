@@ -1,10 +1,15 @@
 //! ResourceQuota: keeps the status of quotas at what is used. Refusing what exceeds a quota
-//! is the API server's part; it reads this status.
+//! is the API server's part: it reads this status and adds what it admits.
+//!
+//! **Invariant:** what was just admitted is never counted away. So nothing is counted because an
+//! object came, when others may be admitted and not yet stored, but when one went, when the
+//! quota itself changed, and now and then for what was admitted and then failed.
 
 mod count;
 mod plan;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -28,7 +33,10 @@ fn in_namespace(quotas: &WatchCache<ResourceQuota>, namespace: &str) -> Vec<Obje
         .collect()
 }
 
-/// Whether a pod came, went, ended or is about to go, or asks for something else.
+/// How often a quota is counted without a reason.
+const RECOUNT: Duration = Duration::from_secs(300);
+
+/// Whether a pod went, ended or is about to go, or asks for something else.
 fn pod_matters(change: &Change<Pod>) -> bool {
     match change {
         Change::Applied {
@@ -39,6 +47,7 @@ fn pod_matters(change: &Change<Pod>) -> bool {
                 || is_terminating(old) != is_terminating(new)
                 || old.metadata.generation != new.metadata.generation
         }
+        Change::Applied { old: None, .. } => false,
         _ => true,
     }
 }
@@ -49,6 +58,21 @@ fn spec_changed<K: Cacheable + PartialEq>(change: &Change<K>) -> bool {
             old: Some(old),
             new,
         } => old != new,
+        Change::Applied { old: None, .. } => false,
+        _ => true,
+    }
+}
+
+/// Whether the quota limits something else than before.
+fn limits_changed(change: &Change<ResourceQuota>) -> bool {
+    match change {
+        Change::Applied {
+            old: Some(old),
+            new,
+        } => {
+            let told = |q: &ResourceQuota| q.status.as_ref().and_then(|s| s.hard.clone());
+            old.spec != new.spec || told(old) != told(new)
+        }
         _ => true,
     }
 }
@@ -72,7 +96,9 @@ pub(crate) fn start(context: &Context) {
         }
     });
     builder
-        .watch(&quotas, |change| [change.key()])
+        .watch(&quotas, |change| {
+            limits_changed(change).then(|| change.key())
+        })
         .watch(&all_pods, move |change| {
             let namespace = change.key().namespace;
             if pod_matters(change) {
@@ -144,7 +170,7 @@ impl Reconciler for Controller {
             used: Some(used),
         };
         if is_same(quota.status.as_ref(), &status) {
-            return Ok(Outcome::Done);
+            return Ok(Outcome::After(RECOUNT));
         }
         let updated = Arc::new(ResourceQuota {
             status: Some(status),
@@ -156,7 +182,7 @@ impl Reconciler for Controller {
         act::replace_status(&api, updated.as_ref())
             .await
             .unless_gone()?;
-        Ok(Outcome::Done)
+        Ok(Outcome::After(RECOUNT))
     }
 }
 

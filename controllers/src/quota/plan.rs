@@ -3,20 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api_rules::quantity::nanos;
-use api_rules::requests::quality_of_service;
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, ScopedResourceSelectorRequirement, Service,
+use api_rules::quota::{
+    Usage, add, in_scope, is_unscoped, of_claim, of_pod, of_service, whole, write,
 };
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::framework::pods::{is_terminal, is_terminating};
-
-const NANO: i128 = 1_000_000_000;
-
-/// Amounts in billionths by resource name, with what is summed up written in binary units.
-pub(crate) type Usage = BTreeMap<String, i128>;
 
 /// Everything that a namespace holds and a quota may count.
 #[derive(Default)]
@@ -45,7 +39,7 @@ pub(crate) fn used(
         .iter()
         .filter(|pod| counts(pod, now) && in_scope(quota, pod))
     {
-        add_pod(&mut usage, pod);
+        merge(&mut usage, of_pod(pod));
     }
     let pods_exist = contents
         .pods
@@ -55,10 +49,10 @@ pub(crate) fn used(
     add(&mut usage, "count/pods", whole(pods_exist));
     if is_unscoped(quota) {
         for service in &contents.services {
-            add_service(&mut usage, service);
+            merge(&mut usage, of_service(service));
         }
         for claim in &contents.claims {
-            add_claim(&mut usage, claim);
+            merge(&mut usage, of_claim(claim));
         }
         for (name, count) in &contents.objects {
             add(&mut usage, name, whole(*count));
@@ -73,15 +67,6 @@ pub(crate) fn used(
         .collect()
 }
 
-fn whole(count: usize) -> i128 {
-    i128::try_from(count).unwrap_or(0).saturating_mul(NANO)
-}
-
-fn add(usage: &mut Usage, name: &str, amount: i128) {
-    let sum = usage.entry(name.to_owned()).or_default();
-    *sum = sum.saturating_add(amount);
-}
-
 /// A pod that has ended uses nothing, nor does one that should be gone by now.
 fn counts(pod: &Pod, now: Timestamp) -> bool {
     if is_terminal(pod) {
@@ -93,236 +78,15 @@ fn counts(pod: &Pod, now: Timestamp) -> bool {
     is_terminating(pod) && now <= deleted.0
 }
 
-fn add_pod(usage: &mut Usage, pod: &Pod) {
-    let Some(spec) = &pod.spec else { return };
-    add(usage, "pods", NANO);
-    for (name, amount) in amounts(spec, Kind::Requests) {
-        if is_native(&name) {
-            add(usage, &name, amount);
-        }
-        add(usage, &format!("requests.{name}"), amount);
+fn merge(usage: &mut Usage, more: Usage) {
+    for (name, amount) in more {
+        add(usage, &name, amount);
     }
-    for (name, amount) in amounts(spec, Kind::Limits) {
-        if is_native(&name) {
-            add(usage, &format!("limits.{name}"), amount);
-        }
-    }
-}
-
-fn is_native(name: &str) -> bool {
-    !name.contains('/')
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Requests,
-    Limits,
-}
-
-/// What the pod asks for, exactly: the sum of its containers, or more for its initialization.
-fn amounts(spec: &PodSpec, kind: Kind) -> Usage {
-    let of = |resources: Option<&k8s_openapi::api::core::v1::ResourceRequirements>| -> Usage {
-        let list = resources.and_then(|resources| match kind {
-            Kind::Requests => resources.requests.as_ref(),
-            Kind::Limits => resources.limits.as_ref(),
-        });
-        list.into_iter()
-            .flatten()
-            .map(|(name, quantity)| (name.clone(), nanos(&quantity.0).unwrap_or(0)))
-            .collect()
-    };
-    let mut total = Usage::new();
-    for container in &spec.containers {
-        for (name, amount) in of(container.resources.as_ref()) {
-            add(&mut total, &name, amount);
-        }
-    }
-    let mut sidecars = Usage::new();
-    let mut starting = Usage::new();
-    for container in spec.init_containers.iter().flatten() {
-        let own = of(container.resources.as_ref());
-        let mut moment = sidecars.clone();
-        for (name, amount) in &own {
-            add(&mut moment, name, *amount);
-        }
-        if container.restart_policy.as_deref() == Some("Always") {
-            for (name, amount) in &own {
-                add(&mut total, name, *amount);
-            }
-            sidecars = moment.clone();
-        }
-        for (name, amount) in moment {
-            let most = starting.entry(name).or_default();
-            *most = (*most).max(amount);
-        }
-    }
-    for (name, amount) in starting {
-        let most = total.entry(name).or_default();
-        *most = (*most).max(amount);
-    }
-    total.extend(of(spec.resources.as_ref()));
-    for (name, quantity) in spec.overhead.iter().flatten() {
-        if kind == Kind::Requests || total.contains_key(name) {
-            add(&mut total, name, nanos(&quantity.0).unwrap_or(0));
-        }
-    }
-    total
-}
-
-fn add_service(usage: &mut Usage, service: &Service) {
-    add(usage, "services", NANO);
-    add(usage, "count/services", NANO);
-    let spec = service.spec.clone().unwrap_or_default();
-    let ports = spec.ports.unwrap_or_default();
-    match spec.type_.as_deref() {
-        Some("NodePort") => add(usage, "services.nodeports", whole(ports.len())),
-        Some("LoadBalancer") => {
-            add(usage, "services.loadbalancers", NANO);
-            let numbered = if spec.allocate_load_balancer_node_ports == Some(false) {
-                ports
-                    .iter()
-                    .filter(|port| port.node_port.unwrap_or(0) != 0)
-                    .count()
-            } else {
-                ports.len()
-            };
-            add(usage, "services.nodeports", whole(numbered));
-        }
-        _ => {}
-    }
-}
-
-fn add_claim(usage: &mut Usage, claim: &PersistentVolumeClaim) {
-    let spec = claim.spec.clone().unwrap_or_default();
-    let requests = spec
-        .resources
-        .and_then(|resources| resources.requests)
-        .unwrap_or_default();
-    let size = requests
-        .get("storage")
-        .map_or(0, |size| nanos(&size.0).unwrap_or(0));
-    let class = spec.storage_class_name.unwrap_or_default();
-    let mut prefixes = vec![String::new()];
-    if !class.is_empty() {
-        prefixes.push(format!("{class}.storageclass.storage.k8s.io/"));
-    }
-    for prefix in prefixes {
-        add(usage, &format!("{prefix}persistentvolumeclaims"), NANO);
-        add(usage, &format!("{prefix}requests.storage"), size);
-    }
-    add(usage, "count/persistentvolumeclaims", NANO);
-}
-
-fn requirements(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
-    let Some(spec) = &quota.spec else {
-        return Vec::new();
-    };
-    let plain = spec
-        .scopes
-        .iter()
-        .flatten()
-        .map(|scope| ScopedResourceSelectorRequirement {
-            scope_name: scope.clone(),
-            operator: "Exists".to_owned(),
-            values: None,
-        });
-    let selected = spec
-        .scope_selector
-        .iter()
-        .flat_map(|s| s.match_expressions.iter().flatten());
-    plain.chain(selected.cloned()).collect()
-}
-
-fn is_unscoped(quota: &ResourceQuota) -> bool {
-    requirements(quota).is_empty()
-}
-
-/// Whether the pod is one of those that the quota is about.
-pub(crate) fn in_scope(quota: &ResourceQuota, pod: &Pod) -> bool {
-    requirements(quota).iter().all(|requirement| {
-        let spec = pod.spec.as_ref();
-        let limited = spec
-            .and_then(|spec| spec.active_deadline_seconds)
-            .is_some_and(|s| s >= 0);
-        match requirement.scope_name.as_str() {
-            "Terminating" => limited,
-            "NotTerminating" => !limited,
-            "BestEffort" => quality_of_service(pod) == "BestEffort",
-            "NotBestEffort" => quality_of_service(pod) != "BestEffort",
-            "PriorityClass" => of_priority(requirement, spec),
-            "CrossNamespacePodAffinity" => crosses_namespaces(spec),
-            _ => false,
-        }
-    })
-}
-
-fn of_priority(requirement: &ScopedResourceSelectorRequirement, spec: Option<&PodSpec>) -> bool {
-    let class = spec
-        .and_then(|spec| spec.priority_class_name.clone())
-        .unwrap_or_default();
-    let values = requirement.values.as_deref().unwrap_or_default();
-    match requirement.operator.as_str() {
-        "Exists" => !class.is_empty(),
-        "DoesNotExist" => class.is_empty(),
-        "In" => values.contains(&class),
-        "NotIn" => !values.contains(&class),
-        _ => false,
-    }
-}
-
-fn crosses_namespaces(spec: Option<&PodSpec>) -> bool {
-    let Some(affinity) = spec.and_then(|spec| spec.affinity.as_ref()) else {
-        return false;
-    };
-    let near = affinity.pod_affinity.iter().flat_map(|affinity| {
-        let required = affinity
-            .required_during_scheduling_ignored_during_execution
-            .iter()
-            .flatten();
-        let wished = affinity
-            .preferred_during_scheduling_ignored_during_execution
-            .iter()
-            .flatten();
-        required.chain(wished.map(|term| &term.pod_affinity_term))
-    });
-    let far = affinity.pod_anti_affinity.iter().flat_map(|affinity| {
-        let required = affinity
-            .required_during_scheduling_ignored_during_execution
-            .iter()
-            .flatten();
-        let wished = affinity
-            .preferred_during_scheduling_ignored_during_execution
-            .iter()
-            .flatten();
-        required.chain(wished.map(|term| &term.pod_affinity_term))
-    });
-    near.chain(far).any(|term| {
-        term.namespace_selector.is_some() || term.namespaces.as_ref().is_some_and(|n| !n.is_empty())
-    })
-}
-
-/// An amount in the form of another quantity: binary units if that has them.
-pub(crate) fn write(amount: i128, like: &str) -> String {
-    if amount % NANO != 0 {
-        let milli = amount / 1_000_000 + i128::from(amount % 1_000_000 != 0);
-        return format!("{milli}m");
-    }
-    let whole = amount / NANO;
-    let (base, units): (i128, &[&str]) = if like.ends_with('i') {
-        (1024, &["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
-    } else {
-        (1000, &["", "k", "M", "G", "T", "P", "E"])
-    };
-    let (mut value, mut unit) = (whole, 0);
-    while value != 0 && value % base == 0 && unit + 1 < units.len() {
-        value /= base;
-        unit += 1;
-    }
-    format!("{value}{}", units[unit])
 }
 
 #[cfg(test)]
 mod tests {
+    use api_rules::quota::NANO;
     use serde_json::{Value, json};
 
     use super::*;

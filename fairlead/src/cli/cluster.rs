@@ -98,6 +98,34 @@ pub(crate) struct ServerSettings {
     pub(crate) etcd_certfile: Option<PathBuf>,
     #[arg(long, value_name = "FILE")]
     pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// What the store keeps encrypted: an EncryptionConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// Hours that events are kept
+    #[arg(long, default_value_t = 1, value_name = "HOURS")]
+    pub(crate) event_ttl: u32,
+    #[command(flatten)]
+    pub(crate) audit: AuditSettings,
+}
+
+/// What is recorded of requests.
+#[derive(Debug, Args)]
+pub(crate) struct AuditSettings {
+    /// What is recorded of requests: a Policy of audit.k8s.io
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// Where it is recorded; - is standard output
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the file is put aside
+    #[arg(long, default_value_t = 100, value_name = "MEGABYTES")]
+    pub(crate) audit_log_maxsize: u64,
+    /// Files that are kept aside; 0 for all
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(crate) audit_log_maxbackup: usize,
+    /// Days that they are kept; 0 for ever
+    #[arg(long, default_value_t = 0, value_name = "DAYS")]
+    pub(crate) audit_log_maxage: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

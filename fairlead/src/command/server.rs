@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
+use apiserver::audit::AuditConfig;
 use apiserver::authn::UserInfo;
 use apiserver::server::{RunningServer, start};
 use apiserver::{Config, EtcdConfig, StorageKind};
@@ -84,6 +86,15 @@ fn config(settings: &ServerSettings) -> Config {
         network: cli::name(settings.network),
         proxy: cli::name(settings.proxy),
         storage,
+        audit: AuditConfig {
+            policy_file: settings.audit.audit_policy_file.clone(),
+            log_path: settings.audit.audit_log_path.clone(),
+            max_size: settings.audit.audit_log_maxsize,
+            max_backups: settings.audit.audit_log_maxbackup,
+            max_age: Duration::from_secs(settings.audit.audit_log_maxage * 86_400),
+        },
+        encryption_config_file: settings.encryption_provider_config.clone(),
+        event_ttl: Duration::from_secs(u64::from(settings.event_ttl) * 3600),
         ..Config::default()
     }
 }
@@ -105,12 +116,10 @@ fn nth(range: &ipnetwork::IpNetwork, number: u32) -> Option<IpAddr> {
 }
 
 /// Makes the kinds that configure the pod network known, once there is a node that reads them: an
-/// API server without nodes has the kinds of Kubernetes alone.
-async fn install_definitions(
-    nodes: WatchCache<Node>,
-    client: kube::Client,
-    shutdown: CancellationToken,
-) {
+/// API server without nodes has the kinds of Kubernetes alone. Then tells what of the policies
+/// cannot be enforced.
+async fn own_kinds(caches: WatchCaches, client: kube::Client, shutdown: CancellationToken) {
+    let nodes: WatchCache<Node> = caches.of();
     let mut changes = nodes.subscribe();
     nodes.synced().await;
     while nodes.list().is_empty() {
@@ -120,7 +129,8 @@ async fn install_definitions(
         }
     }
     policy::install(client.clone(), shutdown.clone()).await;
-    bgp_agent::install(client, shutdown).await;
+    bgp_agent::install(client.clone(), shutdown.clone()).await;
+    policy::report(client, caches, shutdown).await;
 }
 
 /// What runs beside the API server.
@@ -140,8 +150,8 @@ impl ControlPlane {
         let reader = UserInfo::new("system:fairlead", ["system:masters"]);
         let installer = server.client_for(reader.clone());
         let caches = WatchCaches::new(server.client_for(reader));
-        tokio::spawn(install_definitions(
-            caches.of(),
+        tokio::spawn(own_kinds(
+            caches.clone(),
             installer,
             components.shutdown(),
         ));
