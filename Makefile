@@ -74,9 +74,10 @@ unit: nextest ## the tests of the parts, network namespaces included
 cluster: lab-programs ## whole clusters in the lab (TESTS=name for some of them)
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests)' $(TESTS)
 
-bench: packages build images ## measures; results into bench/RESULTS.md
+bench: packages build images ## measures; results into bench/RESULTS.md (SECTIONS=, all when not given)
 	@scripts/packages $(TEST_PACKAGES)
-	$(CARGO) run --release --locked -p bench
+	$(CARGO) build --release --locked -p bench -p bench-pod-network -p bench-proxy --bins
+	$(TARGET)/release/bench $(SECTIONS)
 
 fuzz: ## every decoder for FUZZ_SECONDS
 	@for target in $$(cd fuzz && $(CARGO) fuzz list); do \

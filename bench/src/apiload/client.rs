@@ -103,6 +103,16 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Answer> {
+        self.send_as(method, path, "application/json", body).await
+    }
+
+    pub(super) async fn send_as(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -110,7 +120,7 @@ impl Client {
             .header("user-agent", "apiload");
         let bytes = match body {
             Some(body) => {
-                request = request.header("content-type", "application/json");
+                request = request.header("content-type", content_type);
                 serde_json::to_vec(body)?
             }
             None => Vec::new(),

@@ -6,7 +6,7 @@
 mod client;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,11 +57,16 @@ pub enum Phase {
     Create,
     Get,
     Update,
+    /// Server-side apply of a Deployment.
+    Apply,
     List,
 }
 
 const NAMESPACE: &str = "apiload";
 const COLLECTION: &str = "/api/v1/namespaces/apiload/configmaps";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/apiload/deployments";
+/// How long the namespace may take to go when its objects are gone.
+const CLEANED: Duration = Duration::from_secs(60);
 
 /// Runs all phases and returns what each measured.
 pub async fn run(options: &Options) -> Result<Vec<Measured>> {
@@ -94,16 +99,36 @@ pub async fn run(options: &Options) -> Result<Vec<Measured>> {
         ));
     }
     if !options.keep {
-        admin.send(Method::DELETE, COLLECTION, None).await?;
-        admin
-            .send(
-                Method::DELETE,
-                &format!("/api/v1/namespaces/{NAMESPACE}"),
-                None,
-            )
-            .await?;
+        clean(&mut admin).await?;
     }
     Ok(results)
+}
+
+/// Whether the server of that kubeconfig says that it is ready.
+pub async fn is_ready(kubeconfig: &Path) -> bool {
+    let asked = async {
+        let target = Target::from_kubeconfig(kubeconfig)?;
+        let mut client = Client::connect(&target).await?;
+        client.send(Method::GET, "/readyz", None).await
+    };
+    asked.await.is_ok_and(|answer| answer.code == 200)
+}
+
+/// Removes what the load made, so that the next one finds nothing.
+async fn clean(admin: &mut Client) -> Result<()> {
+    let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
+    for path in [DEPLOYMENTS, COLLECTION, &namespace] {
+        admin.send(Method::DELETE, path, None).await?;
+    }
+    let end = Instant::now() + CLEANED;
+    while admin.send(Method::GET, &namespace, None).await?.code != 404 {
+        ensure!(
+            Instant::now() < end,
+            "the namespace {NAMESPACE} stays; does the server run the namespace controller? use --keep"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// All clients at once; every one returns the times of its requests.
@@ -144,6 +169,7 @@ impl Worker {
             Phase::Create => self.create().await,
             Phase::Get => self.repeat(Method::GET, 200).await,
             Phase::Update => self.repeat(Method::PUT, 200).await,
+            Phase::Apply => self.apply().await,
             Phase::List => self.list().await,
         }
     }
@@ -204,6 +230,34 @@ impl Worker {
         Ok(times)
     }
 
+    /// Each client has Deployments of its own, which no controller acts on.
+    async fn apply(&mut self) -> Result<Vec<Duration>> {
+        let end = Instant::now() + Duration::from_secs(self.options.seconds);
+        let mut times = Vec::new();
+        while Instant::now() < end {
+            let name = format!("load-{}-{}", self.index, times.len() % 20);
+            let path = format!("{DEPLOYMENTS}/{name}?fieldManager=apiload&force=true");
+            let body = deployment(&name, times.len());
+            let begun = Instant::now();
+            let answer = self
+                .client
+                .send_as(
+                    Method::PATCH,
+                    &path,
+                    "application/apply-patch+yaml",
+                    Some(&body),
+                )
+                .await?;
+            times.push(begun.elapsed());
+            ensure!(
+                answer.code == 200 || answer.code == 201,
+                "apply answers {}",
+                answer.code
+            );
+        }
+        Ok(times)
+    }
+
     async fn list(&mut self) -> Result<Vec<Duration>> {
         let end = Instant::now() + Duration::from_secs(self.options.seconds);
         let mut times = Vec::new();
@@ -221,4 +275,27 @@ impl Worker {
         }
         Ok(times)
     }
+}
+
+fn deployment(name: &str, version: usize) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": {"app": "apiload"}},
+        "spec": {
+            "paused": true,
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{
+                    "name": "server",
+                    "image": "server:1",
+                    "env": [{"name": "VERSION", "value": version.to_string()}],
+                    "ports": [{"containerPort": 8080}],
+                    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+                }]},
+            },
+        },
+    })
 }

@@ -128,11 +128,13 @@ impl Measured {
         )
     }
 
-    fn name(&self) -> &'static str {
+    /// The phase as the command line calls it.
+    pub fn name(&self) -> &'static str {
         match self.phase {
             Phase::Create => "create",
             Phase::Get => "get",
             Phase::Update => "update",
+            Phase::Apply => "apply",
             Phase::List => "list",
         }
     }

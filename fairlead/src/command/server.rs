@@ -150,11 +150,7 @@ impl ControlPlane {
         let reader = UserInfo::new("system:fairlead", ["system:masters"]);
         let installer = server.client_for(reader.clone());
         let caches = WatchCaches::new(server.client_for(reader));
-        tokio::spawn(own_kinds(
-            caches.clone(),
-            installer,
-            components.shutdown(),
-        ));
+        tokio::spawn(own_kinds(caches.clone(), installer, components.shutdown()));
         let no_groups: [&str; 0] = [];
         if self.scheduler {
             let client = server.client_for(UserInfo::new("system:kube-scheduler", no_groups));
