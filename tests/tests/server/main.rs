@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         starts::one_who_is_not_root_is_told_what_to_do,
         starts::a_wrong_ca_hash_is_told_before_anything_is_sent,
         starts::a_token_that_is_unknown_or_expired_is_told,
+        starts::a_machine_without_containerd_is_told,
         starts::a_node_of_another_cluster_is_told,
         starts::tokens_are_made_listed_and_deleted,
         requests::anonymous_requests_reach_only_what_tells_of_health,

@@ -154,6 +154,20 @@ pub(crate) fn a_token_that_is_unknown_or_expired_is_told(suite: &Suite) -> anyho
     Ok(())
 }
 
+pub(crate) fn a_machine_without_containerd_is_told(suite: &Suite) -> anyhow::Result<()> {
+    let line = token(suite, &["create", "--ttl=5m"])?.success()?;
+    let mut words = line
+        .split_whitespace()
+        .skip_while(|word| *word != "--token");
+    let token = words.nth(1).context("no token")?;
+    let failure = join(suite, token, &good_hash(suite)?)?;
+    ensure!(
+        failure.contains("/nowhere/containerd.sock") && failure.contains("install"),
+        "{failure}"
+    );
+    Ok(())
+}
+
 pub(crate) fn a_node_of_another_cluster_is_told(suite: &Suite) -> anyhow::Result<()> {
     let other = tempfile::tempdir()?;
     let server = Server::start(&other.path().join("data"), &[])?;
