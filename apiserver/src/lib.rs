@@ -19,6 +19,7 @@ mod documents;
 pub mod encryption;
 mod event_expiry;
 mod flowcontrol;
+pub mod metrics;
 mod openapi;
 pub mod outbound;
 pub mod pki;

@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use crate::audit;
 use crate::authn::{SharedUser, UserInfo};
 use crate::authz::forbidden;
+use crate::metrics::{Inflight, Target};
 use crate::registry::{Call, Registry, Resource};
 use crate::request::{Query, RequestInfo};
 use crate::response::{
@@ -42,7 +43,12 @@ impl ApiServer {
     pub async fn handle(&self, request: Request<RequestBody>) -> ApiResponse {
         let (parts, body) = request.into_parts();
         let accepted = negotiate::accepted(&parts.headers, negotiate::BUILT_IN).unwrap_or_default();
-        match self.route(parts, body).await {
+        let query = Query::parse(parts.uri.query());
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        let known = self.resource(&info).is_some();
+        let target = Target::of(&info, &parts.method, known);
+        let inflight = Inflight::begin(&parts.method);
+        let response = match self.route(parts, body, query, info).await {
             Ok(response) => response,
             Err(error) => response::error(
                 &error,
@@ -51,12 +57,23 @@ impl ApiServer {
                     ..accepted
                 },
             ),
-        }
+        };
+        inflight.answered(target, response.status());
+        response
     }
 
-    async fn route(&self, parts: Parts, body: RequestBody) -> Result<ApiResponse, ApiError> {
-        let query = Query::parse(parts.uri.query());
-        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+    fn resource(&self, info: &RequestInfo) -> Option<Arc<Resource>> {
+        let catalog = &self.registry.catalog;
+        catalog.get(&info.group, &info.version, &info.resource)
+    }
+
+    async fn route(
+        &self,
+        parts: Parts,
+        body: RequestBody,
+        query: Query,
+        info: RequestInfo,
+    ) -> Result<ApiResponse, ApiError> {
         let user = parts
             .extensions
             .get::<SharedUser>()
@@ -69,11 +86,7 @@ impl ApiServer {
         if !info.is_resource {
             return crate::documents::answer(&self.registry, &parts, &info, &query);
         }
-        let Some(resource) = self
-            .registry
-            .catalog
-            .get(&info.group, &info.version, &info.resource)
-        else {
+        let Some(resource) = self.resource(&info) else {
             return self.unknown_resource(&info);
         };
         let headers = parts.headers.clone();

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use prometheus_client::encoding::text::encode;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -18,14 +19,18 @@ use crate::ApiServer;
 use crate::authn::x509::Peer;
 use crate::authn::{Authenticator, SharedUser, impersonation};
 use crate::authz::{Attributes, forbidden};
+use crate::metrics::{self, SharedMetrics};
 use crate::request::Query;
-use crate::response::{self, Accepted, ApiError, ApiResponse, BoxError, RequestBody, negotiate};
+use crate::response::{
+    self, Accepted, ApiError, ApiResponse, Body, BoxError, RequestBody, negotiate,
+};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// How long a request may take that is not a watch or a stream.
 const PATIENCE: Duration = Duration::from_secs(60);
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const KEYS: &str = "/openid/v1/jwks";
+const METRICS: &str = "/metrics";
 
 /// What all connections share.
 pub(super) struct Handler {
@@ -34,6 +39,7 @@ pub(super) struct Handler {
     pub(super) health: Health,
     pub(super) url: String,
     pub(super) limits: Limits,
+    pub(super) metrics: SharedMetrics,
 }
 
 impl Handler {
@@ -139,7 +145,7 @@ impl Handler {
         parts: &Parts,
     ) -> Option<Result<ApiResponse, ApiError>> {
         let path = parts.uri.path();
-        if !Health::owns(path) && path != DISCOVERY && path != KEYS {
+        if !Health::owns(path) && ![DISCOVERY, KEYS, METRICS].contains(&path) {
             return None;
         }
         let asked = Attributes {
@@ -156,12 +162,21 @@ impl Handler {
         Some(Ok(match path {
             DISCOVERY => self.issuer_document(),
             KEYS => keys_document(&self.authenticator),
+            METRICS => self.metrics_text(),
             _ => {
                 self.health
                     .answer(path, &Query::parse(parts.uri.query()))
                     .await
             }
         }))
+    }
+
+    fn metrics_text(&self) -> ApiResponse {
+        let mut text = String::new();
+        match encode(&mut text, &self.metrics.lock()) {
+            Ok(()) => response::with_type(200, metrics::MEDIA_TYPE, Body::from(text.into_bytes())),
+            Err(error) => response::text(500, error.to_string()),
+        }
     }
 
     /// What relying parties read of the issuer of service account tokens.

@@ -33,6 +33,7 @@ use crate::bootstrap::{self, Facts};
 use crate::config::{Config, EtcdConfig, StorageKind};
 use crate::encryption::EncryptedStore;
 use crate::flowcontrol::FlowControl;
+use crate::metrics::{self, SharedMetrics};
 use crate::pki::{Pki, ServingNames};
 use crate::registry::cache::PREFIX;
 use crate::{ApiServer, Registry, event_expiry};
@@ -59,6 +60,8 @@ pub struct RunningServer {
     pub join: JoinInfo,
     pub pki: Pki,
     pub tokens: Arc<ServiceAccountTokens>,
+    /// What `/metrics` shows: whatever runs beside the server adds its own.
+    pub metrics: SharedMetrics,
     api: ApiServer,
     listener: JoinHandle<()>,
 }
@@ -144,7 +147,9 @@ pub async fn start(
         config.event_ttl,
         shutdown.clone(),
     ));
+    let metrics = metrics::of_server(&api);
     let handler = Handler {
+        metrics: metrics.clone(),
         limits,
         api: api.clone(),
         authenticator,
@@ -167,6 +172,7 @@ pub async fn start(
         join,
         pki,
         tokens,
+        metrics,
         api,
         listener,
     })

@@ -1,5 +1,6 @@
 //! The kinds that the API serves, custom ones included.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::core::discovery::Scope;
 use kube::discovery::{ApiResource, Discovery, verbs};
@@ -15,6 +16,17 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// The one kind that is known without asking.
+    pub fn pods() -> Self {
+        Self {
+            resource: ApiResource::erase::<Pod>(&()),
+            namespaced: true,
+            operations: ["list", "delete", "deletecollection"]
+                .map(str::to_owned)
+                .to_vec(),
+        }
+    }
+
     pub fn supports(&self, verb: &str) -> bool {
         self.operations.iter().any(|operation| operation == verb)
     }

@@ -86,6 +86,11 @@ impl Controller {
     /// Deletes what can be deleted now and reports what is left.
     async fn empty(&self, name: &str) -> Findings {
         let mut findings = Findings::default();
+        // Pods use what the others are; while there are any, nobody needs to know all kinds.
+        self.empty_kind(name, &Kind::pods(), &mut findings).await;
+        if findings.wait().is_some() {
+            return findings;
+        }
         let kinds = match discovery::kinds(&self.context.client).await {
             Ok(kinds) => kinds,
             Err(error) => {
@@ -94,19 +99,7 @@ impl Controller {
             }
         };
         let namespaced = |kind: &&Kind| kind.namespaced && kind.supports("delete");
-        let is_pods =
-            |kind: &&Kind| kind.resource.group.is_empty() && kind.resource.plural == "pods";
-        for kind in kinds.iter().filter(namespaced).filter(is_pods) {
-            self.empty_kind(name, kind, &mut findings).await;
-        }
-        if findings.wait().is_some() {
-            return findings;
-        }
-        for kind in kinds
-            .iter()
-            .filter(namespaced)
-            .filter(|kind| !is_pods(kind))
-        {
+        for kind in kinds.iter().filter(namespaced) {
             self.empty_kind(name, kind, &mut findings).await;
         }
         findings

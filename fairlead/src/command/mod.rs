@@ -7,6 +7,7 @@ mod lab;
 mod node;
 mod part;
 mod policy;
+mod process;
 mod running;
 mod server;
 mod token;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use watch_cache::{WatchCache, WatchCaches};
 
 use super::part::{selection, signer};
+use super::process::Process;
 use super::running::{Components, block_on};
 use super::token::join_command;
 use crate::cli::{self, Server, ServerSettings, Storage};
@@ -152,7 +153,12 @@ impl ControlPlane {
         let caches = WatchCaches::new(server.client_for(reader));
         tokio::spawn(own_kinds(caches.clone(), installer, components.shutdown()));
         let no_groups: [&str; 0] = [];
+        server
+            .metrics
+            .lock()
+            .register_collector(Box::new(Process::started()));
         if self.scheduler {
+            scheduler::register(&mut server.metrics.lock());
             let client = server.client_for(UserInfo::new("system:kube-scheduler", no_groups));
             let deps = scheduler::Deps {
                 client,
@@ -166,6 +172,7 @@ impl ControlPlane {
             components.spawn("scheduler", scheduler::run(config, deps, shutdown));
         }
         if let Some(selection) = self.controllers {
+            controllers::register(&mut server.metrics.lock());
             let user = UserInfo::new("system:kube-controller-manager", no_groups);
             let deps = controllers::Deps {
                 client: server.client_for(user),

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         starts::a_node_of_another_cluster_is_told,
         starts::tokens_are_made_listed_and_deleted,
         requests::anonymous_requests_reach_only_what_tells_of_health,
+        requests::metrics_count_requests_and_objects,
         requests::malformed_bodies_are_refused_with_the_standard_status,
         requests::invalid_objects_are_refused_with_the_standard_status,
         requests::stale_writes_conflict,

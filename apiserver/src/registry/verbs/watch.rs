@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
+use http::Method;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use crate::metrics::{self, Lasting, Target};
 use crate::registry::cache::{Delivery, EventKind, LateFilter, WatchError};
 use crate::registry::call::Call;
 use crate::registry::kinds;
@@ -79,6 +81,7 @@ impl Call {
             bookmarks: options.bookmarks.then_some(bookmarks),
             columns_sent: false,
             ended: false,
+            _open: Lasting::begin(Target::of(&self.info, &Method::GET, true)),
             call: self.clone(),
         };
         let body = Body::stream(stream::unfold(stream, |mut stream| async move {
@@ -108,6 +111,8 @@ struct Stream {
     ended: bool,
     /// Selects once more, after conversion.
     late: Option<LateFilter>,
+    /// Counts the watch for as long as it is open.
+    _open: Lasting,
 }
 
 enum Wake {
@@ -177,6 +182,7 @@ impl Stream {
     }
 
     async fn put(&mut self, piece: &mut BytesMut, delivery: &Delivery) {
+        metrics::watch_event();
         if self.call.is_plain() && self.late.is_none() {
             put_event(piece, delivery.kind.name(), &delivery.object.bytes);
             return;
