@@ -66,6 +66,12 @@ pub(crate) struct Kubelet {
     pub(crate) part: Part,
     #[command(flatten)]
     pub(crate) node: super::NodeSettings,
+    /// The name servers of pods; the machine's own when not given
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    /// The domain of Services
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub(crate) cluster_domain: String,
 }
 
 /// Runs the cluster's DNS

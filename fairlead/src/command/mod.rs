@@ -29,6 +29,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(command) => token::run(command),
         Command::Scheduler(options) => part::scheduler(&options),
         Command::Controllers(options) => part::controllers(&options),
+        Command::Kubelet(options) => node::alone::run(options),
         Command::Proxy(options) => part::proxy(&options),
         Command::Bgp(options) => bgp::run(options),
         Command::Dns(options) => part::dns(&options),

@@ -8,13 +8,14 @@
 //! 3. [`store`]: a kubeconfig (mode 0600) and the keys, for the next start.
 //! 4. [`keep_certificates`]: new ones are asked for when a third of the life is left.
 
+mod adopt;
 mod csr;
 mod discover;
 mod rotate;
 mod store;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -113,6 +114,8 @@ pub enum JoinError {
     Key(#[from] rcgen::Error),
     #[error("cannot use the credentials in {path}: {reason}; remove them to join anew")]
     Stored { path: String, reason: String },
+    #[error("cannot use the kubeconfig {path}: {reason}")]
+    Kubeconfig { path: String, reason: String },
     #[error("cannot write {path}: {source}")]
     Write {
         path: String,
@@ -145,6 +148,19 @@ pub async fn resume(node: &NodeNames) -> Result<Option<Member>, JoinError> {
         return Ok(None);
     };
     finish(store, kubeconfig, ca, node.clone()).await.map(Some)
+}
+
+/// Becomes a member with the credentials of a kubeconfig, as other installers leave them for a
+/// kubelet. They are copied to the state directory, where they are renewed; a membership that is
+/// there already is taken up.
+pub async fn adopt(kubeconfig: &Path, node: &NodeNames) -> Result<Member, JoinError> {
+    if let Some(member) = resume(node).await? {
+        return Ok(member);
+    }
+    let given = adopt::Credentials::read(kubeconfig)?;
+    let store = Store::new(&node.state_dir);
+    let path = store.write_client(&given.server, &given.ca, &given.certificate, &given.key)?;
+    finish(store, path, given.ca, node.clone()).await
 }
 
 async fn finish(

@@ -1,5 +1,6 @@
 //! `fairlead join`: kubelet, pod network, policy, Service proxy and DNS of one node.
 
+pub(crate) mod alone;
 mod machine;
 mod membership;
 mod network;

@@ -32,6 +32,18 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// What a kubelet has to know where others keep network and Services.
+    pub(super) fn of_pods(cluster_dns: Vec<IpAddr>, cluster_domain: String) -> Self {
+        Self {
+            network: String::new(),
+            proxy: String::new(),
+            cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            cluster_dns,
+            cluster_domain,
+        }
+    }
+
     /// What is missing is as it is in a new cluster.
     fn read(data: &BTreeMap<String, String>) -> anyhow::Result<Self> {
         let text = |name: &str, default: &str| {
