@@ -76,7 +76,7 @@ cluster: lab-programs ## whole clusters in the lab (TESTS=name for some of them)
 
 bench: packages build images ## measures; results into bench/RESULTS.md (SECTIONS=, all when not given)
 	@scripts/packages $(TEST_PACKAGES)
-	$(CARGO) build --release --locked -p bench -p bench-pod-network -p bench-proxy --bins
+	$(CARGO) build --release --locked -p bench -p bench-bgp -p bench-pod-network -p bench-proxy --bins
 	$(TARGET)/release/bench $(SECTIONS)
 
 fuzz: ## every decoder for FUZZ_SECONDS

@@ -12,7 +12,7 @@ pub struct Program {
 }
 
 /// In the order of the file.
-pub const PROGRAMS: [Program; 3] = [
+pub const PROGRAMS: [Program; 4] = [
     Program {
         section: "cni",
         commands: &[&["bench-pod-network", "cni", "fairlead-cni"]],
@@ -22,6 +22,22 @@ pub const PROGRAMS: [Program; 3] = [
         commands: &[
             &["bench-pod-network", "overlay"],
             &["bench-pod-network", "nodes", "500"],
+        ],
+    },
+    Program {
+        section: "bgp",
+        commands: &[
+            &["bench-bgp", "all", "--fairlead", "fairlead"],
+            &[
+                "bench-bgp",
+                "all",
+                "--fairlead",
+                "fairlead",
+                "--peers",
+                "2",
+                "--prefixes",
+                "500000",
+            ],
         ],
     },
     Program {
