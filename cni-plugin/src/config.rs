@@ -42,6 +42,7 @@ struct Raw {
     ip_masq_exceptions: Vec<IpNetwork>,
     policy_socket: Option<PathBuf>,
     policy_timeout_seconds: Option<u64>,
+    pool_socket: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     prev_result: Option<Value>,
     #[serde(default, deserialize_with = "runtime_config")]
@@ -213,6 +214,8 @@ pub struct Config {
     pub masquerade_exceptions: Vec<IpNetwork>,
     pub policy_socket: Option<PathBuf>,
     pub policy_timeout: Duration,
+    /// The agent that says which ranges a pod's addresses are taken from.
+    pub pool_socket: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub previous: Option<CniResult>,
     pub ports: Vec<PortMapping>,
@@ -286,6 +289,7 @@ impl Config {
             policy_timeout: Duration::from_secs(
                 raw.policy_timeout_seconds.unwrap_or(DEFAULT_POLICY_TIMEOUT),
             ),
+            pool_socket: raw.pool_socket.filter(|path| !path.as_os_str().is_empty()),
             data_dir: raw
                 .data_dir
                 .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)),

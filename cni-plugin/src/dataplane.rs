@@ -1,9 +1,11 @@
 //! The thin part: makes, checks and deletes what [`crate::wiring`] and [`crate::rules`] say.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use kernel::conntrack::{Conntrack, Flow};
 use kernel::link::{Kind, Link, NewLink, Peer, Settings};
 use kernel::netlink::{self, Protocol, Request, Socket, ignore_not_found};
 use kernel::netns::Netns;
@@ -203,22 +205,29 @@ impl Dataplane {
         Err(Error::new(Code::InterfaceExists, message))
     }
 
-    /// Takes an interface down, and its routes with it; `false` when there is none.
-    pub fn retire_link(&mut self, name: &str) -> Result<bool, Error> {
+    /// Takes an interface down, and its routes with it; `None` when there is none.
+    ///
+    /// From then on its number stands for it: the name may be that of a new interface when the
+    /// old one is deleted, since a name comes from the attachment.
+    pub fn retire_link(&mut self, name: &str) -> Result<Option<Ifindex>, Error> {
+        let fail = failed("cannot take the interface down");
+        let Some(there) = link::get(&mut self.host, name).map_err(&fail)? else {
+            return Ok(None);
+        };
         let down = Settings {
             up: Some(false),
             ..Settings::new()
         };
-        match self.host.execute(&link::set_by_name(name, &down)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(Error::kernel("cannot take the interface down", error)),
+        match self.host.execute(&link::set(there.index, &down)) {
+            Ok(()) => Ok(Some(there.index)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(fail(error)),
         }
     }
 
     /// Deletes the host's interface and with it the container's, as often as it is told.
-    pub fn delete_link(&mut self, name: &str) -> Result<(), Error> {
-        ignore_not_found(self.host.execute(&link::delete_by_name(name)))
+    pub fn delete_link(&mut self, index: Ifindex) -> Result<(), Error> {
+        ignore_not_found(self.host.execute(&link::delete(index)))
             .map_err(failed("cannot delete the interface"))
     }
 
@@ -257,6 +266,29 @@ impl Dataplane {
             }
             _ => Error::kernel("cannot write the rules", error),
         })
+    }
+
+    /// Forgets the flows that `is_stale` says, of one transport protocol.
+    pub fn forget_flows(
+        &mut self,
+        protocol: u8,
+        is_stale: impl Fn(&Flow) -> bool,
+    ) -> Result<(), Error> {
+        let fail = failed("cannot look through the tracked connections");
+        let mut conntrack = Conntrack::open().map_err(&fail)?;
+        for v6 in [false, true] {
+            let mut flows = conntrack.flows_of(v6, protocol).map_err(&fail)?;
+            flows.retain(&is_stale);
+            conntrack.delete(&flows).map_err(&fail)?;
+        }
+        Ok(())
+    }
+
+    /// The host's own addresses.
+    pub fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>, Error> {
+        let listed = address::list(&mut self.host, None);
+        let listed = listed.map_err(failed("cannot list the host's addresses"))?;
+        Ok(listed.iter().map(|own| own.network.ip()).collect())
     }
 
     pub fn uninstall_rules(&mut self, wanted: &Wanted) -> Result<(), Error> {

@@ -163,6 +163,16 @@ impl RangeSet {
             })
     }
 
+    /// Whether a network has an address of it.
+    pub fn touches(&self, network: &IpNetwork) -> bool {
+        let (first, last) = (number(network.network()), number(network.broadcast()));
+        self.is_ipv4() == network.is_ipv4()
+            && self
+                .ranges
+                .iter()
+                .any(|range| range.first <= last && first <= range.last)
+    }
+
     /// A gateway is nobody's address.
     fn admits(&self, address: IpAddr) -> bool {
         self.contains(address)

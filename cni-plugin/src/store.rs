@@ -20,12 +20,14 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnetwork::IpNetwork;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{Attachment, Bandwidth, PortMapping};
 use crate::error::{Code, Error};
+use crate::ipam::RangeSet;
 
 /// Only so many resting addresses are remembered; those before them count as never used.
 const RESTING: usize = 4096;
@@ -81,6 +83,9 @@ pub struct State {
     /// The address that was handed out last, by set of ranges.
     #[serde(default)]
     pub last: BTreeMap<String, IpAddr>,
+    /// Networks that nobody gets an address of, whoever offers it: the node has given them away.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub withdrawn: BTreeSet<IpNetwork>,
 }
 
 impl State {
@@ -111,6 +116,16 @@ impl State {
         self.attachments
             .values()
             .flat_map(|record| record.addresses.iter().copied())
+            .collect()
+    }
+
+    /// The addresses of the sets that the node has given away.
+    pub fn withdrawn_of(&self, sets: &[RangeSet]) -> BTreeSet<IpAddr> {
+        let networks = self.withdrawn.iter();
+        let concerned = networks.filter(|network| sets.iter().any(|set| set.touches(network)));
+        // Blocks are small: 4096 addresses at most.
+        concerned
+            .flat_map(|network| network.iter().take(RESTING))
             .collect()
     }
 

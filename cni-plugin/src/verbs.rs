@@ -6,7 +6,7 @@ mod del;
 mod gc;
 mod status;
 
-pub use add::add;
+pub use add::{add, choose};
 pub use check::check;
 pub use del::{Deferred, del};
 pub use gc::gc;
@@ -42,21 +42,8 @@ impl Call<'_> {
         Store::new(&self.config.data_dir, &self.config.name)
     }
 
-    /// Takes the lock. A state that was lost is found again in the kernel first.
     fn lock(&self) -> Result<Locked, Error> {
-        let mut locked = self.store().lock()?;
-        if let Some(reason) = locked.corrupt.take() {
-            eprintln!(
-                "fairlead-cni: the state of network {} is damaged ({reason}); it is completed from the interfaces",
-                self.config.name
-            );
-            recover(&mut locked, &self.config.name)?;
-            locked.save()?;
-        } else if std::mem::take(&mut locked.fresh) {
-            // Somebody may have deleted the directory.
-            recover(&mut locked, &self.config.name)?;
-        }
-        Ok(locked)
+        lock(&self.store(), &self.config.name)
     }
 
     /// The ranges of the network; what is not to be masqueraded towards.
@@ -71,6 +58,22 @@ impl Call<'_> {
         }
         exceptions
     }
+}
+
+/// Takes the lock of a network's state. One that was lost is found again in the kernel first.
+pub fn lock(store: &Store, network: &str) -> Result<Locked, Error> {
+    let mut locked = store.lock()?;
+    if let Some(reason) = locked.corrupt.take() {
+        eprintln!(
+            "fairlead-cni: the state of network {network} is damaged ({reason}); it is completed from the interfaces"
+        );
+        recover(&mut locked, network)?;
+        locked.save()?;
+    } else if std::mem::take(&mut locked.fresh) {
+        // Somebody may have deleted the directory.
+        recover(&mut locked, network)?;
+    }
+    Ok(locked)
 }
 
 /// What an interface says about itself.

@@ -137,6 +137,38 @@ fn a_udp_host_port_leads_to_the_container() {
     );
 }
 
+/// A client that never pauses keeps one flow alive: it has to follow the port all the same.
+#[test]
+fn a_udp_client_that_goes_on_sending_follows_the_host_port() {
+    let host = Host::new("host");
+    let outside = on_a_network(&host);
+    let config = with(
+        &host.config("1.1.0"),
+        "portMappings",
+        json!([{"hostPort": 53, "containerPort": 5353, "protocol": "udp"}]),
+    );
+    // Connections are tracked from the first container on.
+    host.add(&Container::new("other"), &host.config("1.1.0"))
+        .unwrap();
+    let client = outside.run(|| UdpSocket::bind("192.0.2.2:4000")).unwrap();
+    let reaches = |server: &UdpSocket| {
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send_to(b"hello", "192.0.2.1:53").unwrap();
+        server.recv_from(&mut [0; 16]).is_ok()
+    };
+    let on_host = host.ns.run(|| UdpSocket::bind("192.0.2.1:53")).unwrap();
+    assert!(reaches(&on_host), "nobody else has the port");
+    for id in ["one", "two"] {
+        let container = Container::new(id);
+        let result = host.add(&container, &config).unwrap();
+        let at = (address(&result, 0), 5353);
+        let server = container.ns.run(|| UdpSocket::bind(at)).unwrap();
+        assert!(reaches(&server), "container {id} has it");
+        host.del(&container, &config).unwrap();
+        assert!(reaches(&on_host), "container {id} had it");
+    }
+}
+
 #[test]
 fn a_host_port_that_is_taken_is_refused_and_its_owner_keeps_it() {
     let host = Host::new("host");

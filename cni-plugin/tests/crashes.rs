@@ -67,6 +67,39 @@ fn killed_at_any_instant_it_leaks_nothing_and_gives_nothing_twice() {
     assert_eq!(host.elements(), "");
 }
 
+/// A DEL answers before its interface is deleted; who is killed then leaves the rest to a process
+/// that takes its time.
+#[test]
+fn a_deletion_that_comes_late_leaves_the_next_interface_of_that_name_alone() {
+    let host = Host::new("host");
+    let mut config = host.config("1.1.0");
+    config["runtimeConfig"] =
+        json!({"bandwidth": {"egressRate": 8_000_000, "egressBurst": 800_000}});
+    let container = Container::new("late");
+    host.add(&container, &config).unwrap();
+    let del = container.call("DEL", &config);
+    let variable = |name: &str| match name {
+        "CNI_COMMAND" => Some("DEL".into()),
+        "CNI_CONTAINERID" => Some(del.container.into()),
+        "CNI_IFNAME" => Some(del.ifname.into()),
+        "CNI_NETNS" => del.netns.clone().map(Into::into),
+        "CNI_PATH" => Some("/usr/lib/cni".into()),
+        _ => None,
+    };
+    let input = serde_json::to_vec(&config).unwrap();
+    let answer = host
+        .ns
+        .run(|| cni_plugin::answer(cni_plugin::Plugin::Pods, variable, &input));
+    assert!(answer.success);
+    let result = host.add(&container, &config).unwrap();
+    let before = host.links();
+    host.ns.run(|| answer.deferred.unwrap().run()).unwrap();
+    assert_eq!(host.check(&container, &config, &result), Ok(Value::Null));
+    assert_eq!(host.links(), before);
+    host.del(&container, &config).unwrap();
+    assert!(host.links().is_empty());
+}
+
 #[test]
 fn two_hundred_containers_at_once_get_different_addresses() {
     let host = Host::new("host");

@@ -5,16 +5,19 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 use kernel::netns::Netns;
 
 use super::{Call, pair, wanted_rules};
-use crate::config::{Config, Ipam};
+use crate::config::Ipam;
 use crate::dataplane::{Dataplane, Made, open_netns};
 use crate::delegate;
 use crate::error::{Code, Error};
+use crate::flows::{self, Mapping};
 use crate::ipam::RangeSet;
 use crate::policy::{self, PolicyRequest};
+use crate::pools::{self, PoolRequest};
 use crate::result::{CniResult, Dns, Interface, Ip, Route};
 use crate::store::{Pod, Record, State};
 use crate::wiring::{self, Pair};
@@ -87,7 +90,10 @@ struct Granted {
 fn addresses(call: &Call<'_>, netns: &Netns) -> Result<Granted, Error> {
     match &call.config.ipam {
         Ipam::Own(sets) => {
-            let addresses = reserve(call, netns, sets)?;
+            let addresses = match &call.config.pool_socket {
+                Some(socket) => from_pools(call, netns, socket)?,
+                None => reserve(call, netns, sets, &call.config.requested_addresses)?,
+            };
             Ok(Granted {
                 addresses,
                 routes: call.config.routes.clone(),
@@ -160,12 +166,43 @@ fn new_record(call: &Call<'_>, netns: &Netns, addresses: Vec<IpAddr>) -> Record 
     }
 }
 
+/// Takes addresses of the ranges that the agent names; those that are full it is told, until it
+/// has no further ones.
+fn from_pools(call: &Call<'_>, netns: &Netns, socket: &Path) -> Result<Vec<IpAddr>, Error> {
+    let arguments = &call.environment.arguments;
+    let mut request = PoolRequest {
+        pod_namespace: arguments.pod_namespace.clone().unwrap_or_default(),
+        pod_name: arguments.pod_name.clone().unwrap_or_default(),
+        ..PoolRequest::default()
+    };
+    loop {
+        let offer = pools::ask(socket, &request, call.config.policy_timeout)?;
+        let mut asked = call.config.requested_addresses.clone();
+        asked.extend(&offer.addresses);
+        let failure = match reserve(call, netns, &offer.sets, &asked) {
+            Err(error) if error.is(Code::Exhausted) => error,
+            other => return other,
+        };
+        let known = request.full.len();
+        let state = call.store().peek()?;
+        request.full.extend(offer.full(&state));
+        if request.full.len() == known {
+            return Err(failure);
+        }
+    }
+}
+
 /// Takes one address of each set for the attachment, and writes that down.
-fn reserve(call: &Call<'_>, netns: &Netns, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
+fn reserve(
+    call: &Call<'_>,
+    netns: &Netns,
+    sets: &[RangeSet],
+    asked: &[IpAddr],
+) -> Result<Vec<IpAddr>, Error> {
     let mut locked = call.lock()?;
-    let addresses = match choose(&mut locked.state, sets, call.config) {
+    let addresses = match choose(&mut locked.state, sets, asked) {
         Err(error) if error.is(Code::Exhausted) && reclaim(&mut locked.state) => {
-            choose(&mut locked.state, sets, call.config)?
+            choose(&mut locked.state, sets, asked)?
         }
         other => other?,
     };
@@ -182,10 +219,10 @@ fn reserve(call: &Call<'_>, netns: &Netns, sets: &[RangeSet]) -> Result<Vec<IpAd
 
 /// The addresses for a new attachment: those that were asked for, the next ones of the sets
 /// that nobody asked for one of.
-pub(super) fn choose(
+pub fn choose(
     state: &mut State,
     sets: &[RangeSet],
-    config: &Config,
+    asked: &[IpAddr],
 ) -> Result<Vec<IpAddr>, Error> {
     if sets.is_empty() {
         return Err(Error::new(
@@ -194,7 +231,9 @@ pub(super) fn choose(
         ));
     }
     let used = state.used();
-    let asked = &config.requested_addresses;
+    // What was given away is as if somebody had it.
+    let withdrawn = state.withdrawn_of(sets);
+    let taken: BTreeSet<IpAddr> = used.union(&withdrawn).copied().collect();
     if let Some(stray) = asked
         .iter()
         .find(|a| !sets.iter().any(|set| set.contains(**a)))
@@ -205,11 +244,11 @@ pub(super) fn choose(
     let mut chosen = Vec::new();
     for set in sets {
         let address = match asked.iter().find(|address| set.contains(**address)) {
-            Some(address) => check_free(state, &used, *address)?,
+            Some(address) => check_free(state, &taken, *address)?,
             None => {
                 let last = state.last.get(&set.to_string()).copied();
                 let next = set
-                    .next(&used, &state.released, last)
+                    .next(&taken, &state.released, last)
                     .map_err(|exhausted| Error::new(Code::Exhausted, exhausted.to_string()))?;
                 state.last.insert(set.to_string(), next);
                 next
@@ -228,7 +267,10 @@ fn check_free(state: &State, used: &BTreeSet<IpAddr>, address: IpAddr) -> Result
         .owner(address)
         .map(|record| record.attachment.container_id.clone());
     let message = format!("the address {address} that was asked for is in use");
-    let details = format!("by container {}", owner.unwrap_or_default());
+    let details = match owner {
+        Some(container) => format!("by container {container}"),
+        None => "by another node, to which it was lent".to_owned(),
+    };
     Err(Error::new(Code::AddressUnavailable, message).with_details(details))
 }
 
@@ -261,7 +303,9 @@ fn build(call: &Call<'_>, netns: &Netns, granted: Granted) -> Result<CniResult, 
         .collect();
     let made = dataplane.create(&pair, netns, &sysctl)?;
     dataplane.configure_host(&pair, !record.ports.is_empty())?;
-    dataplane.install_rules(&wanted_rules(&record, &call.masquerade_exceptions()))?;
+    let wanted = wanted_rules(&record, &call.masquerade_exceptions());
+    dataplane.install_rules(&wanted)?;
+    flows::forget(&mut dataplane, &wanted, Mapping::New);
     let shaper = wiring::shaper_name(&record.attachment.container_id, &pair.pod_name);
     dataplane.limit(made.host, &config.bandwidth, &shaper, mtu)?;
     wait_for_policy(call, &record)?;
@@ -364,7 +408,9 @@ fn add_chained(call: &Call<'_>, previous: &CniResult) -> Result<CniResult, Error
 
 fn decorate(call: &Call<'_>, record: &Record) -> Result<(), Error> {
     let mut dataplane = Dataplane::open()?;
-    dataplane.install_rules(&wanted_rules(record, &call.masquerade_exceptions()))?;
+    let wanted = wanted_rules(record, &call.masquerade_exceptions());
+    dataplane.install_rules(&wanted)?;
+    flows::forget(&mut dataplane, &wanted, Mapping::New);
     let bandwidth = &call.config.bandwidth;
     if *bandwidth != crate::config::Bandwidth::default() {
         let host = kernel::link::get(dataplane.host(), &record.host_interface)

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use kernel::MacAddress;
+use kernel::{Ifindex, MacAddress};
 
 use super::{Call, wanted_rules};
 use crate::config::{Attachment, Ipam};
 use crate::dataplane::{Dataplane, open_netns};
 use crate::delegate;
 use crate::error::{Error, join};
+use crate::flows::{self, Mapping};
 use crate::store::Record;
 use crate::wiring::{self, Pair};
 
@@ -17,7 +18,8 @@ use crate::wiring::{self, Pair};
 /// and name are free.
 pub struct Deferred {
     dataplane: Dataplane,
-    links: Vec<String>,
+    /// By number: an ADD that comes before this is done gives the same names to other ones.
+    links: Vec<Ifindex>,
 }
 
 impl Deferred {
@@ -26,7 +28,7 @@ impl Deferred {
         join(
             self.links
                 .iter()
-                .filter_map(|name| self.dataplane.delete_link(name).err())
+                .filter_map(|index| self.dataplane.delete_link(*index).err())
                 .collect(),
         )
     }
@@ -34,9 +36,9 @@ impl Deferred {
     /// The same in a process of its own, or here where there can be none.
     pub fn detach(mut self) -> std::io::Result<()> {
         kernel::process::detach(|| {
-            for name in &self.links {
+            for index in &self.links {
                 // What fails is found by the next DEL or GC, or goes with the container.
-                let _ = self.dataplane.delete_link(name);
+                let _ = self.dataplane.delete_link(*index);
             }
         })
     }
@@ -80,8 +82,8 @@ pub(super) fn dismantle(
     let name = wiring::host_interface_name(&attachment.container_id, &attachment.ifname);
     if !record.is_some_and(|record| record.chained) {
         match dataplane.retire_link(&name) {
-            Ok(true) => links.push(name),
-            Ok(false) => {
+            Ok(Some(index)) => links.push(index),
+            Ok(None) => {
                 if let Some(netns) = call.environment.netns.as_deref() {
                     let mac = call.config.mac;
                     errors.extend(delete_inside(&mut dataplane, netns, attachment, mac).err());
@@ -92,13 +94,14 @@ pub(super) fn dismantle(
     }
     let shaper = wiring::shaper_name(&attachment.container_id, &attachment.ifname);
     match dataplane.retire_link(&shaper) {
-        Ok(true) => links.push(shaper),
-        Ok(false) => {}
+        Ok(Some(index)) => links.push(index),
+        Ok(None) => {}
         Err(error) => errors.push(error),
     }
     if let Some(record) = record {
         let wanted = wanted_rules(record, &call.masquerade_exceptions());
         errors.extend(dataplane.uninstall_rules(&wanted).err());
+        flows::forget(&mut dataplane, &wanted, Mapping::Gone);
     }
     Ok((Deferred { dataplane, links }, errors))
 }

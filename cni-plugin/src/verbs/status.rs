@@ -1,10 +1,14 @@
 //! STATUS: whether an ADD would work now.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::Call;
 use crate::config::Ipam;
 use crate::delegate;
 use crate::error::{Code, Error};
 use crate::policy;
+use crate::pools::{self, PoolRequest};
 
 /// Fails with code 50 when the next ADD would fail.
 pub fn status(call: &Call<'_>) -> Result<(), Error> {
@@ -13,6 +17,9 @@ pub fn status(call: &Call<'_>) -> Result<(), Error> {
             let message = format!("the policy agent does not answer at {}", socket.display());
             Error::new(Code::NotAvailable, message).with_details(error)
         })?;
+    }
+    if let (Some(socket), Ipam::Own(_)) = (&call.config.pool_socket, &call.config.ipam) {
+        return pools_have_addresses(call, socket);
     }
     match &call.config.ipam {
         Ipam::Delegate(plugin) => {
@@ -36,5 +43,26 @@ pub fn status(call: &Call<'_>) -> Result<(), Error> {
                 None => Ok(()),
             }
         }
+    }
+}
+
+/// Asks as an ADD would, until there is an address, a block to be had, or nothing.
+fn pools_have_addresses(call: &Call<'_>, socket: &Path) -> Result<(), Error> {
+    let not_available = |error: Error| {
+        let details = error.details.unwrap_or_default();
+        Error::new(Code::NotAvailable, error.message).with_details(details)
+    };
+    let mut request = PoolRequest {
+        dry: true,
+        ..PoolRequest::default()
+    };
+    let state = call.store().peek()?;
+    loop {
+        let offer = pools::ask(socket, &request, Duration::ZERO).map_err(not_available)?;
+        let full = offer.full(&state);
+        if full.is_subset(&request.full) {
+            return Ok(());
+        }
+        request.full.extend(full);
     }
 }
