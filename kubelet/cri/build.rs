@@ -5,6 +5,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/cri.proto",
         "proto/containerd_events.proto",
         "proto/health.proto",
+        "proto/csi.proto",
+        "proto/pluginregistration.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");

@@ -124,12 +124,17 @@ impl Cgroups {
 
     /// A value of a pod's cgroup, such as its memory usage in bytes.
     pub(crate) fn read(&self, controller: &str, path: &str, file: &str) -> Option<u64> {
+        self.text(controller, path, file)?.trim().parse().ok()
+    }
+
+    /// A file of a cgroup.
+    pub(crate) fn text(&self, controller: &str, path: &str, file: &str) -> Option<String> {
         let base = match self.version {
             Version::One => self.mount.join(controller),
             Version::Two => self.mount.clone(),
         };
         let file = base.join(path.trim_start_matches('/')).join(file);
-        fs::read_to_string(file).ok()?.trim().parse().ok()
+        fs::read_to_string(file).ok()
     }
 }
 

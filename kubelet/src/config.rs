@@ -45,6 +45,8 @@ pub struct Config {
     pub reserved: BTreeMap<String, String>,
     pub eviction: EvictionThresholds,
     pub images: ImageCollection,
+    /// A directory with manifests of pods that run without the API server; it need not exist.
+    pub manifests: Option<PathBuf>,
     /// A container's log is rotated at this size.
     pub log_max_bytes: u64,
     /// Log files of a container, with the one that is written.
@@ -206,6 +208,7 @@ impl Default for Config {
             reserved: BTreeMap::new(),
             eviction: EvictionThresholds::default(),
             images: ImageCollection::default(),
+            manifests: None,
             log_max_bytes: 10 << 20,
             log_max_files: 5,
             lease_seconds: 40,

@@ -12,6 +12,7 @@ use watch_cache::WatchCache;
 
 use crate::cgroups::Cgroups;
 use crate::config::Config;
+use crate::csi::Drivers;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::metrics::Metrics;
@@ -20,6 +21,7 @@ use crate::pod::admission::Room;
 use crate::pod::observed::Observed;
 use crate::quantity::{ResourceList, value};
 use crate::runtime::Runtime;
+use crate::static_pods;
 use crate::tokens::Tokens;
 use crate::volumes::Paths;
 
@@ -55,6 +57,7 @@ pub(crate) struct Context {
     pub images: Images,
     pub objects: ObjectStore,
     pub tokens: Tokens,
+    pub csi: Drivers,
     pub services: WatchCache<Service>,
     pub node: WatchCache<Node>,
     pub runtime_classes: WatchCache<RuntimeClass>,
@@ -109,7 +112,10 @@ impl Context {
                 let meta = &listed.pod.metadata;
                 meta.namespace.as_deref() == Some(namespace)
                     && meta.name.as_deref() == Some(name)
-                    && (uid.is_none() || meta.uid.as_deref() == uid)
+                    // A static pod is asked for by the uid of its mirror.
+                    && (uid.is_none()
+                        || meta.uid.as_deref() == uid
+                        || static_pods::is_static(&listed.pod))
             })
             .collect();
         found.sort_by_key(|listed| !listed.holds);

@@ -8,17 +8,19 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use watch_cache::{Change, WatchCache};
 
 use crate::context::Context;
 use crate::events::Severity;
+use crate::mirrors;
 use crate::pod::admission;
 use crate::pod::memory::Ending;
 use crate::pod::phase_is_final;
 use crate::runtime::{self, Seen};
+use crate::static_pods::{self, StaticPods};
 use crate::worker::{self, Beginning, Mailbox, Message};
 
 /// How often the runtime is asked for everything while it tells of exits by itself.
@@ -32,19 +34,25 @@ pub(crate) struct Manager {
     workers: BTreeMap<String, Mailbox>,
     finished: mpsc::UnboundedReceiver<String>,
     finisher: mpsc::UnboundedSender<String>,
-    objects_changed: mpsc::UnboundedReceiver<String>,
-    evictions: mpsc::UnboundedReceiver<(String, Ending)>,
+    news: News,
+    /// Static pods by uid.
+    static_pods: BTreeMap<String, Arc<Pod>>,
+    /// New versions of static pods, by the uid of the version that has to end before.
+    successors: BTreeMap<String, Arc<Pod>>,
     seen: BTreeMap<String, Seen>,
     runtime_was_away: bool,
 }
 
+/// What the rest of the kubelet tells the manager.
+pub(crate) struct News {
+    /// The uids of pods whose objects have changed.
+    pub objects: mpsc::UnboundedReceiver<String>,
+    pub evictions: mpsc::UnboundedReceiver<(String, Ending)>,
+    pub static_pods: watch::Receiver<StaticPods>,
+}
+
 impl Manager {
-    pub(crate) fn new(
-        context: Arc<Context>,
-        pods: WatchCache<Pod>,
-        objects_changed: mpsc::UnboundedReceiver<String>,
-        evictions: mpsc::UnboundedReceiver<(String, Ending)>,
-    ) -> Self {
+    pub(crate) fn new(context: Arc<Context>, pods: WatchCache<Pod>, news: News) -> Self {
         let (finisher, finished) = mpsc::unbounded_channel();
         Self {
             context,
@@ -52,8 +60,9 @@ impl Manager {
             workers: BTreeMap::new(),
             finished,
             finisher,
-            objects_changed,
-            evictions,
+            news,
+            static_pods: BTreeMap::new(),
+            successors: BTreeMap::new(),
             seen: BTreeMap::new(),
             runtime_was_away: false,
         }
@@ -64,6 +73,7 @@ impl Manager {
         let mut changes = self.pods.subscribe();
         let (exit_sender, mut exits) = mpsc::unbounded_channel();
         let listener = tokio::spawn(listen(self.context.clone(), exit_sender));
+        self.take_static();
         self.take_all();
         self.relist().await;
         self.sweep_directories().await;
@@ -81,8 +91,9 @@ impl Manager {
                     Notice::Listening(true) => relist = ticker(RELIST_WITH_EVENTS),
                     Notice::Listening(false) => relist = ticker(RELIST_WITHOUT_EVENTS),
                 },
-                Some(uid) = self.objects_changed.recv() => self.tell(&uid, Message::Objects),
-                Some((uid, ending)) = self.evictions.recv() => self.tell(&uid, Message::End(ending)),
+                Ok(()) = self.news.static_pods.changed() => self.take_static(),
+                Some(uid) = self.news.objects.recv() => self.tell(&uid, Message::Objects),
+                Some((uid, ending)) = self.news.evictions.recv() => self.tell(&uid, Message::End(ending)),
                 Some(uid) = self.finished.recv() => self.forget(&uid),
                 _ = relist.tick() => self.relist().await,
             }
@@ -102,6 +113,79 @@ impl Manager {
         self.context.objects.release(uid);
         self.context.tokens.release(uid);
         self.count();
+        if let Some(next) = self.successors.remove(uid) {
+            self.run_static(next);
+        }
+    }
+
+    /// Compares the manifests with the static pods that run.
+    fn take_static(&mut self) {
+        let wanted = self.news.static_pods.borrow_and_update().clone();
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        let uids: BTreeSet<String> = wanted.values().map(|pod| uid(pod)).collect();
+        let gone: Vec<Arc<Pod>> = self
+            .static_pods
+            .extract_if(.., |uid, _| !uids.contains(uid))
+            .map(|(_, pod)| pod)
+            .collect();
+        self.successors.clear();
+        let name = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+        for pod in wanted.into_values() {
+            let old = gone.iter().find(|old| name(old) == name(&pod));
+            let old = old
+                .map(|old| uid(old))
+                .filter(|old| self.workers.contains_key(old));
+            match old {
+                Some(old) => {
+                    self.successors.insert(old, pod);
+                }
+                None => self.run_static(pod),
+            }
+        }
+        for old in gone {
+            self.tell(&uid(&old), Message::Gone);
+            if let Some(shown) = self.mirror_of(&old) {
+                mirrors::remove(self.context.clone(), shown);
+            }
+        }
+    }
+
+    fn run_static(&mut self, pod: Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if self.static_pods.insert(uid.clone(), pod.clone()).is_none() {
+            self.start(uid, pod.clone());
+        }
+        match self.mirror_of(&pod) {
+            Some(shown) => self.take_mirror(shown),
+            None => mirrors::create(self.context.clone(), pod),
+        }
+    }
+
+    fn mirror_of(&self, pod: &Pod) -> Option<Arc<Pod>> {
+        let meta = &pod.metadata;
+        self.pods
+            .get(meta.namespace.as_deref()?, meta.name.as_deref()?)
+    }
+
+    /// A mirror as the API has it: of one of our pods, or of nothing any more.
+    fn take_mirror(&self, shown: Arc<Pod>) {
+        let own = self
+            .static_pods
+            .iter()
+            .find(|(_, pod)| static_pods::is_mirror_of(&shown, pod) && same_name(&shown, pod));
+        match own {
+            Some((uid, _)) => self.tell(uid, Message::Mirror(Some(shown))),
+            None => mirrors::remove(self.context.clone(), shown),
+        }
+    }
+
+    fn mirror_deleted(&self, old: &Pod) {
+        for (uid, pod) in &self.static_pods {
+            if same_name(old, pod) {
+                self.tell(uid, Message::Mirror(None));
+                mirrors::create(self.context.clone(), pod.clone());
+            }
+        }
     }
 
     fn count(&self) {
@@ -118,11 +202,15 @@ impl Manager {
                 let old_uid = old.as_ref().and_then(|old| old.metadata.uid.clone());
                 if let Some(old_uid) = old_uid.filter(|uid| Some(uid) != new.metadata.uid.as_ref())
                 {
+                    // Of a mirror nobody has this uid.
                     self.tell(&old_uid, Message::Gone);
                 }
                 self.applied(new);
             }
             Change::Deleted { old } => {
+                if static_pods::mirrored(&old).is_some() {
+                    return self.mirror_deleted(&old);
+                }
                 let uid = old.metadata.uid.clone().unwrap_or_default();
                 self.tell(&uid, Message::Gone);
             }
@@ -136,7 +224,7 @@ impl Manager {
             .filter_map(|pod| pod.metadata.uid.clone())
             .collect();
         for (uid, mailbox) in &self.workers {
-            if !uids.contains(uid) {
+            if !uids.contains(uid) && !self.static_pods.contains_key(uid) {
                 let _ = mailbox.send(Message::Gone);
             }
         }
@@ -148,11 +236,18 @@ impl Manager {
     }
 
     fn applied(&mut self, pod: Arc<Pod>) {
+        if static_pods::mirrored(&pod).is_some() {
+            return self.take_mirror(pod);
+        }
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         if self.workers.contains_key(&uid) {
             self.tell(&uid, Message::Pod(pod));
             return;
         }
+        self.start(uid, pod);
+    }
+
+    fn start(&mut self, uid: String, pod: Arc<Pod>) {
         let beginning = match self.admit(&uid, &pod) {
             Ok(()) => Beginning::Pod(pod),
             Err(ending) => {
@@ -286,6 +381,10 @@ impl Manager {
         };
         let _ = tokio::task::spawn_blocking(work).await;
     }
+}
+
+fn same_name(a: &Pod, b: &Pod) -> bool {
+    a.metadata.namespace == b.metadata.namespace && a.metadata.name == b.metadata.name
 }
 
 /// Whether a kubelet has let the pod in before.

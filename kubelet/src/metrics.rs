@@ -25,6 +25,13 @@ pub struct Metrics {
     /// The same without the calls to the runtime.
     pub pod_start_own: Histogram,
     pub evictions: Counter,
+    /// Always 1: says which node this is.
+    pub node_name: Family<NodeName, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NodeName {
+    pub node: String,
 }
 
 impl Default for Metrics {
@@ -37,6 +44,7 @@ impl Default for Metrics {
             pod_start: seconds(),
             pod_start_own: seconds(),
             evictions: Counter::default(),
+            node_name: Family::default(),
         }
     }
 }
@@ -72,6 +80,11 @@ impl Metrics {
             "kubelet_evictions",
             "Pods evicted under pressure",
             self.evictions.clone(),
+        );
+        registry.register(
+            "kubelet_node_name",
+            "The node's name",
+            self.node_name.clone(),
         );
     }
 

@@ -4,22 +4,24 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
 
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::context::Context;
+use crate::csi::{self, Drivers};
 use crate::events::Recorder;
 use crate::housekeeping;
 use crate::images::Images;
-use crate::manager::Manager;
-use crate::metrics::Metrics;
+use crate::manager::{Manager, News};
+use crate::metrics::{Metrics, NodeName};
 use crate::node::{self, Machine};
 use crate::objects::ObjectStore;
 use crate::runtime::Runtime;
 use crate::server;
+use crate::static_pods::{self, StaticPods};
 use crate::tokens::Tokens;
 use crate::volumes::Paths;
 
@@ -77,6 +79,10 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     let (objects_sender, objects) = mpsc::unbounded_channel();
     let (evictions_sender, evictions) = mpsc::unbounded_channel();
     let events = Recorder::start(deps.client.clone(), &config.node_name);
+    let named = NodeName {
+        node: config.node_name.clone(),
+    };
+    deps.metrics.node_name.get_or_create(&named).set(1);
     let node_selector = format!("metadata.name={}", config.node_name);
     let pod_selector = format!("spec.nodeName={}", config.node_name);
     let facts = node::facts(&config, &machine);
@@ -91,6 +97,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         events,
         objects: ObjectStore::new(deps.client.clone(), objects_sender),
         tokens: Tokens::new(deps.client.clone()),
+        csi: Drivers::default(),
         services: deps.caches.of::<Service>(),
         node: deps.caches.selected::<Node>(&node_selector),
         runtime_classes: deps.caches.of::<RuntimeClass>(),
@@ -116,6 +123,18 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         shutdown.clone(),
     ));
     tasks.spawn(housekeeping::run(context.clone(), shutdown.clone()));
+    tasks.spawn(csi::follow(context.clone(), shutdown.clone()));
+    let (static_sender, static_pods) = watch::channel(StaticPods::new());
+    if let Some(directory) = context.config.manifests.clone() {
+        let node = context.config.node_name.clone();
+        static_sender.send_replace(static_pods::read(&directory, &node));
+        tasks.spawn(static_pods::follow(
+            directory,
+            node,
+            static_sender,
+            shutdown.clone(),
+        ));
+    }
     let ready = async {
         wait_for_runtime(&context).await;
         pods.synced().await;
@@ -126,7 +145,12 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = ready => {
-            let manager = Manager::new(context.clone(), pods, objects, evictions);
+            let news = News {
+                objects,
+                evictions,
+                static_pods,
+            };
+            let manager = Manager::new(context.clone(), pods, news);
             manager.run(shutdown.clone()).await;
         }
     }

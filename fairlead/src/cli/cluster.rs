@@ -186,6 +186,9 @@ pub(crate) struct NodeSettings {
     #[arg(long, default_value = "85", value_name = "PERCENT",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(crate) image_gc_high_threshold: u8,
+    /// A directory with manifests of pods that the node runs by itself
+    #[arg(long, default_value = "/etc/kubernetes/manifests", value_name = "DIR")]
+    pub(crate) pod_manifest_path: PathBuf,
     /// Where the node keeps its credentials
     #[arg(long, default_value = "/var/lib/fairlead/node", value_name = "DIR")]
     pub(crate) node_dir: PathBuf,

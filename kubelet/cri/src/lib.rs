@@ -4,7 +4,8 @@
 //! [`Runtime`] wraps the generated clients: every call has a deadline, and an error says
 //! which call failed. Messages are the protocol's own, in [`v1`]. [`events`] is containerd's
 //! event stream, which tells of exited containers without asking; [`health`] is the
-//! protocol of gRPC probes.
+//! protocol of gRPC probes. [`csi`] and [`registration`] are what storage plugins on the node
+//! speak.
 
 mod channel;
 mod client;
@@ -30,9 +31,15 @@ mod generated {
     pub mod events {
         tonic::include_proto!("containerd.services.events.v1");
     }
+    pub mod csi {
+        tonic::include_proto!("csi.v1");
+    }
+    pub mod registration {
+        tonic::include_proto!("pluginregistration");
+    }
     pub mod health {
         tonic::include_proto!("grpc.health.v1");
     }
 }
 
-pub use generated::{events, health, v1};
+pub use generated::{csi, events, health, registration, v1};

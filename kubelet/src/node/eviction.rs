@@ -9,6 +9,7 @@ use nix::sys::statvfs::statvfs;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::disk_usage;
 use super::machine::meminfo;
 use crate::config::EvictionThresholds;
 use crate::context::Context;
@@ -266,27 +267,6 @@ fn pid_usage(context: &Context, pod: &Pod) -> i64 {
     read(context, pod, "pids", "pids.current", "pids.current")
 }
 
-/// Bytes on disk below a directory; links are not followed.
-fn disk_usage(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut sum = 0;
-    let mut stack = vec![path.to_owned()];
-    while let Some(directory) = stack.pop() {
-        for entry in std::fs::read_dir(&directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let Ok(meta) = entry.metadata() else { continue };
-            sum += meta.blocks() * 512;
-            if meta.is_dir() {
-                stack.push(entry.path());
-            }
-        }
-    }
-    sum
-}
-
 /// What a pod has written: its emptyDirs, its containers' own layers, and its logs.
 async fn storage_usage(context: &Arc<Context>, pod: &Pod) -> i64 {
     let identity = crate::runtime::PodIdentity::of(pod);
@@ -309,7 +289,7 @@ async fn storage_usage(context: &Arc<Context>, pod: &Pod) -> i64 {
     let files = tokio::task::spawn_blocking(move || -> u64 {
         directories
             .iter()
-            .map(|directory| disk_usage(directory))
+            .map(|directory| disk_usage(directory).0)
             .sum()
     });
     i64::try_from(layers + files.await.unwrap_or(0)).unwrap_or(i64::MAX)
@@ -337,7 +317,7 @@ async fn enforce_storage_limits(
                 continue;
             };
             let path = context.paths.volume(&uid, "empty-dir", &volume.name);
-            let used = tokio::task::spawn_blocking(move || disk_usage(&path))
+            let used = tokio::task::spawn_blocking(move || disk_usage(&path).0)
                 .await
                 .unwrap_or(0);
             if i64::try_from(used).unwrap_or(i64::MAX) > limit {

@@ -52,7 +52,10 @@ impl Context<'_> {
         self.describe(spec, record, &mut status);
         let waits = match &record.state {
             State::Exited(_) if self.stage == Stage::Alive => {
-                self.memory.waiting.get(spec.name()).cloned()
+                // What is made anew never counts as ended: the API takes no end back.
+                let renewed = self.memory.replace.contains(spec.name());
+                let waiting = self.memory.waiting.get(spec.name()).cloned();
+                waiting.or_else(|| renewed.then(|| Waiting::new("ContainerCreating", "")))
             }
             _ => None,
         };

@@ -123,6 +123,8 @@ pub struct Memory {
     /// Why a wanted change of resources does not happen, and when to look again.
     pub resize_pending: Option<Pending>,
     pub resize_error: Option<String>,
+    /// The pod's cgroup is held to more than the pod's limits, since a container changes.
+    pub loose_limits: bool,
     /// Last words by container id.
     pub last_words: BTreeMap<String, String>,
     /// When the sandbox was last stopped for good.

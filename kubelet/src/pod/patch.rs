@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 /// Conditions that the kubelet takes away again.
 const TRANSIENT: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
-/// The patch, or `None` when the API's status says the same already.
-pub fn between(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
+/// The patch of the pod with this uid, or `None` when the API's status says the same already.
+pub fn between(pod: &Pod, uid: &str, wanted: &PodStatus) -> Option<Value> {
     let present = pod.status.clone().unwrap_or_default();
     let present = serde_json::to_value(present).unwrap_or_default();
     let wanted = serde_json::to_value(wanted).unwrap_or_default();
@@ -33,7 +33,7 @@ pub fn between(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
             _ => {}
         }
     }
-    (!status.is_empty()).then(|| json!({"metadata": {"uid": pod.metadata.uid}, "status": status}))
+    (!status.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": status}))
 }
 
 fn of_type<'a>(list: &'a Value, kind: &Value) -> Option<&'a Value> {
@@ -94,7 +94,7 @@ mod tests {
         let pod = pod(json!({"spec": {"containers": []}, "status": present}));
         let wanted: PodStatus = serde_json::from_value(wanted).unwrap();
         let expected = expected.map(|status| json!({"metadata": {"uid": "u1"}, "status": status}));
-        assert_eq!(between(&pod, &wanted), expected);
+        assert_eq!(between(&pod, "u1", &wanted), expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Changes of a running container's resources.
 
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 
 use super::containers::{Kind, Spec};
 use super::memory::Memory;
@@ -43,6 +43,37 @@ pub fn needs_restart(container: &Container, given: &ResourceRequirements) -> boo
     })
 }
 
+/// The pod with other resources in its containers.
+pub fn with_resources(pod: &Pod, resources: impl Fn(&Container) -> ResourceRequirements) -> Pod {
+    let mut pod = pod.clone();
+    if let Some(spec) = &mut pod.spec {
+        let containers = spec.init_containers.iter_mut().flatten();
+        for container in containers.chain(&mut spec.containers) {
+            container.resources = Some(resources(container));
+        }
+    }
+    pod
+}
+
+/// What leaves room for both: the kernel wants the limit of a pod never below the limits of
+/// its containers, whichever of them changes first.
+pub fn roomiest(a: &ResourceRequirements, b: &ResourceRequirements) -> ResourceRequirements {
+    let larger = |a: &Option<ResourceList>, b: &Option<ResourceList>| {
+        let (a, b) = (a.as_ref()?, b.as_ref()?);
+        let both = a.iter().filter_map(|(name, quantity)| {
+            let other = b.get(name)?;
+            let larger = amount(name, quantity) >= amount(name, other);
+            let larger = if larger { quantity } else { other };
+            Some((name.clone(), larger.clone()))
+        });
+        Some(both.collect::<ResourceList>())
+    };
+    ResourceRequirements {
+        limits: larger(&a.limits, &b.limits),
+        ..b.clone()
+    }
+}
+
 fn read(list: Option<&ResourceList>, name: &str) -> Option<i64> {
     list?.get(name).map(|quantity| amount(name, quantity))
 }
@@ -68,6 +99,15 @@ mod tests {
             &resources("100m", "1Gi"),
             &resources("200m", "1Gi")
         ));
+    }
+
+    #[test]
+    fn a_limit_that_one_side_does_not_have_is_no_limit() {
+        let (small, large) = (resources("100m", "1Gi"), resources("200m", "2Gi"));
+        assert_eq!(roomiest(&small, &large), large);
+        assert_eq!(roomiest(&large, &small).limits, large.limits);
+        let none = ResourceRequirements::default();
+        assert_eq!(roomiest(&small, &none).limits, None);
     }
 
     #[test]

@@ -57,6 +57,13 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
         Some(phase) if terminal => phase.to_owned(),
         _ => phase::of(pod, &init, &main, stage, initialized).to_owned(),
     };
+    // What was stopped to be made anew starts again, whatever the policy says of its exit.
+    let renewed = containers::main(pod)
+        .iter()
+        .any(|spec| memory.replace.contains(spec.name()));
+    if renewed && !inputs.ended && !terminal && matches!(phase.as_str(), "Succeeded" | "Failed") {
+        phase = "Running".to_owned();
+    }
     if inputs.ended && !terminal {
         if !init_failed(pod, &init) {
             settle(&mut main);

@@ -82,3 +82,40 @@ pub trait Runtime: Send + Sync + 'static {
     /// tell answers `Unimplemented`, and the kubelet asks regularly instead.
     async fn exits(&self) -> Result<BoxStream<'static, String>, Error>;
 }
+
+/// Whether the runtime mounts images as volumes. CRI has no way to ask: containerd learnt it
+/// with 2.1, and of other runtimes it is assumed.
+pub fn mounts_images(version: &v1::VersionResponse) -> bool {
+    if version.runtime_name != "containerd" {
+        return true;
+    }
+    let text = version.runtime_version.trim_start_matches('v');
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (numbers.next(), numbers.next());
+    (major, minor) >= (Some(2), Some(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_of_containerd_mount_no_images() {
+        for (name, version, expected) in [
+            ("containerd", "1.6.20~ds1", false),
+            ("containerd", "v2.0.5", false),
+            ("containerd", "2.1.4", true),
+            ("containerd", "v3.0.0-beta", true),
+            ("cri-o", "1.30.0", true),
+        ] {
+            let answer = v1::VersionResponse {
+                runtime_name: name.into(),
+                runtime_version: version.into(),
+                ..v1::VersionResponse::default()
+            };
+            assert_eq!(mounts_images(&answer), expected, "{name} {version}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Usage in the text format that metric collectors read.
 
+use super::kernel::Interface;
 use super::stats::{ContainerUsage, PodUsage, Usage};
 
 fn seconds(nanoseconds: u64) -> f64 {
@@ -123,7 +124,7 @@ pub(super) fn resource(usage: &Usage) -> String {
 pub(super) fn cadvisor(usage: &Usage) -> String {
     let mut text = Text(String::new());
     let at = usage.at.as_millisecond();
-    let families: [(&str, &str, Reading); 6] = [
+    let families: [(&str, &str, Reading); 11] = [
         ("container_cpu_usage_seconds_total", "counter", |c| {
             seconds(c.cpu_nanoseconds)
         }),
@@ -137,6 +138,25 @@ pub(super) fn cadvisor(usage: &Usage) -> String {
         }),
         ("container_start_time_seconds", "gauge", |c| {
             c.started_at.map_or(0.0, |at| at.as_second() as f64)
+        }),
+        ("container_cpu_cfs_periods_total", "counter", |c| {
+            c.throttling.periods as f64
+        }),
+        (
+            "container_cpu_cfs_throttled_periods_total",
+            "counter",
+            |c| c.throttling.throttled_periods as f64,
+        ),
+        (
+            "container_cpu_cfs_throttled_seconds_total",
+            "counter",
+            |c| seconds(c.throttling.throttled_nanoseconds),
+        ),
+        ("container_spec_memory_limit_bytes", "gauge", |c| {
+            c.memory_limit as f64
+        }),
+        ("container_spec_cpu_quota", "gauge", |c| {
+            crate::pod::resources::quota(c.cpu_limit) as f64
         }),
     ];
     for (name, kind, of) in families {
@@ -155,10 +175,44 @@ pub(super) fn cadvisor(usage: &Usage) -> String {
             }
         }
     }
+    network(&mut text, usage, at);
+    text.family("machine_cpu_cores", "gauge", "Processors of the machine");
+    text.0
+        .push_str(&format!("machine_cpu_cores {}\n", usage.processors));
     text.family("machine_memory_bytes", "gauge", "Memory of the machine");
     text.0
         .push_str(&format!("machine_memory_bytes {}\n", usage.memory_total));
     text.0
+}
+
+/// The interfaces of pods, which belong to no container.
+fn network(text: &mut Text, usage: &Usage, at: i64) {
+    type Counter = fn(&Interface) -> u64;
+    let families: [(&str, Counter); 8] = [
+        ("receive_bytes", |i| i.receive.bytes),
+        ("receive_packets", |i| i.receive.packets),
+        ("receive_errors", |i| i.receive.errors),
+        ("receive_packets_dropped", |i| i.receive.dropped),
+        ("transmit_bytes", |i| i.transmit.bytes),
+        ("transmit_packets", |i| i.transmit.packets),
+        ("transmit_errors", |i| i.transmit.errors),
+        ("transmit_packets_dropped", |i| i.transmit.dropped),
+    ];
+    for (name, of) in families {
+        let name = format!("container_network_{name}_total");
+        text.family(&name, "counter", "Of one interface of a pod");
+        for pod in &usage.pods {
+            for interface in &pod.interfaces {
+                let labels = [
+                    ("container", ""),
+                    ("interface", interface.name.as_str()),
+                    ("namespace", pod.identity.namespace.as_str()),
+                    ("pod", pod.identity.name.as_str()),
+                ];
+                text.sample(&name, &labels, of(interface) as f64, at);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +230,8 @@ mod tests {
             memory_total: 10,
             memory_available: 4,
             filesystem: Filesystem::default(),
+            processors: 1,
+            interfaces: Vec::new(),
             pods: vec![PodUsage {
                 identity: PodIdentity {
                     namespace: "ns".into(),
@@ -183,6 +239,12 @@ mod tests {
                     uid: "u".into(),
                 },
                 started_at: None,
+                interfaces: vec![Interface {
+                    name: "eth0".into(),
+                    ..Interface::default()
+                }],
+                processes: None,
+                volumes: Vec::new(),
                 containers: vec![ContainerUsage {
                     name: "c".into(),
                     cpu_nanoseconds: 1_500_000_000,
@@ -193,6 +255,8 @@ mod tests {
         let text = resource(&usage);
         assert!(text.contains("container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"p\"} 1.5 1700000000000\n"), "{text}");
         assert!(text.contains("node_cpu_usage_seconds_total 2.5 "), "{text}");
-        assert!(cadvisor(&usage).contains("container_memory_usage_bytes{container=\"c\""));
+        let text = cadvisor(&usage);
+        assert!(text.contains("container_memory_usage_bytes{container=\"c\""));
+        assert!(text.contains("container_network_receive_bytes_total{container=\"\",interface=\"eth0\",namespace=\"ns\",pod=\"p\"} 0 "), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 //! token that the API server vouches for) and authorized by the API server.
 
 mod auth;
+mod kernel;
 mod logs;
 mod metrics;
 mod query;

@@ -72,6 +72,9 @@ pub(super) fn log_query(uri: &Uri, now: Timestamp) -> Result<LogQuery, String> {
             .transpose()
     };
     let since = match (number("sinceSeconds")?, get(&parameters, "sinceTime")) {
+        (Some(_), Some(_)) => {
+            return Err("at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned());
+        }
         (Some(0), _) => return Err("invalid sinceSeconds: must be greater than 0".to_owned()),
         (Some(seconds), _) => {
             let ago = SignedDuration::try_from(Duration::from_secs(seconds.min(1 << 32)));
@@ -88,6 +91,9 @@ pub(super) fn log_query(uri: &Uri, now: Timestamp) -> Result<LogQuery, String> {
         Some("Stderr") => Some(Stream::Stderr),
         _ => None,
     };
+    if number("limitBytes")? == Some(0) {
+        return Err("invalid limitBytes: must be greater than 0".to_owned());
+    }
     Ok(LogQuery {
         options: Options {
             follow: is_true(&parameters, &["follow"]),

@@ -155,7 +155,10 @@ async fn resource(State(shared): State<Shared>) -> Response {
 
 async fn summary(State(shared): State<Shared>) -> Response {
     match stats::usage(&shared.context).await {
-        Ok(usage) => axum::Json(stats::summary(&usage)).into_response(),
+        Ok(mut usage) => {
+            stats::add_volumes(&shared.context, &mut usage).await;
+            axum::Json(stats::summary(&usage)).into_response()
+        }
         Err(error) => failure(&error),
     }
 }

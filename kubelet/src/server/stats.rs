@@ -1,13 +1,17 @@
 //! What pods and the node use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 
+use super::kernel::{self, Interface, Throttling, VolumeUsage};
 use crate::context::Context;
+use crate::pod::containers;
+use crate::pod::resources::{self, Side};
 use crate::runtime::{PodIdentity, Selector, label};
 
 /// The usage of one container.
@@ -26,6 +30,11 @@ pub(super) struct ContainerUsage {
     pub(super) layer_bytes: u64,
     pub(super) layer_inodes: u64,
     pub(super) started_at: Option<Timestamp>,
+    pub(super) throttling: Throttling,
+    /// In bytes; 0 for none.
+    pub(super) memory_limit: i64,
+    /// In thousandths; 0 for none.
+    pub(super) cpu_limit: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +42,9 @@ pub(super) struct PodUsage {
     pub(super) identity: PodIdentity,
     pub(super) started_at: Option<Timestamp>,
     pub(super) containers: Vec<ContainerUsage>,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) processes: Option<u64>,
+    pub(super) volumes: Vec<VolumeUsage>,
 }
 
 /// A file system's bytes and inodes.
@@ -52,6 +64,9 @@ pub(super) struct Usage {
     pub(super) memory_total: u64,
     pub(super) memory_available: u64,
     pub(super) filesystem: Filesystem,
+    pub(super) processors: u64,
+    /// Of the node's own network.
+    pub(super) interfaces: Vec<Interface>,
     pub(super) pods: Vec<PodUsage>,
 }
 
@@ -79,6 +94,9 @@ pub(super) async fn usage(context: &Context) -> Result<Usage, cri::Error> {
                     identity,
                     started_at,
                     containers: Vec::new(),
+                    interfaces: kernel::interfaces(context, listed),
+                    processes: kernel::processes(context, &listed.pod),
+                    volumes: Vec::new(),
                 },
             )
         })
@@ -91,9 +109,14 @@ pub(super) async fn usage(context: &Context) -> Result<Usage, cri::Error> {
         let Some(pod) = pods.get_mut(uid) else {
             continue;
         };
-        let record = listed
+        let owner = listed
             .iter()
-            .find_map(|listed| listed.observed.by_id(&attributes.id));
+            .find(|listed| listed.observed.by_id(&attributes.id).is_some());
+        let record = owner.and_then(|listed| listed.observed.by_id(&attributes.id));
+        let limit = |resource| {
+            let spec = containers::find(&owner?.pod, &record?.name)?;
+            resources::of_container(&spec.container, Side::Limits, resource)
+        };
         let (cpu, memory) = (
             stats.cpu.unwrap_or_default(),
             stats.memory.unwrap_or_default(),
@@ -105,6 +128,11 @@ pub(super) async fn usage(context: &Context) -> Result<Usage, cri::Error> {
                 .map(|record| record.image.clone())
                 .unwrap_or_default(),
             started_at: record.and_then(crate::pod::observed::Record::started_at),
+            throttling: owner.map_or_else(Throttling::default, |owner| {
+                kernel::throttling(context, &owner.pod, &attributes.id)
+            }),
+            memory_limit: limit("memory").unwrap_or(0),
+            cpu_limit: limit("cpu").unwrap_or(0),
             id: attributes.id,
             cpu_nanoseconds: value(cpu.usage_core_nano_seconds.as_ref()),
             cpu_nanocores: value(cpu.usage_nano_cores.as_ref()),
@@ -124,8 +152,35 @@ pub(super) async fn usage(context: &Context) -> Result<Usage, cri::Error> {
         memory_total: meminfo("MemTotal"),
         memory_available: meminfo("MemAvailable"),
         filesystem: filesystem(&context.config.root),
+        processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+        interfaces: kernel::parse_interfaces(
+            &std::fs::read_to_string("/proc/net/dev").unwrap_or_default(),
+        ),
         pods: pods.into_values().collect(),
     })
+}
+
+/// Measures what the volumes hold, which is dearer than the rest.
+pub(super) async fn add_volumes(context: &Arc<Context>, usage: &mut Usage) {
+    let listed = context.list();
+    let paths = context.paths.clone();
+    let uids: BTreeSet<String> = usage
+        .pods
+        .iter()
+        .map(|pod| pod.identity.uid.clone())
+        .collect();
+    let measured = tokio::task::spawn_blocking(move || {
+        let pods = listed.iter().filter_map(|listed| {
+            let uid = listed.pod.metadata.uid.clone()?;
+            let used = uids.contains(&uid);
+            used.then(|| (uid, kernel::volumes(&paths, &listed.pod)))
+        });
+        pods.collect::<BTreeMap<String, Vec<VolumeUsage>>>()
+    });
+    let mut measured = measured.await.unwrap_or_default();
+    for pod in &mut usage.pods {
+        pod.volumes = measured.remove(&pod.identity.uid).unwrap_or_default();
+    }
 }
 
 fn meminfo(field: &str) -> u64 {
@@ -198,6 +253,73 @@ impl Usage {
         })
     }
 
+    fn network_json(&self, interfaces: &[Interface]) -> Value {
+        let one = |found: &Interface| {
+            json!({
+                "name": found.name,
+                "rxBytes": found.receive.bytes,
+                "rxErrors": found.receive.errors,
+                "txBytes": found.transmit.bytes,
+                "txErrors": found.transmit.errors,
+            })
+        };
+        // The first is the one with the way out; `eth0` in a pod.
+        let mut network = interfaces.first().map_or_else(|| json!({}), one);
+        network["time"] = time(self.at);
+        network["interfaces"] = interfaces.iter().map(one).collect();
+        network
+    }
+
+    fn volume_json(&self, volume: &VolumeUsage) -> Value {
+        json!({
+            "name": volume.name,
+            "time": time(self.at),
+            "availableBytes": volume.available,
+            "capacityBytes": volume.capacity,
+            "usedBytes": volume.used,
+            "inodes": volume.inodes,
+            "inodesFree": volume.inodes_free,
+            "inodesUsed": volume.inodes_used,
+        })
+    }
+
+    fn pod_json(&self, pod: &PodUsage) -> Value {
+        let sum = |of: fn(&ContainerUsage) -> u64| pod.containers.iter().map(of).sum::<u64>();
+        let volumes: u64 = pod.volumes.iter().map(|volume| volume.used).sum();
+        let containers = pod.containers.iter().map(|c| self.container_json(c));
+        let mut made = json!({
+            "podRef": {
+                "name": pod.identity.name,
+                "namespace": pod.identity.namespace,
+                "uid": pod.identity.uid,
+            },
+            "startTime": pod.started_at.map(time),
+            "containers": containers.collect::<Vec<_>>(),
+            "cpu": {
+                "time": time(self.at),
+                "usageNanoCores": sum(|c| c.cpu_nanocores),
+                "usageCoreNanoSeconds": sum(|c| c.cpu_nanoseconds),
+            },
+            "memory": {
+                "time": time(self.at),
+                "workingSetBytes": sum(|c| c.working_set),
+                "usageBytes": sum(|c| c.usage),
+                "rssBytes": sum(|c| c.rss),
+                "pageFaults": sum(|c| c.page_faults),
+                "majorPageFaults": sum(|c| c.major_page_faults),
+            },
+            "volume": pod.volumes.iter().map(|v| self.volume_json(v)).collect::<Vec<_>>(),
+            "ephemeral-storage": self.filesystem_json(sum(|c| c.layer_bytes) + volumes),
+        });
+        if !pod.interfaces.is_empty() {
+            made["network"] = self.network_json(&pod.interfaces);
+        }
+        if let Some(processes) = pod.processes {
+            made["process_stats"] = json!({"process_count": processes});
+        }
+        made
+    }
+
     fn container_json(&self, container: &ContainerUsage) -> Value {
         json!({
             "name": container.name,
@@ -223,34 +345,7 @@ impl Usage {
 
 /// The answer of `/stats/summary`.
 pub(super) fn summary(usage: &Usage) -> Value {
-    let pods: Vec<Value> = usage
-        .pods
-        .iter()
-        .map(|pod| {
-            let sum = |of: fn(&ContainerUsage) -> u64| pod.containers.iter().map(of).sum::<u64>();
-            json!({
-                "podRef": {
-                    "name": pod.identity.name,
-                    "namespace": pod.identity.namespace,
-                    "uid": pod.identity.uid,
-                },
-                "startTime": pod.started_at.map(time),
-                "containers": pod.containers.iter().map(|c| usage.container_json(c)).collect::<Vec<_>>(),
-                "cpu": {
-                    "time": time(usage.at),
-                    "usageNanoCores": sum(|c| c.cpu_nanocores),
-                    "usageCoreNanoSeconds": sum(|c| c.cpu_nanoseconds),
-                },
-                "memory": {
-                    "time": time(usage.at),
-                    "workingSetBytes": sum(|c| c.working_set),
-                    "usageBytes": sum(|c| c.usage),
-                    "rssBytes": sum(|c| c.rss),
-                },
-                "ephemeral-storage": usage.filesystem_json(sum(|c| c.layer_bytes)),
-            })
-        })
-        .collect();
+    let pods: Vec<Value> = usage.pods.iter().map(|pod| usage.pod_json(pod)).collect();
     let used = usage
         .filesystem
         .capacity
@@ -267,6 +362,7 @@ pub(super) fn summary(usage: &Usage) -> Value {
                 "workingSetBytes": working,
             },
             "fs": usage.filesystem_json(used),
+            "network": usage.network_json(&usage.interfaces),
             "runtime": {"imageFs": usage.filesystem_json(used)},
         },
         "pods": pods,
@@ -299,6 +395,8 @@ mod tests {
             memory_total: 10,
             memory_available: 4,
             filesystem: Filesystem::default(),
+            processors: 1,
+            interfaces: Vec::new(),
             pods: vec![PodUsage {
                 identity: PodIdentity {
                     namespace: "ns".into(),
@@ -307,10 +405,14 @@ mod tests {
                 },
                 started_at: None,
                 containers: vec![container("a", 3), container("b", 4)],
+                interfaces: Vec::new(),
+                processes: Some(5),
+                volumes: Vec::new(),
             }],
         };
         let made = summary(&usage);
         assert_eq!(made["pods"][0]["memory"]["workingSetBytes"], 7);
+        assert_eq!(made["pods"][0]["process_stats"]["process_count"], 5);
         assert_eq!(made["node"]["memory"]["workingSetBytes"], 6);
     }
 }

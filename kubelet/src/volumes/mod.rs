@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use crate::csi::{CsiError, Mounted};
 use crate::pod::containers;
 use crate::pod::downward::{DownwardError, Surroundings};
 use crate::pod::env::Objects;
@@ -51,6 +52,8 @@ pub(crate) enum VolumeError {
     Unsupported(String),
     #[error("no token for the service account: {0}")]
     Token(String),
+    #[error(transparent)]
+    Plugin(#[from] CsiError),
     #[error("image volume: {0}")]
     Image(String),
     #[error(transparent)]
@@ -124,6 +127,8 @@ pub(crate) struct Sources {
     pub bundles: BTreeMap<(String, String), String>,
     /// Where claims lead, by volume.
     pub claims: BTreeMap<String, ClaimTarget>,
+    /// Volumes that plugins have mounted, by volume.
+    pub plugged: BTreeMap<String, Mounted>,
     /// Image volumes, by volume: the image's id.
     pub images: BTreeMap<String, String>,
 }
@@ -208,20 +213,31 @@ fn one(
             read_only: false,
         });
     }
-    if let Some(source) = &volume.persistent_volume_claim {
+    if let Some(mounted) = sources.plugged.get(&volume.name) {
+        if let Some(group) = fs_group.filter(|_| mounted.own) {
+            ownership::apply(&mounted.path, group, ownership::change_policy(pod))?;
+        }
+        let asked = volume.persistent_volume_claim.as_ref();
+        return Ok(Ready::Path {
+            path: mounted.path.clone(),
+            read_only: mounted.read_only || asked.and_then(|asked| asked.read_only) == Some(true),
+        });
+    }
+    if let Some(claim) = claim_name(pod, volume) {
         let target = sources
             .claims
             .get(&volume.name)
-            .ok_or_else(|| VolumeError::Missing {
+            .ok_or(VolumeError::Missing {
                 kind: "persistentvolumeclaim",
-                name: source.claim_name.clone(),
+                name: claim,
             })?;
         let path = PathBuf::from(&target.path);
         host_path::check(&path, "DirectoryOrCreate")?;
         if let Some(group) = fs_group {
             ownership::apply(&path, group, ownership::change_policy(pod))?;
         }
-        let read_only = target.read_only || source.read_only == Some(true);
+        let asked = volume.persistent_volume_claim.as_ref();
+        let read_only = target.read_only || asked.and_then(|asked| asked.read_only) == Some(true);
         return Ok(Ready::Path { path, read_only });
     }
     if volume.image.is_some() {
@@ -230,6 +246,16 @@ fn one(
         return Ok(Ready::Image { id });
     }
     Err(VolumeError::Unsupported(volume.name.clone()))
+}
+
+/// The claim that a volume leads to: one that is named, or the one that is made for the pod.
+pub(crate) fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
+    let named = volume.persistent_volume_claim.as_ref();
+    let own = volume.ephemeral.as_ref().map(|_| {
+        let pod = pod.metadata.name.as_deref().unwrap_or_default();
+        format!("{pod}-{}", volume.name)
+    });
+    named.map(|source| source.claim_name.clone()).or(own)
 }
 
 /// Takes everything of a pod's volumes down. Data of emptyDirs goes; what lies behind host

@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use super::perform::{blocking, sandbox_config};
 use super::reports::Prepared;
 use crate::context::Context;
+use crate::csi;
 use crate::images::{PullPolicy, Request};
 use crate::pod::containers;
 use crate::pod::downward::Surroundings;
@@ -18,7 +19,7 @@ use crate::pod::env::Objects;
 use crate::pod::references::{self, References};
 use crate::runtime::PodIdentity;
 use crate::tokens::Wanted;
-use crate::volumes::{ClaimTarget, Site, Sources, VolumeError, prepare};
+use crate::volumes::{ClaimTarget, Site, Sources, VolumeError, claim_name, prepare};
 
 /// The ConfigMaps and Secrets that the pod refers to, as far as they exist.
 pub(super) async fn objects(context: &Context, pod: &Pod) -> Result<Objects, String> {
@@ -84,9 +85,13 @@ pub(super) async fn volumes(
         bundles(context, volume, &mut sources)
             .await
             .map_err(named)?;
-        claim(context, pod, volume, &mut sources)
+        let behind = claim(context, pod, volume, &mut sources)
             .await
             .map_err(named)?;
+        let mounted = csi::set_up(context, pod, volume, behind.as_ref()).await;
+        if let Some(mounted) = mounted.map_err(|error| named(error.into()))? {
+            sources.plugged.insert(volume.name.clone(), mounted);
+        }
         image(context, pod, volume, &mut sources)
             .await
             .map_err(named)?;
@@ -192,17 +197,15 @@ async fn bundles(
     Ok(())
 }
 
-/// Follows a claim to the directory behind it.
+/// Follows a claim to the directory behind it, or to the volume that a plugin provides.
 async fn claim(
     context: &Context,
     pod: &Pod,
     volume: &Volume,
     sources: &mut Sources,
-) -> Result<(), VolumeError> {
-    let name = match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => source.claim_name.clone(),
-        (None, Some(_)) => format!("{}-{}", pod.name_any(), volume.name),
-        (None, None) => return Ok(()),
+) -> Result<Option<PersistentVolume>, VolumeError> {
+    let Some(name) = claim_name(pod, volume) else {
+        return Ok(None);
     };
     let wrong = |complaint: String| VolumeError::Claim {
         claim: name.clone(),
@@ -220,6 +223,14 @@ async fn claim(
             name,
         });
     };
+    // Another's claim that happens to have the name is not touched.
+    let foreign = claim
+        .owner_references()
+        .iter()
+        .all(|owner| Some(&owner.uid) != pod.metadata.uid.as_ref());
+    if volume.ephemeral.is_some() && foreign {
+        return Err(wrong("it was not made for this pod".to_owned()));
+    }
     let bound = claim
         .status
         .as_ref()
@@ -237,6 +248,9 @@ async fn claim(
         .get(&volume_name)
         .await
         .map_err(|error| wrong(error.to_string()))?;
+    if found.spec.as_ref().is_some_and(|spec| spec.csi.is_some()) {
+        return Ok(Some(found));
+    }
     let spec = found.spec.unwrap_or_default();
     let path = match (&spec.host_path, &spec.local) {
         (Some(host), _) => host.path.clone(),
@@ -252,7 +266,7 @@ async fn claim(
     sources
         .claims
         .insert(volume.name.clone(), ClaimTarget { path, read_only });
-    Ok(())
+    Ok(None)
 }
 
 async fn image(

@@ -47,6 +47,8 @@ pub(crate) enum Message {
     Exited(String),
     /// An object that the pod refers to has changed.
     Objects,
+    /// For a static pod: its mirror in the API, as far as there is one.
+    Mirror(Option<Arc<Pod>>),
     /// The pod has to end.
     End(Ending),
 }

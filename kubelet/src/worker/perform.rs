@@ -12,6 +12,7 @@ use super::start::Starter;
 use super::state::Worker;
 use super::{gather, stop};
 use crate::context::Context;
+use crate::csi;
 use crate::events::Severity;
 use crate::pod::memory::{Pending, Volumes};
 use crate::pod::observed::Sandbox;
@@ -193,21 +194,24 @@ impl Worker {
             .cloned()
             .unwrap_or_default();
         let wanted = resize::wanted(&spec.container);
+        self.memory.loose_limits = true;
         if resize::needs_restart(&spec.container, &given) {
             self.memory
                 .condemned
                 .insert(id, format!("Container {name} resize requires a restart"));
-            self.memory.replace.insert(name.clone());
-            self.memory.allocated.insert(name, wanted);
+            self.memory.replace.insert(name);
             self.look = true;
+            // The container keeps what it was given until the next one starts.
+            self.hold_to(self.room_to_resize());
             return;
         }
         let limits = resources::linux(&self.pod, &spec.container, self.context.memory_capacity());
         self.memory.starting = true;
-        let (context, pod) = (self.context.clone(), self.pod.clone());
+        let room = self.room_to_resize();
+        let context = self.context.clone();
         self.act(async move {
             let changed = async {
-                apply_cgroup(&context, &pod).await?;
+                apply_cgroup(&context, &room).await?;
                 context
                     .runtime
                     .update_resources(&id, limits)
@@ -219,6 +223,35 @@ impl Worker {
                 result: changed.await.map(|()| wanted),
             }
         });
+    }
+
+    /// The pod with room for what its containers have and for what they are to get.
+    fn room_to_resize(&self) -> Pod {
+        let allocated = &self.memory.allocated;
+        resize::with_resources(&self.pod, |container| {
+            let wanted = resize::wanted(container);
+            match allocated.get(&container.name) {
+                Some(given) => resize::roomiest(given, &wanted),
+                None => wanted,
+            }
+        })
+    }
+
+    /// Holds the pod's cgroup to its limits again when all of its containers have theirs.
+    pub(super) fn tighten_limits(&mut self) {
+        let changing = |spec: &containers::Spec<'_>| {
+            resize::is_wanted(spec, &self.memory) || self.memory.replace.contains(spec.name())
+        };
+        if !self.memory.loose_limits || containers::all(&self.pod).iter().any(changing) {
+            return;
+        }
+        self.memory.loose_limits = false;
+        self.hold_to((*self.pod).clone());
+    }
+
+    fn hold_to(&mut self, pod: Pod) {
+        let context = self.context.clone();
+        self.act(async move { Report::Held(apply_cgroup(&context, &pod).await) });
     }
 
     fn stop_sandbox(&mut self, id: String) {
@@ -257,6 +290,9 @@ impl Worker {
         let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
         let known_spec = pod.spec.is_some();
         self.act(async move {
+            if let Err(error) = csi::tear_down(&context, &uid).await {
+                return Report::TornDown(Err(error.to_string()));
+            }
             let work = move || {
                 volumes::tear_down(&context.paths, &uid).map_err(|error| error.to_string())?;
                 let root = &context.config.cgroup_root;
@@ -352,7 +388,7 @@ async fn make_directories(
     Ok(())
 }
 
-async fn apply_cgroup(context: &Arc<Context>, pod: &Arc<Pod>) -> Result<(), String> {
+async fn apply_cgroup(context: &Arc<Context>, pod: &Pod) -> Result<(), String> {
     let path = cgroup::pod_path(&context.config.cgroup_root, pod);
     let limits = cgroup::limits(pod, None);
     let cgroups = context.cgroups.clone();

@@ -58,8 +58,14 @@ impl Worker {
         if self.patching || self.patch_at.is_some_and(|at| now < at) {
             return;
         }
+        let uid = match &self.mirror {
+            Some(mirror) => mirror.as_str(),
+            None if self.is_static => return,
+            None => &self.uid,
+        };
+        let patch = patch::between(&self.pod, uid, status);
+        let patch = patch.filter(|patch| !self.is_answered(patch, now));
         self.patch_at = None;
-        let patch = patch::between(&self.pod, status).filter(|patch| !self.is_answered(patch, now));
         let Some(patch) = patch else {
             self.delete_when_over();
             return;
@@ -95,8 +101,10 @@ impl Worker {
         match result {
             Ok(pod) => {
                 self.patch_failures = 0;
-                let same = pod.metadata.uid.as_deref() == Some(self.uid.as_str());
-                if same {
+                let uid = pod.metadata.uid.as_deref();
+                if self.mirror.is_some() && uid == self.mirror.as_deref() {
+                    self.take_mirror(Some(std::sync::Arc::from(pod)));
+                } else if uid == Some(self.uid.as_str()) {
                     self.take(super::Message::Pod(std::sync::Arc::from(pod)));
                 }
             }
@@ -107,6 +115,10 @@ impl Worker {
             }
             Err(error) => {
                 self.patch_failures += 1;
+                let refused = matches!(&error, kube::Error::Api(status) if status.code < 500);
+                if refused && self.patch_failures == 1 {
+                    tracing::warn!(uid = self.uid, %error, "the API refuses a pod's status");
+                }
                 tracing::debug!(uid = self.uid, %error, "a pod's status was not written");
                 let pause = 200_i64 << self.patch_failures.min(6);
                 self.patch_at = Some(now + SignedDuration::from_millis(pause));
@@ -125,7 +137,7 @@ impl Worker {
             .as_ref()
             .is_some_and(|list| !list.is_empty());
         let down = self.memory.volumes == Volumes::Gone;
-        if !deleted || !down || !self.ended() || self.deleting {
+        if !deleted || !down || !self.ended() || self.deleting || self.is_static {
             return;
         }
         // With finalizers the deletion is left to whoever holds the pod; ours must still be

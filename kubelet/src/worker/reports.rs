@@ -56,6 +56,8 @@ pub(super) enum Report {
         name: String,
         result: Result<ResourceRequirements, String>,
     },
+    /// The pod's cgroup was held to other limits.
+    Held(Result<(), String>),
     Patched(Result<Box<Pod>, kube::Error>),
     Deleted(Result<(), kube::Error>),
 }
@@ -128,6 +130,7 @@ impl Worker {
             },
             Report::Probed { id, kind, answer } => self.probed(&id, kind, answer, now),
             Report::Resized { name, result } => self.resized(&name, result, now),
+            Report::Held(result) => self.held(result, now),
             Report::Patched(result) => self.patched(result, now),
             Report::Deleted(result) => self.deleted(result, now),
         }
@@ -208,6 +211,7 @@ impl Worker {
             return;
         }
         self.adopt(&record, None);
+        self.tighten_limits();
         self.observed
             .containers
             .retain(|other| other.id != record.id);
@@ -380,6 +384,15 @@ impl Worker {
         }
         self.memory.starting = false;
         self.look = true;
+        self.tighten_limits();
+    }
+
+    fn held(&mut self, result: Result<(), String>, now: Timestamp) {
+        if let Err(error) = result {
+            tracing::warn!(uid = self.uid, error, "a pod's cgroup was not changed");
+            self.memory.loose_limits = true;
+            self.look_at = Some(now + SignedDuration::from_secs(5));
+        }
     }
 
     /// Takes over what the runtime says, and looks after what has changed.

@@ -224,9 +224,26 @@ impl Starter {
             };
             mounts::prepare(&inputs).map_err(|error| error.to_string())
         };
-        blocking(work)
+        let mounts = blocking(work)
             .await
-            .map_err(|error| Failure::config("CreateContainerConfigError", error))
+            .map_err(|error| Failure::config("CreateContainerConfigError", error))?;
+        if mounts.iter().any(|mount| mount.image.is_some()) {
+            self.check_image_volumes().await?;
+        }
+        Ok(mounts)
+    }
+
+    /// A runtime that does not know image volumes would make something else of their mounts.
+    async fn check_image_volumes(&self) -> Result<(), Failure> {
+        let version = self.context.runtime.version().await.unwrap_or_default();
+        if runtime::mounts_images(&version) {
+            return Ok(());
+        }
+        let message = format!(
+            "{} {} cannot mount image volumes: install containerd 2.1 or newer on node {}",
+            version.runtime_name, version.runtime_version, self.context.config.node_name
+        );
+        Err(Failure::config("CreateContainerConfigError", message))
     }
 
     /// From here on a container may exist: nothing is given up half-way.

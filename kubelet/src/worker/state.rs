@@ -18,6 +18,7 @@ use crate::pod::plan::Goal;
 use crate::pod::probe::Probes;
 use crate::pod::{phase_is_final, status};
 use crate::runtime;
+use crate::static_pods;
 use crate::volumes::ReadyVolumes;
 
 /// The state of one pod's worker.
@@ -62,6 +63,9 @@ pub(super) struct Worker {
     pub(super) patch_at: Option<Timestamp>,
     pub(super) patch_failures: u32,
     pub(super) deleting: bool,
+    /// For a static pod: the uid of its mirror.
+    pub(super) mirror: Option<String>,
+    pub(super) is_static: bool,
     pub(super) first_seen: Instant,
     /// Time that went into calls to the runtime before the pod ran.
     pub(super) runtime_time: Duration,
@@ -124,6 +128,8 @@ impl Worker {
             patch_at: None,
             patch_failures: 0,
             deleting: false,
+            mirror: None,
+            is_static: static_pods::is_static(&pod),
             first_seen: Instant::now(),
             runtime_time: Duration::ZERO,
             start_measured: pod
@@ -182,9 +188,27 @@ impl Worker {
                 self.look = true;
             }
             Message::Objects => self.objects_changed(),
+            Message::Mirror(mirror) => self.take_mirror(mirror),
             Message::End(ending) => {
                 self.memory.ending.get_or_insert(ending);
             }
+        }
+    }
+
+    /// A static pod's own definition is on the node; of its mirror only the status counts.
+    pub(super) fn take_mirror(&mut self, mirror: Option<Arc<Pod>>) {
+        let news = mirror
+            .as_ref()
+            .and_then(|mirror| mirror.metadata.uid.clone());
+        if news != self.mirror {
+            self.sent = None;
+        }
+        self.mirror = news;
+        if let Some(mirror) = mirror {
+            let mut pod = (*self.pod).clone();
+            pod.status.clone_from(&mirror.status);
+            pod.metadata.generation = mirror.metadata.generation;
+            self.pod = Arc::new(pod);
         }
     }
 

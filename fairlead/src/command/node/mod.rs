@@ -181,6 +181,7 @@ impl Node {
             listen: Some((any_of(&self.identity.addresses), KUBELET_PORT).into()),
             serving: Some(self.member.serving.clone()),
             eviction: options.eviction_hard,
+            manifests: Some(options.pod_manifest_path.clone()),
             images: kubelet::ImageCollection::above(options.image_gc_high_threshold),
             ..kubelet::Config::default()
         })

@@ -284,3 +284,19 @@ fn containers_are_told_by_name_and_init_containers_in_their_order() {
     assert_eq!(names(status.container_statuses), ["a", "y"]);
     assert_eq!(names(status.init_container_statuses), ["z", "b"]);
 }
+
+#[test]
+fn a_container_that_is_made_anew_waits_and_does_not_end() {
+    let mut memory = Memory::default();
+    memory.replace.insert("a".into());
+    for policy in ["Never", "OnFailure", "Always"] {
+        let records = vec![record("a", 0, exited(0)), record("b", 0, exited(0))];
+        let status = made(&two(policy), records, &memory, false);
+        assert_eq!(status.phase.as_deref(), Some("Running"), "{policy}");
+        let statuses = status.container_statuses.unwrap();
+        let state = statuses[0].state.as_ref().unwrap();
+        assert!(state.waiting.is_some(), "{policy} {state:?}");
+        let last = statuses[0].last_state.as_ref().unwrap();
+        assert!(last.terminated.is_some(), "{policy} {last:?}");
+    }
+}
