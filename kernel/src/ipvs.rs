@@ -20,7 +20,7 @@ mod command {
     pub(super) const SET_DEST: u8 = 6;
     pub(super) const DEL_DEST: u8 = 7;
     pub(super) const GET_DEST: u8 = 8;
-    pub(super) const SET_CONFIG: u8 = 13;
+    pub(super) const SET_CONFIG: u8 = 12;
 }
 
 /// Flags of a virtual server.

@@ -16,6 +16,7 @@
 pub mod address;
 pub mod conntrack;
 pub mod ethtool;
+pub mod flight;
 pub mod iptables;
 pub mod ipvs;
 pub mod link;

@@ -63,6 +63,8 @@ impl Applier {
     fn switch(&mut self, mode: Mode, desired: &Desired) -> Result<Outcome, BackendError> {
         let mut backend = crate::backend_of(mode, &self.config)?;
         let outcome = backend.resync(desired)?;
+        // A packet that passed before the new rules were there must find the old ones still.
+        kernel::flight::wait_for_packets_in_flight();
         // One of this mode that was on its way out is taken over as it is.
         self.retiring.retain(|(old, _)| *old != mode);
         let old = std::mem::replace(&mut self.backend, backend);

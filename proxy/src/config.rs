@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use crate::model::Family;
+
 /// How Services are brought into the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
@@ -57,7 +59,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNetwork>,
     /// Where cluster IPs come from: what is not a Service's there is rejected.
     pub service_cidrs: Vec<IpNetwork>,
-    /// On which of the node's addresses node ports are served; empty: on all.
+    /// On which of the node's addresses node ports are served; on all of a family that no
+    /// range is of.
     pub nodeport_addresses: Vec<IpNetwork>,
     /// Serve node ports on 127.0.0.1 too (IPv4; not with IPVS).
     pub localhost_nodeports: bool,
@@ -73,6 +76,8 @@ pub struct Config {
     pub min_sync: Duration,
     /// Where `/healthz` and `/livez` answer; `None` for nowhere.
     pub healthz: Option<SocketAddr>,
+    /// Where `/metrics`, `/proxyMode` and `/healthz` answer; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Which iptables to use; `None` for the one that the machine uses.
     pub iptables_variant: Option<kernel::iptables::Variant>,
     pub ipvs: Ipvs,
@@ -133,6 +138,7 @@ impl Default for Config {
             gather: Duration::from_millis(5),
             min_sync: Duration::ZERO,
             healthz: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256)),
+            metrics: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249)),
             iptables_variant: None,
             ipvs: Ipvs::default(),
             nftables: Nftables::default(),
@@ -141,6 +147,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether the ranges allow node ports on an address of the node.
+    pub fn allows_node_ports(&self, address: IpAddr) -> bool {
+        let mut of_family = Family::of(address)
+            .networks(&self.nodeport_addresses)
+            .peekable();
+        of_family.peek().is_none() || of_family.any(|range| range.contains(address))
+    }
+
     /// The mark that says "masquerade".
     pub fn mark(&self) -> u32 {
         1 << self.masquerade_bit

@@ -27,7 +27,7 @@ use crate::backend::{BackendError, Desired, Outcome};
 use crate::config::{Config, Mode};
 use crate::events::Events;
 use crate::health::Health;
-use crate::metrics::metrics;
+use crate::metrics::{metrics, seconds_now, trigger};
 use crate::model::ServiceKey;
 use crate::picture::{Changes, Index};
 use crate::writer::{Done, Job, Writer};
@@ -37,7 +37,8 @@ use crate::{Deps, Error};
 const CHECK: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// In which zone a node is.
+pub(crate) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Runs until shutdown.
 pub(crate) async fn run(
@@ -54,11 +55,22 @@ pub(crate) async fn run(
         mode,
         reason: error.to_string(),
     })?;
+    run_with(Writer::start(applier), mode, config, deps, shutdown).await;
+    Ok(())
+}
+
+/// Runs until shutdown with this writer.
+async fn run_with(
+    writer: Writer,
+    mode: Mode,
+    config: Config,
+    deps: Deps,
+    shutdown: CancellationToken,
+) {
     let health = Health::start(&config, &shutdown);
-    let writer = Writer::start(applier);
     let mut sources = Sources::new(&deps, &config);
     tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
+        () = shutdown.cancelled() => return,
         () = sources.synced() => {}
     }
     let index = Index::new(&config.node_name, config.proxy_name.as_deref());
@@ -71,15 +83,16 @@ pub(crate) async fn run(
         writer,
         health,
         mode,
+        in_force: None,
         busy: None,
         gather_until: None,
         last_write: None,
         resync: Resync::Now,
         failed: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     driver.read_all(&sources);
     driver.work(&mut sources, deps.mode, &shutdown).await;
-    Ok(())
 }
 
 /// The caches that the picture is made of, and their changes.
@@ -166,12 +179,15 @@ struct Failed {
 
 struct InFlight {
     done: oneshot::Receiver<Done>,
+    /// In which the job writes.
+    mode: Mode,
     started: Instant,
     /// What the job writes; `None` for everything or nothing.
     changes: Option<Changes>,
     check: bool,
     /// The pause before it, where it is another attempt.
     pause: Option<Duration>,
+    triggers: Vec<f64>,
 }
 
 struct Driver {
@@ -183,11 +199,16 @@ struct Driver {
     health: Health,
     events: Events,
     mode: Mode,
+    /// The mode of the rules that are in the kernel.
+    in_force: Option<Mode>,
     busy: Option<InFlight>,
     gather_until: Option<Instant>,
     last_write: Option<Instant>,
     resync: Resync,
     failed: BTreeMap<ServiceKey, Failed>,
+    /// When the changes happened that the next write brings into the kernel, in seconds since
+    /// 1970.
+    triggers: Vec<f64>,
 }
 
 impl Driver {
@@ -226,7 +247,11 @@ impl Driver {
     }
 
     fn event(&mut self, event: Event, sources: &Sources) {
-        metrics().changes.inc();
+        match &event {
+            Event::Service(_) => metrics().service_changes.inc(),
+            Event::Slice(_) => metrics().endpoint_changes.inc(),
+            _ => 0,
+        };
         match event {
             Event::Service(Change::Applied { new, .. }) => self.index.service_applied(&new),
             Event::Service(Change::Deleted { old }) => {
@@ -234,7 +259,10 @@ impl Driver {
                 self.index
                     .service_deleted(&ServiceKey::new(namespace, name));
             }
-            Event::Slice(Change::Applied { new, .. }) => self.index.slice_applied(&new),
+            Event::Slice(Change::Applied { new, .. }) => {
+                self.triggers.extend(trigger(&new));
+                self.index.slice_applied(&new);
+            }
             Event::Slice(Change::Deleted { old }) => {
                 let (namespace, name) = names(&old.metadata);
                 self.index.slice_deleted(namespace, name);
@@ -360,14 +388,21 @@ impl Driver {
 
     fn submit(&mut self, job: Job, changes: Option<Changes>, check: bool) {
         let done = self.writer.submit(job);
+        let triggers = match check {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.triggers),
+        };
         self.busy = Some(InFlight {
             done,
+            mode: self.mode,
             started: Instant::now(),
             changes,
             check,
             pause: None,
+            triggers,
         });
         if !check {
+            metrics().queued.set(seconds_now());
             self.health.pending();
         }
     }
@@ -408,7 +443,7 @@ impl Driver {
     fn written(&mut self, job: &InFlight, outcome: Outcome) {
         let now = Instant::now();
         let seconds = job.started.elapsed().as_secs_f64();
-        metrics().sync_duration.observe(seconds);
+        self.count(job, seconds);
         tracing::debug!(
             seconds,
             full = job.changes.is_none(),
@@ -425,6 +460,7 @@ impl Driver {
                 }
             }
             None => {
+                self.in_force = Some(job.mode);
                 self.failed
                     .retain(|key, _| outcome.failed.contains_key(key));
             }
@@ -445,12 +481,42 @@ impl Driver {
                 },
             );
         }
-        self.health.written(self.index.pictures());
+        self.health.written(job.mode, self.index.pictures());
+    }
+
+    fn count(&self, job: &InFlight, seconds: f64) {
+        let (metrics, now) = (metrics(), seconds_now());
+        metrics.sync_duration.observe(seconds);
+        match job.changes {
+            Some(_) => metrics.partial_sync_duration.observe(seconds),
+            None => metrics.full_sync_duration.observe(seconds),
+        }
+        for happened in &job.triggers {
+            metrics
+                .programming_duration
+                .observe((now - happened).max(0.0));
+        }
+        metrics.written.set(now);
+        let services = i64::try_from(self.index.pictures().len());
+        metrics.services.set(services.unwrap_or(i64::MAX));
     }
 
     fn write_failed(&mut self, job: &InFlight, error: &BackendError) {
         tracing::error!(%error, check = job.check, "the kernel could not be brought up to date");
         metrics().failures.inc();
+        if !job.check {
+            self.events.failed(job.mode, &error.to_string());
+        }
+        let failed = Some(job.mode).filter(|mode| *mode == self.mode);
+        if let (Some(wanted), Some(mode)) = (failed, self.in_force)
+            && wanted != mode
+        {
+            // Better the old way than one that does not work.
+            tracing::error!(%wanted, stays = %mode, "the proxy's mode cannot change");
+            self.mode = mode;
+            self.resync = Resync::Now;
+            return;
+        }
         match &job.changes {
             Some(_) => self.resync = Resync::Now,
             None => self.postpone_resync(job.pause),
@@ -512,3 +578,6 @@ async fn changed(mode: &mut Option<watch::Receiver<Mode>>) -> Option<Mode> {
     }
     Some(*receiver.borrow_and_update())
 }
+
+#[cfg(test)]
+mod tests;

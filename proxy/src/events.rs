@@ -28,16 +28,25 @@ impl Events {
 
     /// Somebody else changed our rules.
     pub(crate) fn repaired(&self, mode: crate::Mode) {
-        let node = ObjectReference {
+        let note = format!("Another program changed the {mode} rules of Services; written anew");
+        self.publish("ServiceRulesChanged", "Repair", note, self.node());
+    }
+
+    /// Nothing can be written, as where the kernel lacks what a mode needs.
+    pub(crate) fn failed(&self, mode: crate::Mode, message: &str) {
+        let note = format!("Services cannot be brought into the kernel by {mode}: {message}");
+        self.publish("ServiceRulesFailed", "Program", note, self.node());
+    }
+
+    fn node(&self) -> ObjectReference {
+        ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
             name: Some(self.node.clone()),
             // By convention, and what `kubectl describe node` looks for.
             uid: Some(self.node.clone()),
             ..ObjectReference::default()
-        };
-        let note = format!("Another program changed the {mode} rules of Services; written anew");
-        self.publish("ServiceRulesChanged", "Repair", note, node);
+        }
     }
 
     /// The kernel does not take a Service.

@@ -3,6 +3,7 @@
 //! `/healthz` says whether load balancers may use this node: the proxy keeps up, and the node
 //! is not being deleted. `/livez` says only whether the proxy keeps up. Each Service with a
 //! `healthCheckNodePort` has a server of its own, which tells whether this node has back ends.
+//! The metrics have a server of their own, which answers `/proxyMode` and `/healthz` too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,7 +18,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::backend::Pictures;
-use crate::config::Config;
+use crate::config::{Config, Mode};
+use crate::metrics;
 use crate::model::ServiceKey;
 
 /// A change that is not in the kernel after this time means that the proxy does not keep up.
@@ -32,6 +34,7 @@ struct State {
     pending: Option<Instant>,
     written: Option<Instant>,
     node_eligible: bool,
+    mode: Mode,
     /// Local back ends of the Services that have a health check.
     checks: BTreeMap<u16, (ServiceKey, usize)>,
 }
@@ -55,6 +58,7 @@ impl Health {
             pending: None,
             written: None,
             node_eligible: true,
+            mode: config.mode,
             checks: BTreeMap::new(),
         }));
         if let Some(address) = config.healthz {
@@ -68,6 +72,10 @@ impl Health {
                     "/livez",
                     get(move || async move { own_answer(&alive, false) }),
                 );
+            tokio::spawn(serve(address, router, shutdown.child_token()));
+        }
+        if let Some(address) = config.metrics {
+            let router = metrics_router(&state);
             tokio::spawn(serve(address, router, shutdown.child_token()));
         }
         Self {
@@ -95,7 +103,7 @@ impl Health {
     }
 
     /// The kernel is up to date.
-    pub(crate) fn written(&mut self, pictures: &Pictures) {
+    pub(crate) fn written(&mut self, mode: Mode, pictures: &Pictures) {
         let mut checks = BTreeMap::new();
         for (key, picture) in pictures {
             if let Some(health) = &picture.health {
@@ -106,6 +114,7 @@ impl Health {
         {
             let mut state = self.state.lock();
             state.pending = None;
+            state.mode = mode;
             state.written = Some(Instant::now());
             state.checks = checks;
         }
@@ -160,6 +169,30 @@ async fn serve(address: SocketAddr, router: axum::Router, stop: CancellationToke
     if let Err(error) = served.await {
         tracing::warn!(%address, %error, "a health server ended");
     }
+}
+
+/// As kube-proxy's: metrics, the mode in force, and health.
+fn metrics_router(state: &Arc<Mutex<State>>) -> axum::Router {
+    let (mode, health) = (state.clone(), state.clone());
+    let metrics = || async {
+        match metrics::text() {
+            Ok(text) => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], text).into_response()
+            }
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    };
+    axum::Router::new()
+        .route("/metrics", get(metrics))
+        .route(
+            "/proxyMode",
+            get(move || async move { mode.lock().mode.name() }),
+        )
+        .route(
+            "/healthz",
+            get(move || async move { own_answer(&health, false) }),
+        )
 }
 
 fn own_answer(state: &Mutex<State>, for_load_balancers: bool) -> Response {

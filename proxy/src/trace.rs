@@ -21,9 +21,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use k8s_openapi::api::core::v1::{Node as ApiNode, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
 use crate::backend::Pictures;
 use crate::config::{Config, Mode};
+use crate::driver::ZONE_LABEL;
 use crate::model::{Backend, PortId, Protocol, ServicePort, TrafficPolicy, Unserved};
+use crate::picture::Index;
 
 /// The first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,38 @@ pub struct Node<'a> {
     /// Its own addresses, without virtual ones.
     pub addresses: BTreeSet<IpAddr>,
     pub config: &'a Config,
+}
+
+/// What the API knows that decides over a packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Objects<'a> {
+    pub services: &'a [Service],
+    pub slices: &'a [EndpointSlice],
+    /// The node that the packet comes through.
+    pub node: &'a ApiNode,
+}
+
+/// Follows a packet through the proxy of a node, from the objects of the API. The ranges of
+/// pods and Services, the mode and all else that a proxy is told are the configuration's.
+pub fn trace_objects(objects: &Objects<'_>, config: &Config, packet: &Packet) -> Vec<Step> {
+    let metadata = &objects.node.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let zone = metadata.labels.as_ref().and_then(|all| all.get(ZONE_LABEL));
+    let mut index = Index::new(name, config.proxy_name.as_deref());
+    index.set_zone(zone.map(String::as_str));
+    index.set_service_cidrs(&config.service_cidrs);
+    let services = objects.services.iter();
+    services.for_each(|service| index.service_applied(service));
+    let slices = objects.slices.iter();
+    slices.for_each(|slice| index.slice_applied(slice));
+    index.take_changes();
+    let status = objects.node.status.as_ref();
+    let listed = status
+        .into_iter()
+        .flat_map(|s| s.addresses.iter().flatten());
+    let addresses = listed.filter_map(|own| own.address.parse().ok()).collect();
+    let node = Node { addresses, config };
+    trace(index.pictures(), &node, packet)
 }
 
 /// As what a Service was addressed.
@@ -169,8 +206,7 @@ impl Node<'_> {
 
     fn serves_node_ports(&self, address: IpAddr) -> bool {
         let config = self.config;
-        let chosen = &config.nodeport_addresses;
-        let wanted = chosen.is_empty() || chosen.iter().any(|range| range.contains(address));
+        let wanted = config.allows_node_ports(address);
         if address.is_loopback() {
             let able = address.is_ipv4() && config.mode != Mode::Ipvs;
             return able && config.localhost_nodeports && wanted;

@@ -37,12 +37,17 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts the thread in the calling thread's network namespace.
     pub(crate) fn start(mut applier: Applier) -> Self {
+        Self::with(move |job| perform(&mut applier, job))
+    }
+
+    /// Starts a thread that does jobs in this way.
+    pub(crate) fn with(mut perform: impl FnMut(Job) -> Done + Send + 'static) -> Self {
         let (jobs, requests) = mpsc::channel::<Request>();
         let thread = std::thread::Builder::new().name("proxy-writer".to_owned());
         let started = thread.spawn(move || {
             for (job, answer) in requests {
                 // Nobody waits for the answer only during shutdown.
-                let _ = answer.send(perform(&mut applier, job));
+                let _ = answer.send(perform(job));
             }
         });
         if let Err(error) = started {

@@ -2,6 +2,8 @@
 
 #[expect(unreachable_pub, reason = "shared by several test programs")]
 mod api;
+#[expect(unreachable_pub, reason = "shared by several test programs")]
+mod running;
 #[allow(
     dead_code,
     unused_imports,
@@ -12,111 +14,13 @@ mod world;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::thread::JoinHandle;
 
-use api::{Api, NODES, SERVICES, SLICES};
+use api::{NODES, SERVICES, SLICES};
 use kernel::iptables::Variant;
-use proxy::{Config, Deps, Mode};
+use proxy::{Config, Mode};
+use running::{Running, api_with_node, repairs, served, web};
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use watch_cache::WatchCaches;
-use world::{Ip, Outcome, World, config, service, slice, wait_for};
-
-/// A proxy that runs in the node's namespace until it is dropped.
-struct Running {
-    shutdown: CancellationToken,
-    mode: watch::Sender<Mode>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(world: &World, api: &Api, config: Config) -> Self {
-        let shutdown = CancellationToken::new();
-        let (mode, receiver) = watch::channel(config.mode);
-        let (api, stop) = (api.clone(), shutdown.clone());
-        // A thread that is started in the namespace stays there.
-        let thread = world.node.run(move || {
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .expect("a runtime");
-                runtime.block_on(async {
-                    let client = api.client();
-                    let deps = Deps {
-                        caches: WatchCaches::new(client.clone()),
-                        client,
-                        mode: Some(receiver),
-                    };
-                    proxy::run(config, deps, stop)
-                        .await
-                        .expect("the proxy runs");
-                });
-            })
-        });
-        Self {
-            shutdown,
-            mode,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn api_with_node() -> Api {
-    let api = Api::default();
-    api.apply(NODES, &json!({"metadata": {"name": "here"}}));
-    api
-}
-
-fn served(world: &World) -> bool {
-    let x = Ip::V4.addresses();
-    matches!(world.tcp(&world.a, x.service, 80), Outcome::Answered(_))
-}
-
-fn web(api: &Api) {
-    let x = Ip::V4.addresses();
-    api.apply(SERVICES, &service("web", x.service, json!({})));
-    api.apply(SLICES, &slice("web", &[(x.b, "here", true)]));
-}
-
-fn repairs(mode: Mode, variant: Option<Variant>, commands: &[&[&str]]) {
-    let world = World::new();
-    let api = api_with_node();
-    web(&api);
-    let config = Config {
-        iptables_variant: variant,
-        ..config(mode)
-    };
-    let _running = Running::start(&world, &api, config);
-    wait_for("the Service to be served", || served(&world));
-    // What others do in places of their own is no reason to act.
-    world
-        .node
-        .command("nft", &["add", "table", "inet", "somebody"]);
-    world
-        .node
-        .command("iptables-legacy", &["-A", "FORWARD", "-j", "ACCEPT"]);
-    for (number, command) in commands.iter().enumerate() {
-        let output = world.node.command(command[0], &command[1..]);
-        assert!(output.status.success(), "{output:?}");
-        wait_for("an Event", || api.events().len() > number);
-        wait_for("the Service to be served again", || served(&world));
-    }
-    let expected = ("ServiceRulesChanged".to_owned(), "here".to_owned());
-    let events = api.events();
-    assert!(events.len() >= commands.len(), "{events:?}");
-    assert_eq!(events[0], expected);
-}
+use world::{Ip, World, config, service, slice, wait_for};
 
 #[test]
 fn flushed_nftables_are_repaired_with_an_event() {
@@ -163,6 +67,38 @@ fn the_mode_changes_while_the_proxy_runs() {
         });
         assert!(served(&world), "{}", world.dump());
     }
+}
+
+#[test]
+fn a_mode_that_cannot_work_here_is_told_of_and_the_rules_stay_as_they_are() {
+    let world = World::new();
+    let api = api_with_node();
+    web(&api);
+    let running = Running::start(&world, &api, config(Mode::Nftables));
+    wait_for("the Service to be served", || served(&world));
+    // With the module, there is nothing that cannot work.
+    if kernel::ipvs::Ipvs::open().is_ok() {
+        return;
+    }
+    running.mode.send(Mode::Ipvs).expect("the proxy listens");
+    let told = ("ServiceRulesFailed".to_owned(), "here".to_owned());
+    wait_for("an Event", || api.events().contains(&told));
+    assert!(served(&world), "{}", world.dump());
+    assert!(world.node.link("kube-ipvs0").is_none());
+    // The old mode goes on with its work.
+    let x = Ip::V4.addresses();
+    api.apply(SLICES, &slice("web", &[(x.far, "there", true)]));
+    wait_for("the change to be written", || {
+        world.servers(&world.a, x.service, 80) == [x.far]
+    });
+    running
+        .mode
+        .send(Mode::Iptables)
+        .expect("the proxy listens");
+    wait_for("the rules to be those of iptables", || {
+        world.dump().contains("KUBE-SERVICES")
+    });
+    assert!(served(&world), "{}", world.dump());
 }
 
 /// Status and body of a GET, from outside.
@@ -219,6 +155,8 @@ fn health_checks_tell_of_local_back_ends_and_of_a_node_that_goes() {
     check(200, 1);
     api.apply(SLICES, &slice("web", &[(x.far, "there", true)]));
     check(503, 0);
+    api.apply(SLICES, &slice("web", &[(x.b, "here", true)]));
+    check(200, 1);
     let status = |path| get(&world, 10_256, path).map(|(status, _)| status);
     assert_eq!(status("/healthz"), Some(200));
     api.apply(
@@ -231,4 +169,64 @@ fn health_checks_tell_of_local_back_ends_and_of_a_node_that_goes() {
         status("/healthz") == Some(503)
     });
     assert_eq!(status("/livez"), Some(200));
+    // Its back end is there, but is to get nothing new.
+    check(503, 1);
+}
+
+/// The text of an answer, asked for on the node itself.
+fn text(world: &World, port: u16, path: &str) -> String {
+    let to = SocketAddr::new(Ip::V4.addresses().loopback, port);
+    let answer = world.node.run(|| -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(to)?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    });
+    answer.unwrap_or_default()
+}
+
+#[test]
+fn metrics_and_the_mode_are_told_where_kube_proxy_tells_them() {
+    let world = World::new();
+    let api = api_with_node();
+    web(&api);
+    let config = Config {
+        metrics: Config::default().metrics,
+        ..config(Mode::Nftables)
+    };
+    let running = Running::start(&world, &api, config);
+    wait_for("the Service to be served", || served(&world));
+    let metric = |name: &str| -> Option<f64> {
+        let text = text(&world, 10_249, "/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().parse().ok()
+    };
+    let full = "kubeproxy_sync_full_proxy_rules_duration_seconds_count";
+    let partial = "kubeproxy_sync_partial_proxy_rules_duration_seconds_count";
+    wait_for("a first write", || metric(full) >= Some(1.0));
+    assert_eq!(metric("kubeproxy_services"), Some(1.0));
+    let before = metric(partial).expect("a number");
+    let x = Ip::V4.addresses();
+    let mut ends = slice("web", &[(x.far, "there", true)]);
+    let trigger = "endpoints.kubernetes.io/last-change-trigger-time";
+    let annotations = [(trigger.to_owned(), "2020-01-01T00:00:00Z".to_owned())];
+    ends.metadata.annotations = Some(annotations.into());
+    api.apply(SLICES, &ends);
+    wait_for("the change to be counted", || {
+        metric(partial) > Some(before)
+            && metric("kubeproxy_network_programming_duration_seconds_count") >= Some(1.0)
+    });
+    assert!(metric("kubeproxy_sync_proxy_rules_endpoint_changes_total") >= Some(1.0));
+    assert!(text(&world, 10_249, "/proxyMode").ends_with("nftables"));
+    running
+        .mode
+        .send(Mode::Iptables)
+        .expect("the proxy listens");
+    wait_for("the mode to be told", || {
+        text(&world, 10_249, "/proxyMode").ends_with("iptables")
+    });
 }

@@ -8,7 +8,11 @@
 )]
 
 #[expect(unreachable_pub, reason = "shared by several test programs")]
+mod api;
+#[expect(unreachable_pub, reason = "shared by several test programs")]
 mod checks;
+#[allow(dead_code, unreachable_pub, reason = "shared by several test programs")]
+mod running;
 #[allow(
     dead_code,
     unused_imports,
@@ -22,6 +26,7 @@ mod schedulers;
 
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use checks::Way;
 use proxy::Mode;
@@ -74,6 +79,47 @@ fn sctp_is_served_by_every_backend() {
     });
 }
 
+#[test]
+fn backends_change_from_and_to_ipvs_under_load_and_established_connections_stay() {
+    with_ipvs(
+        "backends_change_from_and_to_ipvs_under_load_and_established_connections_stay",
+        || {
+            for ip in [Ip::V4, Ip::V6] {
+                let mut world = world::World::new();
+                world.serve_lines();
+                checks::backends_change_under_load(&world, &every_change(ip));
+            }
+        },
+    );
+}
+
+#[test]
+fn what_others_do_to_ipvs_is_repaired_with_an_event() {
+    with_ipvs("what_others_do_to_ipvs_is_repaired_with_an_event", || {
+        running::repairs(
+            Mode::Ipvs,
+            None,
+            &[
+                &["ipvsadm", "-C"],
+                &["ip", "link", "delete", "kube-ipvs0"],
+                &["nft", "delete", "table", "ip", "fairlead-ipvs"],
+                &["ipvsadm", "-D", "-t", "10.96.0.10:80"],
+            ],
+        );
+    });
+}
+
+/// From each backend to each other one.
+fn every_change(ip: Ip) -> [Way; 7] {
+    use Mode::{Iptables, Ipvs, Nftables};
+    let modes = [Ipvs, Nftables, Ipvs, Iptables, Nftables, Iptables, Ipvs];
+    modes.map(|mode| Way {
+        mode,
+        variant: Some(kernel::iptables::Variant::Nft),
+        ip,
+    })
+}
+
 /// Runs the test here, or by itself under a kernel that has IPVS.
 fn with_ipvs(test: &str, body: impl FnOnce()) {
     if kernel::ipvs::Ipvs::open().is_ok() {
@@ -94,10 +140,16 @@ const fn way(ip: Ip) -> Way {
     }
 }
 
-/// All checks of a family, some at a time: booting a kernel for each would take longer.
+/// All checks of a family, some at a time: booting a kernel for each would take longer. The
+/// environment variable `IPVS_CHECKS` chooses those whose names contain it.
 fn all_of(ip: Ip) {
     let way = way(ip);
-    let todo: Vec<Check> = CHECKS.to_vec();
+    let chosen = std::env::var("IPVS_CHECKS").unwrap_or_default();
+    let todo: Vec<Check> = CHECKS
+        .iter()
+        .filter(|(name, _)| name.contains(&chosen))
+        .copied()
+        .collect();
     let todo = Mutex::new(todo.into_iter());
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -108,11 +160,13 @@ fn all_of(ip: Ip) {
                     let Some((name, check)) = next else {
                         return;
                     };
+                    let start = Instant::now();
                     let result = std::panic::catch_unwind(|| check(way));
                     println!(
-                        "{name} {:?}: {}",
+                        "{name} {:?}: {} after {:.0} s",
                         way.ip,
-                        if result.is_ok() { "ok" } else { "FAILED" }
+                        if result.is_ok() { "ok" } else { "FAILED" },
+                        start.elapsed().as_secs_f64()
                     );
                     if result.is_err() {
                         failed.lock().expect("no panic while it is held").push(name);

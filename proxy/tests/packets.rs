@@ -119,3 +119,69 @@ fn a_program_that_holds_the_xtables_lock_is_waited_for() {
     holder.join().expect("the holder does not panic");
     assert_eq!(world.servers(&world.a, x.service, 80), [x.b]);
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "runs itself without programs")]
+fn programs_that_are_missing_are_named_and_nftables_needs_none() {
+    const ALONE: &str = "PROXY_TEST_WITHOUT_PROGRAMS";
+    if std::env::var_os(ALONE).is_none() {
+        let this = std::env::current_exe().expect("this program has a path");
+        // The proxy looks for programs also where only administrators do.
+        let hide = "mount -t tmpfs none /usr/sbin && PATH=/nonexistent exec \"$0\" \"$@\"";
+        let output = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-c", hide])
+            .arg(this)
+            .arg("programs_that_are_missing_are_named_and_nftables_needs_none")
+            .args(["--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .expect("this program starts");
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let world = World::new();
+    for variant in [None, Some(Variant::Nft), Some(Variant::Legacy)] {
+        let config = Config {
+            iptables_variant: variant,
+            ..world::config(Mode::Iptables)
+        };
+        let made = world.node.run(|| {
+            let mut applier = proxy::Applier::new(&config, Mode::Iptables)?;
+            applier.resync(Mode::Iptables, &proxy::backend::Desired::default())
+        });
+        let error = made.expect_err("no programs, no proxy").to_string();
+        assert!(error.contains("is not installed"), "{error}");
+        assert!(error.contains("iptables"), "{error}");
+    }
+    let x = Ip::V4.addresses();
+    let mut proxy = Proxy::new(&world, &world::config(Mode::Nftables));
+    proxy
+        .service(&world::service("web", x.service, serde_json::json!({})))
+        .slice(&world::slice("web", &[(x.b, "here", true)]))
+        .apply();
+    assert_eq!(world.servers(&world.a, x.service, 80), [x.b]);
+}
+
+#[test]
+fn the_iptables_that_the_machine_uses_get_the_rules() {
+    for (used, other) in [("legacy", "nft"), ("nft", "legacy")] {
+        let world = World::new();
+        for family in ["iptables", "ip6tables"] {
+            let rule = ["-A", "FORWARD", "-j", "ACCEPT"];
+            let output = world.node.command(&format!("{family}-{used}"), &rule);
+            assert!(output.status.success(), "{output:?}");
+        }
+        let x = Ip::V4.addresses();
+        let mut proxy = Proxy::new(&world, &world::config(Mode::Iptables));
+        proxy
+            .service(&world::service("web", x.service, serde_json::json!({})))
+            .slice(&world::slice("web", &[(x.b, "here", true)]))
+            .apply();
+        assert_eq!(world.servers(&world.a, x.service, 80), [x.b]);
+        let ours = |infix: &str| {
+            let output = world.node.command(&format!("iptables-{infix}-save"), &[]);
+            String::from_utf8_lossy(&output.stdout).contains("KUBE-SVC-")
+        };
+        assert!(ours(used) && !ours(other), "{}", world.dump());
+    }
+}

@@ -168,7 +168,7 @@ fn nodeport_dispatch(config: &Config, family: Family) -> Vec<String> {
         Family::V6 => "! -d ::1/128 ",
     };
     let ranges: Vec<_> = family.networks(&config.nodeport_addresses).collect();
-    if config.nodeport_addresses.is_empty() {
+    if ranges.is_empty() {
         return vec![format!("{comment} {not_loopback}{local} -j {NODEPORTS}")];
     }
     ranges

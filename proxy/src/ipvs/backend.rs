@@ -62,10 +62,7 @@ impl IpvsBackend {
     /// The node's addresses as they are now, and what follows from them.
     fn read_context(&mut self) -> Result<(Context, BTreeSet<IpAddr>), netlink::Error> {
         let (held, node_addresses) = device::addresses(&mut self.route, self.device)?;
-        let ranges = &self.config.nodeport_addresses;
-        let without = |address: &&IpAddr| {
-            !ranges.is_empty() && !ranges.iter().any(|range| range.contains(**address))
-        };
+        let without = |address: &&IpAddr| !self.config.allows_node_ports(**address);
         let context = Context {
             scheduler: self.config.ipvs.scheduler.clone(),
             without_nodeports: node_addresses.iter().filter(without).copied().collect(),
@@ -209,6 +206,11 @@ impl IpvsBackend {
     }
 }
 
+fn backends(virtuals: &Virtuals) -> BTreeSet<IpAddr> {
+    let reals = virtuals.values().flat_map(|own| own.reals.keys());
+    reals.map(|real| real.address).collect()
+}
+
 /// What to do where the kernel says that the thing is there already, or is not there.
 fn other_way(op: &Op) -> Option<Op> {
     Some(match op.clone() {
@@ -274,8 +276,6 @@ impl Backend for IpvsBackend {
         self.table
             .own_addresses
             .clone_from(&self.context.node_addresses);
-        let mut outcome = self.table.resync(desired)?;
-
         let mut wanted = Virtuals::new();
         let mut owners = BTreeMap::new();
         self.users.clear();
@@ -287,6 +287,9 @@ impl Backend for IpvsBackend {
                 *self.users.entry(address).or_default() += 1;
             }
         }
+        let observed = self.observe(&held)?;
+        self.table.leaving = &backends(&observed) - &backends(&wanted);
+        let mut outcome = self.table.resync(desired)?;
         let come: Vec<IpAddr> = self
             .users
             .keys()
@@ -300,9 +303,9 @@ impl Backend for IpvsBackend {
             .collect();
         let device = self.device.unwrap_or(Ifindex(0));
         device::add(&mut self.route, device, &come)?;
-        let observed = self.observe(&held)?;
         self.draining.clear();
         self.write(&observed, &wanted, &owners, &mut outcome)?;
+        self.table.finish()?;
         device::remove(&mut self.route, device, &gone)?;
         self.committed.clone_from(&desired.services);
         Ok(outcome)
@@ -337,6 +340,7 @@ impl Backend for IpvsBackend {
         device::add(&mut self.route, device, &come)?;
         let mut outcome = self.table.apply(changes)?;
         self.write(&old, &new, &owners, &mut outcome)?;
+        self.table.finish()?;
         device::remove(&mut self.route, device, &gone)?;
         for (key, picture) in changes {
             match picture {

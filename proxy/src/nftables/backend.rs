@@ -25,6 +25,8 @@ pub(crate) struct NftablesBackend {
     broken: bool,
     /// Addresses of the node that are not virtual, with IPVS.
     pub(crate) own_addresses: BTreeSet<IpAddr>,
+    /// With IPVS: back ends whose pairs the next rewrite keeps, until [`Self::finish`].
+    pub(crate) leaving: BTreeSet<IpAddr>,
     config: Config,
     families: Vec<State>,
 }
@@ -55,6 +57,7 @@ impl NftablesBackend {
             own: BTreeSet::new(),
             broken: false,
             own_addresses: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             config: config.clone(),
             families,
         })
@@ -88,15 +91,55 @@ impl NftablesBackend {
         Ok(())
     }
 
-    /// Writes a family anew, in one transaction.
+    /// Writes a family anew, in one transaction. Refusals are held back afterwards.
     fn resync_family(&mut self, index: usize, services: &Pictures) -> Result<(), Error> {
         let clients = self.clients(index)?;
+        self.hold_refusals(index)?;
         let state = &self.families[index];
-        let (transaction, held) = state.whole(services, &clients);
+        let (mut transaction, mut held) = state.whole(services, &clients);
+        let leaving = self.leaving.iter().copied();
+        let of_family = leaving.filter(|address| Family::of(*address) == state.layout.family);
+        plan::keep(of_family, &mut held, &state.layout, &mut transaction);
+        state.layout.hold_refusals(&mut transaction);
         self.commit(&transaction)?;
         let state = &mut self.families[index];
         state.held = held;
         state.committed.clone_from(services);
+        Ok(())
+    }
+
+    /// Holds refusals back in the table that is there, if one is.
+    fn hold_refusals(&mut self, index: usize) -> Result<(), Error> {
+        let mut transaction = Transaction::new();
+        self.families[index].layout.hold_refusals(&mut transaction);
+        match self.commit(&transaction) {
+            // There is no table, or none that is whole.
+            Err(Error::Rejected(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Refuses again what nobody serves, when no packet is between the old rules and the new.
+    fn give_refusals(&mut self) -> Result<(), Error> {
+        kernel::flight::wait_for_packets_in_flight();
+        let mut transaction = Transaction::new();
+        for state in &self.families {
+            state.layout.give_refusals(&mut transaction);
+        }
+        self.commit(&transaction)
+    }
+
+    /// Removes what was kept until IPVS knew of the changes.
+    pub(crate) fn finish(&mut self) -> Result<(), BackendError> {
+        let mut transaction = Transaction::new();
+        for state in &mut self.families {
+            plan::finish(&mut state.held, &state.layout, &mut transaction);
+        }
+        self.leaving.clear();
+        if !transaction.is_empty() {
+            self.commit(&transaction)?;
+            self.read_notices()?;
+        }
         Ok(())
     }
 
@@ -289,6 +332,7 @@ impl Backend for NftablesBackend {
                 other => other?,
             }
         }
+        self.give_refusals()?;
         self.read_notices()?;
         Ok(outcome)
     }

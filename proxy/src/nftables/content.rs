@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernel::nftables::{Datum, ElementData, Key, Set, Statement, Verdict};
 
 use super::affinity;
-use super::layout::{Front, Layout, Map, Shared, Translation, Treatment};
+use super::layout::{Front, Layout, Map, REFUSE, Shared, Translation, Treatment};
 use crate::model::{Backend, ServicePicture, ServicePort, TrafficPolicy, Unserved};
 
 /// Elements, chains and sets of one Service.
@@ -261,7 +261,7 @@ impl Writer<'_> {
 
 fn refusal(unserved: Unserved) -> Verdict {
     match unserved {
-        Unserved::Reject => Verdict::Goto("reject".into()),
+        Unserved::Reject => Verdict::Goto(REFUSE.into()),
         Unserved::Drop => Verdict::Drop,
     }
 }

@@ -34,6 +34,9 @@ impl Translation {
     }
 }
 
+/// The chain that answers what nobody serves.
+pub(super) const REFUSE: &str = "reject";
+
 /// The maps and sets that Services put elements into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Map {
@@ -203,8 +206,8 @@ impl Layout {
             mark: config.mark(),
             cluster_cidrs: of(&config.cluster_cidrs),
             masquerade_all: config.masquerade_all,
-            nodeport_addresses: (!config.nodeport_addresses.is_empty())
-                .then(|| of(&config.nodeport_addresses)),
+            nodeport_addresses: Some(of(&config.nodeport_addresses))
+                .filter(|ranges| !ranges.is_empty()),
             localhost_nodeports: config.localhost_nodeports && family == Family::V4,
             service_cidrs: of(&config.service_cidrs),
             flowtable_devices: config.nftables.flowtable_devices.clone(),
@@ -367,7 +370,7 @@ impl Layout {
         for (_, set) in &self.sets {
             transaction.add_set(set);
         }
-        for name in ["services", "unserved", "reject"] {
+        for name in ["services", "unserved", REFUSE] {
             transaction.add_chain(Chain::new(table, name));
         }
         let base = [
@@ -518,7 +521,7 @@ impl Layout {
             own.then(|| Statement::one_of([Field::L4Proto], elements))
         };
         let mut refuse = |to: Statement| {
-            let body = [Some(to), with_ports(), Some(Statement::goto("reject"))];
+            let body = [Some(to), with_ports(), Some(Statement::goto(REFUSE))];
             self.rule(
                 transaction,
                 "unserved",
@@ -529,21 +532,40 @@ impl Layout {
         self.service_cidrs
             .iter()
             .for_each(|range| refuse(Statement::daddr(*range)));
-        // To an ICMP error in the middle of connecting, Linux clients over IPv6 react only at
-        // their next attempt, a second later; to a reset at once.
-        self.rule(
-            transaction,
-            "reject",
-            vec![
-                Statement::protocol(protocol::TCP),
-                Statement::Reject(Reject::TcpReset),
-            ],
-        );
+        for body in self.refusals() {
+            self.rule(transaction, REFUSE, body);
+        }
+    }
+
+    /// What is answered to packets that nobody serves.
+    fn refusals(&self) -> [Vec<Statement>; 2] {
         let unreachable = match self.family {
             Family::V4 => Reject::Icmp(3),
             Family::V6 => Reject::Icmpv6(4),
         };
-        self.rule(transaction, "reject", vec![Statement::Reject(unreachable)]);
+        // To an ICMP error in the middle of connecting, Linux clients over IPv6 react only at
+        // their next attempt, a second later; to a reset at once.
+        let reset = vec![
+            Statement::protocol(protocol::TCP),
+            Statement::Reject(Reject::TcpReset),
+        ];
+        [reset, vec![Statement::Reject(unreachable)]]
+    }
+
+    /// Drops what would be refused, until [`Layout::give_refusals`]. While the table is replaced,
+    /// a packet may meet old rules with new sets, or a filter without the translation before it:
+    /// its sender tries again, where a refusal would be the end.
+    pub(crate) fn hold_refusals(&self, transaction: &mut Transaction) {
+        transaction.flush_chain(&self.table, REFUSE);
+        self.rule(transaction, REFUSE, vec![Statement::drop()]);
+    }
+
+    /// Refuses again what nobody serves.
+    pub(crate) fn give_refusals(&self, transaction: &mut Transaction) {
+        transaction.flush_chain(&self.table, REFUSE);
+        for body in self.refusals() {
+            self.rule(transaction, REFUSE, body);
+        }
     }
 
     fn create_flowtable(&self, transaction: &mut Transaction) {

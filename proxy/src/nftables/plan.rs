@@ -1,13 +1,14 @@
 //! Transactions: everything anew, or what changed since the state last committed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use kernel::nftables::{
     Chain, Element, ElementData, ElementKey, Key, Op, Rule, Statement, Transaction,
 };
 
 use super::content::Content;
-use super::layout::{Layout, Map, Shared};
+use super::layout::{Layout, Map, Shared, Translation};
 
 /// What is in the kernel besides the Services' own content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub(crate) struct Held {
     pub(crate) shared: BTreeSet<Shared>,
     /// By how many Services each element is used that they may have in common.
     pub(crate) counted: BTreeMap<(Map, Key), usize>,
+    /// With IPVS: pairs of back ends that are gone, of which [`finish`] disposes. A connection
+    /// may still begin until IPVS knows that they are.
+    pub(crate) late: BTreeSet<Key>,
 }
 
 /// The operations from the old contents of some Services to their new ones.
@@ -164,16 +168,49 @@ fn elements(
     }
     let (lost, found) = count(pairs, held);
     for (map, key) in &lost {
-        gone.entry(*map).or_default().push(element(key, None));
+        if layout.translation == Translation::Ipvs && *map == Map::Hairpin {
+            held.late.insert(key.clone());
+        } else {
+            gone.entry(*map).or_default().push(element(key, None));
+        }
     }
     for (map, key) in &found {
-        come.entry(*map).or_default().push(element(key, None));
+        if *map != Map::Hairpin || !held.late.remove(key) {
+            come.entry(*map).or_default().push(element(key, None));
+        }
     }
     for (map, elements) in gone {
         transaction.delete_elements(layout.set(map), elements);
     }
     for (map, elements) in come {
         transaction.add_elements(layout.set(map), elements);
+    }
+}
+
+/// Keeps the pairs of back ends that no Service has any more, until [`finish`].
+pub(crate) fn keep(
+    addresses: impl Iterator<Item = IpAddr>,
+    held: &mut Held,
+    layout: &Layout,
+    transaction: &mut Transaction,
+) {
+    let pairs = addresses.map(|address| Key::from([address.into(), address.into()]));
+    let unused: Vec<Key> = pairs
+        .filter(|key| !held.counted.contains_key(&(Map::Hairpin, key.clone())))
+        .filter(|key| held.late.insert(key.clone()))
+        .collect();
+    let elements: Vec<Element> = unused.iter().map(|key| element(key, None)).collect();
+    if !elements.is_empty() {
+        transaction.add_elements(layout.set(Map::Hairpin), elements);
+    }
+}
+
+/// Removes what was only kept until IPVS knew of the changes.
+pub(crate) fn finish(held: &mut Held, layout: &Layout, transaction: &mut Transaction) {
+    let late = std::mem::take(&mut held.late);
+    let elements: Vec<Element> = late.iter().map(|key| element(key, None)).collect();
+    if !elements.is_empty() {
+        transaction.delete_elements(layout.set(Map::Hairpin), elements);
     }
 }
 

@@ -130,3 +130,47 @@ fn steps_read_like_sentences() {
     it goes to 10.244.1.3:8080 with its own source, 10.244.2.2:8080 with its own source
     ");
 }
+
+#[test]
+fn the_api_s_objects_say_enough() {
+    let node = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": HERE, "labels": {"topology.kubernetes.io/zone": "east"}},
+        "status": {"addresses": [
+            {"type": "Hostname", "address": HERE},
+            {"type": "InternalIP", "address": "192.168.9.1"},
+        ]},
+    }))
+    .expect("a Node");
+    let ports = serde_json::json!({"spec": {
+        "type": "NodePort",
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}],
+    }});
+    let hinted = |address: &str, zone: &str| {
+        let mut end = ready(address, "there");
+        end["hints"] = serde_json::json!({"forZones": [{"name": zone}]});
+        end
+    };
+    let ends = [hinted("10.244.1.3", "east"), hinted("10.244.2.2", "west")];
+    let objects = Objects {
+        services: &[service("web", "10.96.0.10", ports)],
+        slices: &[slice("web", "a", &ends)],
+        node: &node,
+    };
+    let config = config();
+    let follow = |source: &str, destination: &str, port| {
+        let packet = Packet {
+            source: source.parse().expect("an address"),
+            destination: destination.parse().expect("an address"),
+            protocol: Protocol::Tcp,
+            port,
+        };
+        trace_objects(&objects, &config, &packet).pop()
+    };
+    let near = |source| Some(to(&["10.244.1.3"], source));
+    assert_eq!(follow("10.244.1.9", "10.96.0.10", 80), near(Source::Kept));
+    assert_eq!(
+        follow("192.0.2.7", "192.168.9.1", 30080),
+        near(Source::Masqueraded)
+    );
+    assert_eq!(follow("10.244.1.9", "10.96.0.10", 81), Some(Step::Refused));
+}

@@ -1,6 +1,8 @@
 //! What every backend must do with packets, in either family.
 
+mod choice;
 mod flows;
+mod fronts;
 mod load;
 mod matrix;
 mod rows;
@@ -9,7 +11,9 @@ use kernel::iptables::Variant;
 use proxy::{Config, Mode};
 use serde_json::json;
 
+pub use choice::*;
 pub use flows::*;
+pub use fronts::*;
 pub use load::*;
 pub use matrix::*;
 pub use rows::*;
@@ -51,7 +55,16 @@ macro_rules! for_every_check {
             a_node_port_that_a_program_holds_leads_to_the_service,
             names_may_be_as_long_as_the_api_allows,
             one_service_that_the_kernel_refuses_holds_nobody_up,
-            a_thousand_back_ends_are_reached,
+            thousands_of_back_ends_are_reached,
+            several_ports_in_both_families_lead_to_their_own_targets,
+            a_load_balancer_may_have_no_node_port_and_other_modes_of_delivery,
+            node_ports_are_served_on_the_chosen_addresses_alone,
+            addresses_of_the_service_range_that_nobody_has_are_refused,
+            services_of_other_proxies_and_headless_ones_are_left_alone,
+            pods_in_the_nodes_own_network_serve_and_ask,
+            of_two_services_with_one_external_address_the_older_one_is_served,
+            hints_and_distributions_keep_traffic_near,
+            affinity_ends_when_its_time_is_over,
         );
     };
 }

@@ -235,13 +235,13 @@ fn second(ip: std::net::IpAddr) -> std::net::IpAddr {
     }
 }
 
-pub fn a_thousand_back_ends_are_reached(way: Way) {
+pub fn thousands_of_back_ends_are_reached(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
     let mut address = x.far;
     let mut ends = vec![(x.b, "here", true)];
-    for _ in 1..1000 {
+    for _ in 1..10_000 {
         address = second(address);
         ends.push((address, "there", true));
     }

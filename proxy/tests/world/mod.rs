@@ -479,6 +479,7 @@ pub fn config(mode: Mode) -> Config {
         ],
         service_cidrs: ranges(),
         healthz: None,
+        metrics: None,
         ..Config::default()
     }
 }

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::model::Family;
 use crate::nftables::Translation;
 use crate::nftables::content::content;
-use crate::samples::{histories, play, variety};
+use crate::samples::{HERE, histories, pictures, play, ready, service, slice, variety};
 
 fn config() -> Config {
     Config {
@@ -186,6 +186,40 @@ fn nothing_is_to_be_done_where_everything_is_as_wanted() {
     assert_eq!(held, before);
 }
 
+#[test]
+fn a_back_ends_pair_stays_until_ipvs_has_been_told_that_it_is_gone() {
+    let layout = layout(Translation::Ipvs);
+    let near = ready("10.244.1.3", HERE);
+    let of = |ends: &[serde_json::Value]| {
+        let web = service("web", "10.96.0.10", serde_json::json!({}));
+        let all = pictures(&[web], &[slice("web", "a", ends)]);
+        let picture = all.values().next().expect("a picture").clone();
+        content(&picture, &layout)
+    };
+    let (with, without) = (of(std::slice::from_ref(&near)), of(&[]));
+    let pairs = |table: &Table| table.sets["hairpin"].len();
+    let (empty, mut held) = whole(&Pictures::new(), &layout);
+    let mut table = Table::default();
+    table.apply(&empty);
+    let mut step = |old: &Content, new: &Content, last: bool| {
+        let mut transaction = Transaction::new();
+        let pair = [(old.clone(), new.clone())];
+        changes(&pair, &mut held, &layout, &mut transaction);
+        table.apply(&transaction);
+        let before = pairs(&table);
+        if last {
+            let mut transaction = Transaction::new();
+            finish(&mut held, &layout, &mut transaction);
+            table.apply(&transaction);
+        }
+        (before, pairs(&table))
+    };
+    assert_eq!(step(&Content::default(), &with, true), (1, 1));
+    assert_eq!(step(&with, &without, false), (1, 1));
+    assert_eq!(step(&without, &with, true), (1, 1), "it is wanted again");
+    assert_eq!(step(&with, &without, true), (1, 0));
+}
+
 proptest! {
     #[test]
     fn any_history_leads_to_the_table_that_its_end_alone_makes(history in histories()) {
@@ -208,6 +242,7 @@ proptest! {
                     .collect();
                 let mut transaction = Transaction::new();
                 changes(&pairs, &mut held, &layout, &mut transaction);
+                finish(&mut held, &layout, &mut transaction);
                 table.apply(&transaction);
                 for (key, new) in step {
                     match new {
