@@ -22,8 +22,10 @@ STATIC := -C target-feature=+crt-static
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
+# Services by IPVS need a kernel that has it: demo/run-ipvs finds or emulates one.
 up: packages build images ## a cluster of two nodes on this machine, with an application (NETWORK=, PROXY=, NODES=)
-	NETWORK=$(NETWORK) PROXY=$(PROXY) NODES=$(NODES) FAIRLEAD=$(TARGET)/release/fairlead demo/run
+	NETWORK=$(NETWORK) PROXY=$(PROXY) NODES=$(NODES) FAIRLEAD=$(TARGET)/release/fairlead \
+		demo/run$(if $(filter ipvs,$(PROXY)),-ipvs)
 
 down: ## removes what `make up` made
 	@if [ -x $(TARGET)/release/fairlead ]; then $(TARGET)/release/fairlead lab down demo; fi
@@ -62,9 +64,9 @@ lab-programs: nextest programs
 test: lab-programs check ## everything that CI runs
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \
 		-E 'not (package(cluster-tests) or binary(ipvs))'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'binary(ipvs)'
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests)'
 
-# Not part of `test` as long as a check under load fails now and then where the kernel is emulated.
 test-ipvs: nextest ## Services by IPVS, in a kernel that has it
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'binary(ipvs)'
 

@@ -52,6 +52,72 @@ pub const PROGRAMS: [Program; 4] = [
             &["bench-proxy", "iptables-legacy", "1000"],
             &["bench-proxy", "iptables-legacy", "5000"],
             &["bench-proxy", "iptables-legacy", "10000"],
+            &["bench-proxy", "ipvs", "1000"],
+            &["bench-proxy", "ipvs", "5000"],
+            &["bench-proxy", "ipvs", "10000"],
+            &["bench-proxy", "nftables", "10000", "--endpoints", "10"],
+            &[
+                "bench-proxy",
+                "--connect",
+                "nftables",
+                "1",
+                "1000",
+                "10000",
+                "30000",
+            ],
+            &[
+                "bench-proxy",
+                "--connect",
+                "by-hand-nftables",
+                "1",
+                "1000",
+                "10000",
+                "30000",
+            ],
+            &[
+                "bench-proxy",
+                "--connect",
+                "iptables-nft",
+                "1",
+                "1000",
+                "10000",
+            ],
+            &[
+                "bench-proxy",
+                "--connect",
+                "iptables-legacy",
+                "1",
+                "1000",
+                "10000",
+                "30000",
+            ],
+            &[
+                "bench-proxy",
+                "--connect",
+                "by-hand-iptables-legacy",
+                "1",
+                "1000",
+                "10000",
+                "30000",
+            ],
+            &[
+                "bench-proxy",
+                "--connect",
+                "ipvs",
+                "1",
+                "1000",
+                "10000",
+                "30000",
+            ],
+            &[
+                "bench-proxy",
+                "--connect",
+                "by-hand-ipvs",
+                "1",
+                "1000",
+                "10000",
+                "30000",
+            ],
         ],
     },
 ];
@@ -75,6 +141,13 @@ fn run(directory: &Path, command: &[&str]) -> anyhow::Result<String> {
     let [program, arguments @ ..] = command else {
         return Ok(String::new());
     };
+    let by_ipvs = arguments.iter().any(|argument| argument.ends_with("ipvs"));
+    if by_ipvs && !Path::new("/proc/net/ip_vs").exists() {
+        return Ok(format!(
+            "\n`{}` was not measured: this kernel has no IPVS.\n",
+            command.join(" ")
+        ));
+    }
     // An argument that is one of our programs stands for its path.
     let arguments = arguments.iter().map(|argument| {
         let path = directory.join(argument);
