@@ -184,7 +184,7 @@ fn under_another_kernel(test: &str) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/with-ipvs-kernel");
     let program = std::env::current_exe().expect("this program has a path");
     let status = Command::new(script)
-        .args(["-t", "1500", "--"])
+        .args(["-t", "2400", "--"])
         .arg(program)
         .args([test, "--exact", "--nocapture"])
         .status()
