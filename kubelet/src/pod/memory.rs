@@ -111,6 +111,8 @@ pub struct Memory {
     pub condemned: BTreeMap<String, String>,
     /// Containers, by name, that are made anew after a change whatever the restart policy.
     pub replace: BTreeSet<String>,
+    /// When the definition of a container last changed.
+    pub changed_at: Option<Timestamp>,
     /// Containers, by id, whose postStart hook runs.
     pub hooks: BTreeSet<String>,
     pub ending: Option<Ending>,

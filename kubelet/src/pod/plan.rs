@@ -14,6 +14,10 @@ use super::memory::{Cause, Memory, Volumes, Waiting};
 use super::observed::{Observed, Record, Sandbox, State};
 use super::resize;
 
+/// Changes of a pod often come one after the other: its containers are made anew once, when
+/// this long nothing has changed.
+const SETTLE: SignedDuration = SignedDuration::from_secs(1);
+
 /// How far the pod is meant to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
@@ -428,6 +432,11 @@ fn keep_running(
 ) {
     let deadline = deadline(now, probe_grace(pod, spec, record, memory));
     if record.hash != spec.hash() {
+        let settled = memory.changed_at.map(|at| at + SETTLE);
+        if let Some(settled) = settled.filter(|settled| now < *settled) {
+            plan.wake_at(settled);
+            return;
+        }
         let message = format!(
             "Container {} definition changed, will be restarted",
             record.name

@@ -376,36 +376,35 @@ fn ready(pod: &Pod, containers_ready: &Verdict) -> Verdict {
 }
 
 fn resizing(inputs: &Inputs<'_>) -> Vec<(&'static str, Verdict)> {
-    let mut verdicts = Vec::new();
-    if let Some(pending) = &inputs.memory.resize_pending {
-        let reason = if pending.reason == "Infeasible" {
-            "Infeasible"
-        } else {
-            "Deferred"
-        };
-        let message = Some(pending.message.clone());
-        verdicts.push((
+    let wanted = containers::all(inputs.pod)
+        .iter()
+        .any(|spec| resize::is_wanted(spec, inputs.memory));
+    if !wanted {
+        return Vec::new();
+    }
+    let found = match (&inputs.memory.resize_error, &inputs.memory.resize_pending) {
+        (Some(error), _) => (
+            "PodResizeInProgress",
+            Verdict {
+                status: true,
+                reason: Some("Error"),
+                message: Some(error.clone()),
+            },
+        ),
+        (None, Some(pending)) => (
             "PodResizePending",
             Verdict {
                 status: true,
-                reason: Some(reason),
-                message,
+                reason: Some(match pending.reason.as_str() {
+                    "Infeasible" => "Infeasible",
+                    _ => "Deferred",
+                }),
+                message: Some(pending.message.clone()),
             },
-        ));
-    } else if let Some(error) = &inputs.memory.resize_error {
-        let verdict = Verdict {
-            status: true,
-            reason: Some("Error"),
-            message: Some(error.clone()),
-        };
-        verdicts.push(("PodResizeInProgress", verdict));
-    } else if containers::all(inputs.pod)
-        .iter()
-        .any(|spec| resize::is_wanted(spec, inputs.memory))
-    {
-        verdicts.push(("PodResizeInProgress", Verdict::TRUE));
-    }
-    verdicts
+        ),
+        (None, None) => ("PodResizeInProgress", Verdict::TRUE),
+    };
+    vec![found]
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::state::Worker;
 use crate::events::Severity;
 use crate::logs;
 use crate::pod::announce;
-use crate::pod::memory::{Cause, FailedStart, Volumes, Waiting};
+use crate::pod::memory::{Cause, FailedStart, Pending, Volumes, Waiting};
 use crate::pod::observed::{Observed, Record, Sandbox};
 use crate::pod::probe::{ProbeKind, Probes};
 use crate::probes::Answer;
@@ -378,8 +378,12 @@ impl Worker {
                 self.memory.resize_pending = None;
             }
             Err(error) => {
+                self.memory.resize_pending = Some(Pending {
+                    reason: "Error".to_owned(),
+                    message: error.clone(),
+                    retry_at: now + SignedDuration::from_secs(5),
+                });
                 self.memory.resize_error = Some(error);
-                self.look_at = Some(now + SignedDuration::from_secs(5));
             }
         }
         self.memory.starting = false;

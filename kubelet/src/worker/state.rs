@@ -226,10 +226,20 @@ impl Worker {
             )
         };
         let changed = meta(&pod) != meta(&self.pod) || pod.spec != self.pod.spec;
+        let hashes = |pod: &Pod| -> Vec<String> {
+            containers::all(pod)
+                .iter()
+                .map(containers::Spec::hash)
+                .collect()
+        };
+        if pod.spec != self.pod.spec && hashes(&pod) != hashes(&self.pod) {
+            self.memory.changed_at = Some(Timestamp::now());
+        }
         self.pod = pod;
         if changed {
             self.stale = true;
             self.memory.resize_pending = None;
+            self.memory.resize_error = None;
             self.retry_failed();
         }
     }

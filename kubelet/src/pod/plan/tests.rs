@@ -240,6 +240,19 @@ fn a_changed_image_and_a_failed_probe_stop_the_container() {
 }
 
 #[test]
+fn changes_that_follow_each_other_make_a_container_anew_once() {
+    let mut memory = ready_memory();
+    memory.changed_at = Some(at(10));
+    let mut changed = record("a", 0, running());
+    changed.hash = "other".into();
+    let seen = observed(vec![changed]);
+    let waits = plan(&simple("Always"), &seen, &memory, Goal::Run, at(10));
+    assert_eq!((waits.ops, waits.wake), (vec![], Some(at(11))));
+    let kills = ops(&simple("Always"), &seen, &memory, 11);
+    assert!(matches!(kills.as_slice(), [Op::Kill(_)]), "{kills:?}");
+}
+
+#[test]
 fn a_dead_sandbox_is_replaced_with_everything_in_it() {
     let pod = simple("Always");
     let mut memory = ready_memory();
