@@ -5,7 +5,8 @@ use cluster_tests::cluster::{Cluster, SOON, wait_for};
 use cluster_tests::command::{command, fairlead, outcome};
 use serde_json::{Value, json};
 
-use crate::pods::{Probe, reached, start};
+use crate::Suite;
+use crate::probes::Probe;
 
 const POLICY: &str = "around";
 
@@ -22,24 +23,20 @@ fn remove(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn probe(client: &str, server: &str) -> Probe {
-    (client.to_owned(), server.to_owned(), "80/TCP".to_owned())
+fn wait_until(suite: &Suite, client: &str, server: &str, expected: bool) -> anyhow::Result<()> {
+    let probe = Probe {
+        client: client.to_owned(),
+        server: server.to_owned(),
+        port: (80, "TCP"),
+        v6: false,
+    };
+    suite.holds(&[(probe, expected)].into())
 }
 
-fn wait_until(cluster: &Cluster, probe: &Probe, expected: bool) -> anyhow::Result<()> {
-    let places = start(cluster)?;
-    wait_for(&format!("{probe:?} {expected}"), SOON, || {
-        let seen = reached(cluster, &places, false, std::slice::from_ref(probe))?;
-        Ok(seen[probe] == expected)
-    })
-}
-
-pub(crate) fn a_dropped_connection_is_told_with_its_policy(
-    cluster: &Cluster,
-) -> anyhow::Result<()> {
-    let places = start(cluster)?;
+pub(crate) fn a_dropped_connection_is_told_with_its_policy(suite: &Suite) -> anyhow::Result<()> {
+    let (cluster, places) = (&suite.cluster, &suite.places);
     cluster.apply("y", &deny_all("y"))?;
-    wait_until(cluster, &probe("x/a", "y/b"), false)?;
+    wait_until(suite, "x/a", "y/b", false)?;
     let program = fairlead();
     let program = program.to_str().context("the path is no text")?;
     let arguments = [program, "flows", "--drop", "--pod", "y/b", "-o", "json"];
@@ -58,11 +55,10 @@ pub(crate) fn a_dropped_connection_is_told_with_its_policy(
     remove(cluster, "y")
 }
 
-pub(crate) fn a_table_that_somebody_flushed_comes_back(cluster: &Cluster) -> anyhow::Result<()> {
-    let places = start(cluster)?;
+pub(crate) fn a_table_that_somebody_flushed_comes_back(suite: &Suite) -> anyhow::Result<()> {
+    let (cluster, places) = (&suite.cluster, &suite.places);
     cluster.apply("y", &deny_all("y"))?;
-    let denied = probe("x/a", "y/b");
-    wait_until(cluster, &denied, false)?;
+    wait_until(suite, "x/a", "y/b", false)?;
     let node = &places["y/b"].node;
     for damage in [
         "delete table inet fairlead-policy",
@@ -76,26 +72,26 @@ pub(crate) fn a_table_that_somebody_flushed_comes_back(cluster: &Cluster) -> any
             let table = cluster.exec(node, &list)?;
             Ok(table.stdout.contains("hook forward") && table.stdout.contains("policy-in"))
         })?;
-        wait_until(cluster, &denied, false)?;
-        wait_until(cluster, &probe("x/a", "z/b"), true)?;
+        wait_until(suite, "x/a", "y/b", false)?;
+        wait_until(suite, "x/a", "z/b", true)?;
     }
     remove(cluster, "y")
 }
 
-pub(crate) fn questions_are_answered_from_the_live_cluster(
-    cluster: &Cluster,
-) -> anyhow::Result<()> {
-    start(cluster)?;
-    let ask = |arguments: &[&str]| -> anyhow::Result<Value> {
-        let mut program = command(fairlead());
-        program
-            .args(arguments)
-            .args(["-o", "json"])
-            .env("KUBECONFIG", &cluster.kubeconfig);
-        Ok(serde_json::from_str(
-            &outcome(&mut program, None)?.success()?,
-        )?)
-    };
+/// A command of `fairlead` that asks the cluster.
+fn ask(suite: &Suite, arguments: &[&str]) -> anyhow::Result<Value> {
+    let mut program = command(fairlead());
+    program
+        .args(arguments)
+        .args(["-o", "json"])
+        .env("KUBECONFIG", &suite.cluster.kubeconfig);
+    let answer = outcome(&mut program, None)?.success()?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+pub(crate) fn questions_are_answered_from_the_live_cluster(suite: &Suite) -> anyhow::Result<()> {
+    let cluster = &suite.cluster;
+    let ask = |arguments: &[&str]| ask(suite, arguments);
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("policy.json");
     std::fs::write(&file, deny_all("y"))?;

@@ -1,16 +1,17 @@
-//! Nine pods, and who of them reaches whom.
+//! Nine pods: three in each of three namespaces, spread over the nodes.
 
 use std::collections::BTreeMap;
-use std::thread;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use cluster_tests::cluster::Cluster;
-use cluster_tests::command::testserver;
 use cluster_tests::pods::IMAGE;
 use serde_json::{Value, json};
 
+use crate::oracle::TestPod;
+
 pub(crate) const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: [&str; 3] = ["a", "b", "c"];
+const PROTOCOLS: [(&str, &str); 3] = [("TCP", ""), ("UDP", "-udp"), ("SCTP", "-sctp")];
 
 /// Where a pod is and how it is reached.
 pub(crate) struct Place {
@@ -28,10 +29,7 @@ impl Place {
 /// By `NAMESPACE/NAME`.
 pub(crate) type Places = BTreeMap<String, Place>;
 
-/// A connection to try: client, server, `PORT/PROTOCOL`.
-pub(crate) type Probe = (String, String, String);
-
-/// Makes the pods, or finds them.
+/// Makes the pods and waits for them.
 pub(crate) fn start(cluster: &Cluster) -> anyhow::Result<Places> {
     let nodes = cluster.nodes()?;
     for (n, namespace) in NAMESPACES.iter().enumerate() {
@@ -56,7 +54,20 @@ pub(crate) fn start(cluster: &Cluster) -> anyhow::Result<Places> {
     Ok(places)
 }
 
+/// The declared ports: name, protocol, number.
+fn ports() -> impl Iterator<Item = (String, &'static str, u16)> {
+    let numbers = [80, 81].into_iter();
+    numbers.flat_map(|number| {
+        PROTOCOLS.map(|(protocol, suffix)| (format!("serve-{number}{suffix}"), protocol, number))
+    })
+}
+
 fn server(name: &str, node: &str) -> Value {
+    let ports: Vec<Value> = ports()
+        .map(|(name, protocol, port)| {
+            json!({ "name": name, "containerPort": port, "protocol": protocol })
+        })
+        .collect();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -67,12 +78,8 @@ fn server(name: &str, node: &str) -> Value {
             "containers": [{
                 "name": "server",
                 "image": IMAGE,
-                "args": ["serve", "--http-port", "8080", "--tcp-port", "80,81", "--udp-port", "80"],
-                "ports": [
-                    { "name": "serve-80", "containerPort": 80 },
-                    { "name": "serve-81", "containerPort": 81 },
-                    { "name": "serve-80-udp", "containerPort": 80, "protocol": "UDP" },
-                ],
+                "args": ["serve", "--http-port", "8080", "--tcp-port", "80,81", "--udp-port", "80,81"],
+                "ports": ports,
             }],
         },
     })
@@ -93,87 +100,17 @@ fn place(pod: &Value) -> anyhow::Result<Place> {
     })
 }
 
-/// Which of the connections are made. The node asks the client to connect: a node always
-/// reaches its own pods.
-pub(crate) fn reached(
-    cluster: &Cluster,
-    places: &Places,
-    v6: bool,
-    probes: &[Probe],
-) -> anyhow::Result<BTreeMap<Probe, bool>> {
-    let nodes = cluster.nodes()?;
-    let answers: Vec<anyhow::Result<_>> = thread::scope(|scope| {
-        let of_node = nodes.iter().map(|node| {
-            let own = probes.iter().filter(|probe| places[&probe.0].node == *node);
-            let own: Vec<&Probe> = own.collect();
-            scope.spawn(move || from_node(cluster, places, v6, node, &own))
-        });
-        let threads: Vec<_> = of_node.collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join();
-        threads
-            .into_iter()
-            .map(|thread| join(thread).unwrap_or_else(|_| anyhow::bail!("a probe panicked")))
-            .collect()
+/// The pods as the oracle takes them, without labels of a case.
+pub(crate) fn for_oracle(places: &Places, v6: bool) -> anyhow::Result<Vec<TestPod>> {
+    let pods = places.iter().map(|(name, place)| {
+        let (namespace, pod) = name.split_once('/').context("NAMESPACE/NAME")?;
+        Ok(TestPod {
+            namespace: namespace.to_owned(),
+            name: pod.to_owned(),
+            labels: json!({ "pod": pod }),
+            address: place.address(v6).parse()?,
+            ports: ports().collect(),
+        })
     });
-    let mut all = BTreeMap::new();
-    for answer in answers {
-        all.extend(answer?);
-    }
-    Ok(all)
-}
-
-fn from_node(
-    cluster: &Cluster,
-    places: &Places,
-    v6: bool,
-    node: &str,
-    probes: &[&Probe],
-) -> anyhow::Result<BTreeMap<Probe, bool>> {
-    let bracketed = |address: &str| match address.contains(':') {
-        true => format!("[{address}]"),
-        false => address.to_owned(),
-    };
-    let mut list = String::new();
-    for (number, (client, server, port)) in probes.iter().enumerate() {
-        let (port, protocol) = port.split_once('/').context("PORT/PROTOCOL")?;
-        let client = bracketed(&places[client].v4);
-        let server = bracketed(places[server].address(v6));
-        let protocol = protocol.to_lowercase();
-        list += &format!(
-            "{number} http://{client}:8080/dial?host={server}&port={port}&protocol={protocol}&timeout=1200\\n"
-        );
-    }
-    let program = testserver();
-    let program = program.to_str().context("the path is no text")?;
-    // One process for each probe, forty at a time.
-    let script = format!(
-        "printf '{list}' | xargs -P 40 -L 1 sh -c 'echo \"$0 $({program} get --timeout 10 \"$1\" 2>&1)\"'"
-    );
-    let output = cluster.exec(node, &["sh", "-c", &script])?.success()?;
-    let mut results = BTreeMap::new();
-    for line in output.lines() {
-        let Some((number, answer)) = line.split_once(' ') else {
-            continue;
-        };
-        let Some(probe) = number
-            .parse::<usize>()
-            .ok()
-            .and_then(|number| probes.get(number))
-        else {
-            continue;
-        };
-        let answer: Value = serde_json::from_str(answer)
-            .with_context(|| format!("{} was not asked: {answer}", probe.0))?;
-        let reached = answer["responses"]
-            .as_array()
-            .is_some_and(|own| !own.is_empty());
-        results.insert((*probe).clone(), reached);
-    }
-    ensure!(
-        results.len() == probes.len(),
-        "{node} answered {} of {} probes",
-        results.len(),
-        probes.len()
-    );
-    Ok(results)
+    pods.collect()
 }
