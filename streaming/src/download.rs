@@ -95,9 +95,9 @@ async fn send<E>(
         reason: "".into(),
     };
     to_client.send(Message::Close(Some(frame))).await?;
-    // The client closes the connection once it has read everything.
-    let rest = async { while let Some(Ok(_)) = from_client.next().await {} };
-    let _ = tokio::time::timeout(websocket::CLIENT_LEAVES, rest).await;
+    if let Ok(client) = from_client.reunite(to_client) {
+        websocket::leave(client).await;
+    }
     Ok(())
 }
 

@@ -3,8 +3,6 @@
 //! WebSocket messages begin with the channel's number; `v5.channel.k8s.io` adds a message that
 //! closes one channel, which is how the end of standard input is told. Source: KEP-4006.
 
-use std::pin::pin;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -210,7 +208,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let (to_client, from_client) = client.split();
+    let (to_client, mut from_client) = client.split();
     let (reader, writer) = tokio::io::split(runtime);
     let from_runtime = FramedRead::new(reader, Decoder::default());
     let mut to_runtime = FramedWrite::new(writer, Encoder::new()?);
@@ -227,20 +225,15 @@ where
     }
     to_runtime.flush().await?;
     let (to_client, to_runtime) = (Mutex::new(to_client), Mutex::new(to_runtime));
-    let mut input = pin!(carry_input(
-        channels.clone(),
-        from_client,
-        &to_client,
-        &to_runtime
-    ));
-    let output = carry_output(channels, from_runtime, &to_client, &to_runtime);
     // Each direction waits for its own receiver only: a command that reads as it writes
     // must not wait for itself.
     let ended = tokio::select! {
-        ended = output => ended,
-        ended = &mut input => return ended,
+        ended = carry_output(channels.clone(), from_runtime, &to_client, &to_runtime) => ended,
+        ended = carry_input(channels, &mut from_client, &to_client, &to_runtime) => return ended,
     };
-    let _ = tokio::time::timeout(websocket::CLIENT_LEAVES, input).await;
+    if let Ok(client) = from_client.reunite(to_client.into_inner()) {
+        websocket::leave(client).await;
+    }
     ended
 }
 
@@ -513,6 +506,24 @@ mod tests {
         }
         drop(frames);
         assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+        drop(client);
+        let _ = translation.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_connection_ends_for_a_client_that_answers_nothing() {
+        use tokio::io::AsyncReadExt;
+
+        let (mut client, server_end) = tokio::io::duplex(4096);
+        let (runtime_end, upstream) = tokio::io::duplex(4096);
+        let server = WebSocketStream::from_raw_socket(server_end, Role::Server, None).await;
+        let translation = tokio::spawn(translate(server, upstream, ALL));
+        drop(runtime_end);
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.unwrap();
+        // A close frame with a code (RFC 6455, section 5.5.1), and no more.
+        assert_eq!(told[..2], [0x88, 2]);
+        assert_eq!(told.len(), 4);
         drop(client);
         let _ = translation.await.unwrap();
     }

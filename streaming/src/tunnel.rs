@@ -1,7 +1,5 @@
 //! Port-forward: SPDY's bytes as they are, inside the binary messages of a WebSocket.
 
-use std::pin::pin;
-
 use bytes::{Bytes, BytesMut};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,17 +21,18 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let (to_client, from_client) = client.split();
+    let (to_client, mut from_client) = client.split();
     let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
     let to_client = Mutex::new(to_client);
     // Each direction waits for its own receiver only: many connections share the tunnel, and
     // one that is not read from must not stop the others for ever.
-    let mut input = pin!(carry_input(from_client, &mut to_runtime, &to_client));
     let ended = tokio::select! {
         ended = carry_output(&mut from_runtime, &to_client) => ended,
-        ended = &mut input => return ended,
+        ended = carry_input(&mut from_client, &mut to_runtime, &to_client) => return ended,
     };
-    let _ = tokio::time::timeout(websocket::CLIENT_LEAVES, input).await;
+    if let Ok(client) = from_client.reunite(to_client.into_inner()) {
+        websocket::leave(client).await;
+    }
     ended
 }
 

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
@@ -81,6 +83,25 @@ pub async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
         .max_message_size(Some(LONGEST_MESSAGE))
         .max_frame_size(Some(LONGEST_MESSAGE));
     Ok(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await)
+}
+
+/// Ends a connection after its close frame: the client is told at once that nothing more comes,
+/// and then has its time to read and to leave. A client that waits for its socket to become
+/// readable, with the close frame already in a buffer above it, would wait in vain otherwise.
+pub(crate) async fn leave<C>(mut client: WebSocketStream<C>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    // One that has left already is told nothing.
+    let _ = client.get_mut().shutdown().await;
+    let gone = async {
+        while let Some(Ok(message)) = client.next().await {
+            if message.is_close() {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(CLIENT_LEAVES, gone).await;
 }
 
 #[cfg(test)]
