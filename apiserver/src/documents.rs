@@ -112,8 +112,12 @@ fn groups(
     Ok(answer)
 }
 
-/// How important a group is, as its `APIService` objects say.
+/// How important a group is, as its `APIService` objects say; their own group has none and comes
+/// first.
 fn group_priority(registry: &Registry, group: &str) -> i64 {
+    if group == "apiregistration.k8s.io" {
+        return i64::MAX;
+    }
     let services = registry.list("apiregistration.k8s.io", "apiservices", "");
     let own = services.iter().map(|s| s.value());
     own.filter(|s| s["spec"]["group"] == group)

@@ -30,7 +30,7 @@ use operations::{PathItem, Reply};
 use schemas::Dialect;
 
 /// Media type of the v2 document in protobuf.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// What the documents are made of.
 #[derive(Clone, Debug)]

@@ -46,7 +46,12 @@ impl Call {
         } else {
             BUILT_IN
         };
-        let mut accepted = negotiate::accepted(&headers, offered)?;
+        // What is only asked, such as a review, has no columns.
+        let mut accepted = if resource.allows("get") {
+            negotiate::accepted(&headers, offered)?
+        } else {
+            negotiate::accepted_without_table(&headers, offered)?
+        };
         accepted.pretty |= negotiate::wants_pretty(&query, &headers);
         let used = schema::warnings::deprecated_kind(&resource.gvk()).map(str::to_owned);
         let deprecated = resource.custom.as_ref().and_then(|c| c.deprecated.clone());

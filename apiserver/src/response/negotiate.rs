@@ -68,6 +68,22 @@ pub fn accepted(
     headers: &HeaderMap,
     offered: &'static [&'static str],
 ) -> Result<Accepted, ApiError> {
+    accepted_of(headers, offered, |_| true)
+}
+
+/// As [`accepted`], of a resource that has no table.
+pub fn accepted_without_table(
+    headers: &HeaderMap,
+    offered: &'static [&'static str],
+) -> Result<Accepted, ApiError> {
+    accepted_of(headers, offered, |shape| shape != Shape::Table)
+}
+
+fn accepted_of(
+    headers: &HeaderMap,
+    offered: &'static [&'static str],
+    has: impl Fn(Shape) -> bool,
+) -> Result<Accepted, ApiError> {
     let Some(header) = headers.get(ACCEPT) else {
         return Ok(Accepted::default());
     };
@@ -79,7 +95,8 @@ pub fn accepted(
     clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
     clauses
         .iter()
-        .find_map(|(_, clause)| accept_clause(clause, offered))
+        .filter_map(|(_, clause)| accept_clause(clause, offered))
+        .find(|accepted| has(accepted.shape))
         .ok_or_else(|| ApiError::not_acceptable(offered))
 }
 
@@ -206,6 +223,22 @@ mod tests {
         check(
             "application/yaml;q=0.5, application/json;q=0.9",
             Some((Media::Json, Shape::Object)),
+        );
+    }
+
+    #[test]
+    fn what_has_no_table_is_another_representation_or_none() {
+        let shape_of = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            let accepted = accepted_without_table(&headers, BUILT_IN);
+            accepted.map(|a| a.shape).map_err(|e| e.code())
+        };
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(shape_of(table), Err(406));
+        assert_eq!(
+            shape_of(&format!("{table}, application/json")),
+            Ok(Shape::Object)
         );
     }
 }

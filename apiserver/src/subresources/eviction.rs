@@ -17,7 +17,7 @@ pub(super) async fn evict(call: &Call, body: Bytes) -> Result<ApiResponse, ApiEr
     let write = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let eviction = call.decode(
         &Gvk::new("policy", "v1", "Eviction"),
-        &body,
+        &in_first_version(body),
         write.field_validation,
     )?;
     if !meta::name(&eviction).is_empty() && meta::name(&eviction) != call.info.name {
@@ -37,6 +37,18 @@ pub(super) async fn evict(call: &Call, body: Bytes) -> Result<ApiResponse, ApiEr
     }
     call.delete_named(&call.info.name, &options).await?;
     Ok(super::created_status(call))
+}
+
+/// `v1beta1` has the same fields; it is accepted here although its group does not serve it, and
+/// `kubectl drain` of older releases sends it.
+fn in_first_version(body: Bytes) -> Bytes {
+    match serde_json::from_slice::<Value>(&body) {
+        Ok(mut eviction) if eviction["apiVersion"] == "policy/v1beta1" => {
+            eviction["apiVersion"] = "policy/v1".into();
+            eviction.to_string().into()
+        }
+        _ => body,
+    }
 }
 
 /// The pod says itself why it goes.

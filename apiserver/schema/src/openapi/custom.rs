@@ -43,6 +43,11 @@ impl CustomSchema {
     }
 
     fn object(&self, dialect: Dialect) -> Value {
+        // Where there are properties, kubectl allows no others: what keeps unknown fields has none.
+        let keeps = self.schema["x-kubernetes-preserve-unknown-fields"] == true;
+        if dialect == Dialect::V2 && (keeps || self.schema.is_null()) {
+            return json!({"type": "object", "x-kubernetes-group-version-kind": [gvk(&self.kind)]});
+        }
         let mut own = match (&self.schema, dialect) {
             (Value::Object(map), Dialect::V3) => map.clone(),
             (Value::Object(map), Dialect::V2) => match to_v2(&Value::Object(map.clone())) {

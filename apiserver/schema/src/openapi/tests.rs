@@ -176,3 +176,15 @@ fn the_protobuf_form_holds_the_same_paths_and_definitions() {
     assert!(names.contains(&b"io.k8s.api.core.v1.Pod".to_vec()));
     assert!(matches!(document["definitions"], Value::Object(_)));
 }
+
+#[test]
+fn what_keeps_unknown_fields_has_no_properties_in_the_second_version() {
+    let mut own = widget();
+    own.schema["x-kubernetes-preserve-unknown-fields"] = true.into();
+    let name = "com.example.v1.Widget";
+    let second = own.definition(name, Dialect::V2).expect("its kind");
+    assert!(second.get("properties").is_none(), "{second}");
+    assert_eq!(second["type"], "object");
+    let third = own.definition(name, Dialect::V3).expect("its kind");
+    assert!(third["properties"]["spec"].is_object(), "{third}");
+}

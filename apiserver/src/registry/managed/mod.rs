@@ -6,6 +6,7 @@
 
 pub mod entries;
 mod field_set;
+mod last_applied;
 pub(super) mod typed;
 
 use schema::types::{Gvk, StructRef};
@@ -173,6 +174,7 @@ impl<'a> Writer<'a> {
         };
         all.push(Entry { set, time, ..own });
         let mut merged = merged;
+        last_applied::renew(&self.manager, applied, &mut merged);
         entries::encode(&mut merged, all);
         Ok(merged)
     }
@@ -222,9 +224,11 @@ impl<'a> Writer<'a> {
         let compared = typed::compare(self.shape, live, new);
         let taken = compared.added.union(&compared.modified).without(self.reset);
         let removed = compared.removed.without(self.reset);
+        let own = last_applied::still_applied(self.shape, &self.manager, &self.api_version, live);
         let mut conflicts = Vec::new();
         for entry in others.iter() {
-            for path in entry.set.intersection(&taken).paths() {
+            let fought = entry.set.intersection(&taken).difference(&own);
+            for path in fought.paths() {
                 conflicts.push((entry.describe(), path));
             }
         }

@@ -122,3 +122,35 @@ fn unknown_fields_and_repeated_keys_are_refused() {
         .to_string();
     assert_eq!(fault, ".zz: field not declared in schema");
 }
+
+#[test]
+fn what_kubectl_applied_on_its_side_is_its_own_on_the_server() {
+    const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let shape = config_map();
+    let first = applied(json!({"a": "1", "b": "2"}));
+    let mut live = first.clone();
+    live["metadata"]["annotations"] = json!({ANNOTATION: first.to_string()});
+    writer(&shape, "kubectl-client-side-apply").update(&empty(), &mut live, true);
+    let next = applied(json!({"a": "9", "b": "2"}));
+    // Another manager has no such past.
+    assert!(writer(&shape, "other").apply(&live, &next, false).is_err());
+    let merged = writer(&shape, "kubectl")
+        .apply(&live, &next, false)
+        .unwrap();
+    assert_eq!(merged["data"], json!({"a": "9", "b": "2"}));
+    let recorded = merged["metadata"]["annotations"][ANNOTATION]
+        .as_str()
+        .unwrap();
+    assert_eq!(serde_json::from_str::<Value>(recorded).unwrap(), next);
+    // What somebody changed since is his.
+    let mut changed = live.clone();
+    changed["data"]["a"] = "5".into();
+    writer(&shape, "editor").update(&live, &mut changed, false);
+    let Err(ApplyError::Conflicts(conflicts)) =
+        writer(&shape, "kubectl").apply(&changed, &next, false)
+    else {
+        panic!("no conflict");
+    };
+    assert_eq!(conflicts.len(), 1, "{conflicts:?}");
+    assert!(conflicts[0].0.contains("editor"), "{conflicts:?}");
+}

@@ -127,7 +127,10 @@ impl Call {
     async fn apply(&self, applied: Value, options: &WriteOptions) -> Result<Stored, ApiError> {
         let gvk = self.resource.gvk();
         managed::check_applied(&gvk, &applied)?;
-        self.check_name(&applied)?;
+        // What is there keeps its name, whether the configuration repeats it or not.
+        if !meta::name(&applied).is_empty() {
+            self.check_name(&applied)?;
+        }
         let key = self.key();
         for attempt in 1.. {
             self.registry.cacher.consistent().await?;
@@ -154,6 +157,7 @@ impl Call {
             let merged = managed::apply(self, old.as_ref(), &applied, options)?;
             let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
                 .map_err(|error| ApiError::new(500, "", error.to_string(), None))?;
+            self.check_name(&decoded.value)?;
             let outcome = match (current, old) {
                 (Some(current), Some(old)) => self
                     .replace(&key, &current, &old, decoded.value, options)

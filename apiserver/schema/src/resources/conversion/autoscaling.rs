@@ -8,6 +8,9 @@ const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
+/// The CPU utilization that a v1 object without any metric aims at.
+const DEFAULT_CPU_UTILIZATION: i64 = 80;
+
 fn is_cpu_utilization(metric: &Value, value: &str) -> bool {
     metric["type"] == "Resource"
         && metric["resource"]["name"] == "cpu"
@@ -217,7 +220,11 @@ pub(super) fn v1_to_v2(object: &mut Value) {
         _ => Vec::new(),
     };
     let cpu = section(map, "spec").and_then(|s| s.remove("targetCPUUtilizationPercentage"));
-    if let Some(percent) = cpu.filter(Value::is_number) {
+    // Only here it is known whether the annotations hold another metric.
+    let percent = cpu
+        .filter(Value::is_number)
+        .or_else(|| metrics.is_empty().then(|| DEFAULT_CPU_UTILIZATION.into()));
+    if let Some(percent) = percent {
         let target = json!({"type": "Utilization", "averageUtilization": percent});
         metrics.insert(
             0,
@@ -228,9 +235,7 @@ pub(super) fn v1_to_v2(object: &mut Value) {
     let current = unannotate(map, CURRENT_METRICS);
     let conditions = unannotate(map, CONDITIONS);
     if let Some(spec) = section(map, "spec") {
-        if !metrics.is_empty() {
-            spec.insert("metrics".into(), Value::Array(metrics));
-        }
+        spec.insert("metrics".into(), Value::Array(metrics));
         if let Some(behavior) = behavior {
             spec.insert("behavior".into(), behavior);
         }
@@ -273,6 +278,18 @@ mod tests {
         v2_to_v1(&mut own);
         assert_eq!(own["spec"], old["spec"]);
         assert_eq!(own["metadata"], old["metadata"]);
+    }
+
+    #[test]
+    fn v1_without_a_metric_aims_at_eighty_percent() {
+        let mut own = json!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3}});
+        v1_to_v2(&mut own);
+        let metrics = &own["spec"]["metrics"];
+        assert_eq!(metrics.as_array().map(Vec::len), Some(1));
+        assert_eq!(
+            metrics[0]["resource"]["target"]["averageUtilization"],
+            DEFAULT_CPU_UTILIZATION
+        );
     }
 
     #[test]

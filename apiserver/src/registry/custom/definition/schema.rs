@@ -301,6 +301,8 @@ mod tests {
             json!({"description": "no type"}),
             "s.properties[a].type: Required value: must not be empty for specified object fields",
         );
+        assert!(faults(json!({"x-kubernetes-int-or-string": true})).is_empty());
+        assert!(faults(json!({"x-kubernetes-preserve-unknown-fields": true})).is_empty());
         assert_eq!(
             faults(
                 json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "string"}})

@@ -72,7 +72,8 @@ fn check_type(schema: &Value, level: Level, path: &str, faults: &mut Faults<'_>)
                 "must be empty if x-kubernetes-int-or-string is true",
             );
         }
-        _ if declared.is_empty() && schema[KEEPS] != true => {
+        _ if schema[ANY_NUMBER_OR_TEXT] == true || schema[KEEPS] == true => {}
+        _ if declared.is_empty() => {
             let place = if level == Level::Item {
                 "array items"
             } else {
