@@ -16,7 +16,9 @@ BUILD_PACKAGES := build-essential ca-certificates protobuf-compiler libprotobuf-
 UP_PACKAGES := $(BUILD_PACKAGES) containerd runc iptables nftables \
 	$(if $(shell command -v kubectl),,kubernetes-client)
 TEST_PACKAGES := $(UP_PACKAGES) etcd-server etcd-client containernetworking-plugins bird2 \
-	ipset ipvsadm conntrack iproute2 podman curl procps gobgpd frr
+	ipset ipvsadm conntrack iproute2 podman curl procps gobgpd frr \
+	$(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm) \
+	$(if $(shell command -v pip),,python3 python3-pip)
 STATIC := -C target-feature=+crt-static
 
 help: ## what there is
@@ -56,8 +58,9 @@ nextest:
 	@scripts/packages $(TEST_PACKAGES)
 	@command -v cargo-nextest >/dev/null || $(CARGO) install cargo-nextest --locked
 
-# The programs and the images that whole clusters need.
+# The programs and the images that whole clusters need, and the clients that are tried on them.
 lab-programs: nextest programs
+	@scripts/clients $(TARGET)/clients
 	$(CARGO) build --workspace --bins --locked
 	$(TARGET)/debug/fairlead image build >/dev/null
 

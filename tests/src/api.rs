@@ -69,6 +69,18 @@ impl Api {
         kind: &str,
         body: &[u8],
     ) -> anyhow::Result<Answer> {
+        self.send_with_header(method, path, kind, body, None)
+    }
+
+    /// As [`Api::send`], with one more header, `Name: value`.
+    fn send_with_header(
+        &self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: &[u8],
+        header: Option<&str>,
+    ) -> anyhow::Result<Answer> {
         let file = |name: &str| self.directory.path().join(name);
         let upload = tempfile::NamedTempFile::new_in(self.directory.path())?;
         std::fs::write(upload.path(), body)?;
@@ -85,6 +97,9 @@ impl Api {
             "-H",
             "Expect:",
         ]);
+        if let Some(header) = header {
+            curl.args(["-H", header]);
+        }
         if !body.is_empty() {
             curl.arg("--data-binary")
                 .arg(format!("@{}", upload.path().display()));
@@ -98,6 +113,29 @@ impl Api {
             path,
             "application/json",
             body.to_string().as_bytes(),
+        )
+    }
+
+    /// A request without a body, with one more header, `Name: value`.
+    pub fn with_header(&self, method: &str, path: &str, header: &str) -> anyhow::Result<Answer> {
+        self.send_with_header(method, path, "application/json", b"", Some(header))
+    }
+
+    /// As [`Api::json`], with one more header, `Name: value`.
+    pub fn json_with_header(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        header: &str,
+    ) -> anyhow::Result<Answer> {
+        let body = body.to_string();
+        self.send_with_header(
+            method,
+            path,
+            "application/json",
+            body.as_bytes(),
+            Some(header),
         )
     }
 

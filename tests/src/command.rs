@@ -17,7 +17,7 @@ pub fn testserver() -> PathBuf {
     beside("../release/testserver")
 }
 
-fn beside(name: &str) -> PathBuf {
+pub(crate) fn beside(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a program knows where it lies");
     let directory = this
         .ancestors()

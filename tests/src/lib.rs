@@ -11,8 +11,10 @@
 //! `KEEP=1` leaves the lab running, `LAB=NAME` uses one that runs already.
 
 pub mod api;
+pub mod clients;
 pub mod cluster;
 pub mod command;
 pub mod harness;
+pub mod objects;
 pub mod pods;
 pub mod server;

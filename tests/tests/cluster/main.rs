@@ -1,5 +1,6 @@
 //! What a cluster of two nodes does for its users, on one lab.
 
+mod clients;
 mod configuration;
 mod lifecycle;
 mod network;
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
         lifecycle::probes_of_all_kinds_pass,
         lifecycle::hooks_run_and_the_grace_period_is_kept,
         lifecycle::pull_policies_and_secrets_are_kept_to,
+        clients::every_kubectl_streams,
+        clients::every_kubectl_runs_and_debugs,
+        clients::helm_waits_for_what_it_installs_and_tests_it,
+        clients::client_libraries_stream,
         streams::logs_are_shown_and_followed,
         streams::exec_carries_input_output_and_the_exit_code,
         streams::files_are_copied_both_ways,
