@@ -44,6 +44,15 @@ impl Suite {
         Ok(())
     }
 
+    /// Tries a case with the release of the server itself.
+    pub(crate) fn with_newest(
+        &self,
+        case: &str,
+        run: impl Fn(&Kubectl) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        run(&self.kubectl(case)?)
+    }
+
     /// The release of the server itself.
     pub(crate) fn kubectl(&self, case: &str) -> anyhow::Result<Kubectl> {
         Kubectl::start(&self.kubeconfig(), "new", case)

@@ -23,7 +23,7 @@ fn samples(namespace: &str) -> anyhow::Result<Vec<Value>> {
 }
 
 pub(crate) fn every_kind_is_made_shown_described_and_deleted(suite: &Suite) -> anyhow::Result<()> {
-    suite.with_each("kinds", |kubectl| {
+    suite.with_newest("kinds", |kubectl| {
         let all = samples(&kubectl.namespace)?;
         let text = json!({"apiVersion": "v1", "kind": "List", "items": all}).to_string();
         let applied = kubectl.feed("apply", &text)?;
