@@ -144,7 +144,7 @@ fn without_chance(text: &str) -> String {
         result.extend(word.chars().skip(skipped));
     }
     result
-        .split_inclusive(|c: char| c == ' ' || c == '"')
+        .split_inclusive([' ', '"'])
         .filter(|word| !is_chance(word.trim_end_matches([' ', '"', ',', '.'])))
         .collect()
 }
