@@ -3,9 +3,11 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use smallvec::SmallVec;
 
 use crate::wire::attribute::community;
 use crate::wire::{Attributes, NextHop};
@@ -26,6 +28,14 @@ pub struct Source {
     pub address: IpAddr,
 }
 
+/// What prefixes that came together share. Tables have many more prefixes than of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learnt {
+    pub next_hop: NextHop,
+    pub attributes: Arc<Attributes>,
+    pub source: Arc<Source>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
     pub peer: PeerId,
@@ -33,9 +43,7 @@ pub struct Path {
     pub path_id: u32,
     /// Our number for it towards others.
     pub local_id: u32,
-    pub next_hop: NextHop,
-    pub attributes: Arc<Attributes>,
-    pub source: Arc<Source>,
+    pub learnt: Arc<Learnt>,
     /// The session is gone, or the peer sends everything again: kept for a while.
     pub stale: bool,
     /// The kernel knows a way to the next hop.
@@ -122,6 +130,14 @@ const STEPS: [(Step, Compare); 12] = [
 /// How many of the steps are more than tie-breakers.
 const DECISIVE: usize = 8;
 
+impl Deref for Path {
+    type Target = Learnt;
+
+    fn deref(&self) -> &Learnt {
+        &self.learnt
+    }
+}
+
 impl Path {
     fn local_pref(&self) -> u32 {
         let shut_down = self
@@ -175,17 +191,101 @@ impl Path {
     }
 }
 
+/// A prefix: the ways there, and who was told. Nearly all prefixes have one path.
 #[derive(Debug, Default)]
-struct Entry {
+pub struct Entry {
     /// The best first.
-    paths: Vec<Path>,
-    /// What peers were told of: the path's number towards peers with ADD-PATH, 0 without.
-    told: BTreeSet<(PeerId, u32)>,
+    paths: SmallVec<[Path; 1]>,
+    told: Told,
+    /// See [`Rib::is_for_everybody`].
+    for_everybody: bool,
 }
 
 impl Entry {
+    /// The best first.
+    pub fn paths(&self) -> &[Path] {
+        &self.paths
+    }
+
+    pub fn told(&mut self) -> &mut Told {
+        &mut self.told
+    }
+
     fn is_empty(&self) -> bool {
         self.paths.is_empty() && self.told.is_empty()
+    }
+}
+
+const WORD: usize = u64::BITS as usize;
+
+/// Which peers were told of which of a prefix's paths.
+#[expect(
+    clippy::box_collection,
+    reason = "most prefixes have none: a pointer is a third of an empty set"
+)]
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Peers that get one path only, a bit each by their number.
+    single: SmallVec<[u64; 1]>,
+    /// Peers with ADD-PATH, with our number of the path.
+    several: Option<Box<BTreeSet<(PeerId, u32)>>>,
+}
+
+impl Told {
+    fn is_empty(&self) -> bool {
+        self.single.iter().all(|word| *word == 0) && self.several.is_none()
+    }
+
+    fn place(peer: PeerId) -> (usize, u64) {
+        let number = peer.0 as usize;
+        (number / WORD, 1 << (number % WORD))
+    }
+
+    /// Whether a peer that gets one path was told of it.
+    pub fn has(&self, peer: PeerId) -> bool {
+        let (word, bit) = Self::place(peer);
+        self.single.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// Notes whether a peer that gets one path knows of it.
+    pub fn set(&mut self, peer: PeerId, knows: bool) {
+        let (word, bit) = Self::place(peer);
+        if knows && self.single.len() <= word {
+            self.single.resize(word + 1, 0);
+        }
+        if let Some(bits) = self.single.get_mut(word) {
+            *bits = if knows { *bits | bit } else { *bits & !bit };
+        }
+    }
+
+    /// The paths that a peer with ADD-PATH was told of.
+    pub fn several(&self, peer: PeerId) -> BTreeSet<u32> {
+        let all = self
+            .several
+            .iter()
+            .flat_map(|set| set.range((peer, 0)..=(peer, u32::MAX)));
+        all.map(|(_, id)| *id).collect()
+    }
+
+    /// Notes what a peer with ADD-PATH knows.
+    pub fn set_several(&mut self, peer: PeerId, ids: &BTreeSet<u32>) {
+        let set = self.several.get_or_insert_default();
+        set.retain(|(other, _)| *other != peer);
+        set.extend(ids.iter().map(|id| (peer, *id)));
+        if set.is_empty() {
+            self.several = None;
+        }
+    }
+
+    fn count(&self, peer: PeerId) -> usize {
+        usize::from(self.has(peer)) + self.several(peer).len()
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.set(peer, false);
+        if self.several.is_some() {
+            self.set_several(peer, &BTreeSet::new());
+        }
     }
 }
 
@@ -322,8 +422,8 @@ impl Rib {
         let Some(entry) = self.entries.get_mut(&prefix) else {
             return false;
         };
-        let is_it = |path: &mut Path| path.peer == peer && path.path_id == path_id;
-        let removed: Vec<Path> = entry.paths.extract_if(.., is_it).collect();
+        let is_it = |path: &Path| path.peer == peer && path.path_id == path_id;
+        let removed = extract(&mut entry.paths, is_it);
         self.removed(prefix, &removed)
     }
 
@@ -341,7 +441,14 @@ impl Rib {
     }
 
     fn note_for_everybody(&mut self, prefix: IpNetwork) {
-        if self.paths(&prefix).iter().any(Path::is_for_everybody) {
+        let Some(entry) = self.entries.get_mut(&prefix) else {
+            return;
+        };
+        let now = entry.paths.iter().any(Path::is_for_everybody);
+        if std::mem::replace(&mut entry.for_everybody, now) == now {
+            return;
+        }
+        if now {
             self.for_everybody.insert(prefix);
         } else {
             self.for_everybody.remove(&prefix);
@@ -350,7 +457,9 @@ impl Rib {
 
     /// Whether internal peers that are no clients may be told of one of the prefix's paths.
     pub fn is_for_everybody(&self, prefix: &IpNetwork) -> bool {
-        self.for_everybody.contains(prefix)
+        self.entries
+            .get(prefix)
+            .is_some_and(|entry| entry.for_everybody)
     }
 
     /// The prefixes of which that holds: in a mesh only our own.
@@ -385,7 +494,7 @@ impl Rib {
             let stale = |path: &&mut Path| path.peer == peer && path.stale;
             let mut any = false;
             for path in entry.paths.iter_mut().filter(stale) {
-                let attributes = Arc::make_mut(&mut path.attributes);
+                let attributes = Arc::make_mut(&mut Arc::make_mut(&mut path.learnt).attributes);
                 if !attributes.communities.contains(&community::LLGR_STALE) {
                     attributes.communities.push(community::LLGR_STALE);
                     any = true;
@@ -407,8 +516,8 @@ impl Rib {
     ) -> Vec<IpNetwork> {
         let mut dropped: Vec<(IpNetwork, Vec<Path>)> = Vec::new();
         for (prefix, entry) in &mut self.entries {
-            let picked = |path: &mut Path| path.peer == peer && drops(prefix, path);
-            let paths: Vec<Path> = entry.paths.extract_if(.., picked).collect();
+            let picked = |path: &Path| path.peer == peer && drops(prefix, path);
+            let paths = extract(&mut entry.paths, picked);
             if !paths.is_empty() {
                 dropped.push((*prefix, paths));
             }
@@ -454,13 +563,20 @@ impl Rib {
         equal.take(most).collect()
     }
 
-    /// What the peer was told of the prefix.
-    pub fn told(&self, prefix: &IpNetwork, peer: PeerId) -> BTreeSet<u32> {
-        let Some(entry) = self.entries.get(prefix) else {
-            return BTreeSet::new();
-        };
-        let of_peer = entry.told.range((peer, 0)..=(peer, u32::MAX));
-        of_peer.map(|(_, id)| *id).collect()
+    /// The prefix, to note who is told of it; what it has become is tidied by [`Rib::tidy`].
+    pub fn entry(&mut self, prefix: &IpNetwork) -> Option<&mut Entry> {
+        self.entries.get_mut(prefix)
+    }
+
+    /// Forgets the prefix if it has no path any more and nobody has to be told.
+    pub fn tidy(&mut self, prefix: IpNetwork) {
+        self.forget_empty(prefix);
+    }
+
+    /// Whether the peer was told of a path of the prefix.
+    pub fn is_told_to(&self, prefix: &IpNetwork, peer: PeerId) -> bool {
+        let entry = self.entries.get(prefix);
+        entry.is_some_and(|entry| entry.told.count(peer) > 0)
     }
 
     /// Whether any peer was told of the prefix.
@@ -470,32 +586,29 @@ impl Rib {
             .is_some_and(|entry| !entry.told.is_empty())
     }
 
-    /// Notes what a peer has been told of the prefix.
-    pub fn set_told(&mut self, prefix: IpNetwork, peer: PeerId, ids: &BTreeSet<u32>) {
-        let before = self.told(&prefix, peer);
-        if before == *ids {
-            return;
-        }
-        let entry = self.entries.entry(prefix).or_default();
-        for id in before.difference(ids) {
-            entry.told.remove(&(peer, *id));
-        }
-        entry.told.extend(ids.iter().map(|id| (peer, *id)));
-        self.forget_empty(prefix);
-    }
-
     /// A session that ended knows nothing of us any more.
     pub fn forget_told(&mut self, peer: PeerId) {
         for entry in self.entries.values_mut() {
-            entry.told.retain(|(other, _)| *other != peer);
+            entry.told.forget(peer);
         }
         self.entries.retain(|_, entry| !entry.is_empty());
     }
 
     pub fn told_count(&self, peer: PeerId) -> usize {
-        let of_peer = |entry: &Entry| entry.told.range((peer, 0)..=(peer, u32::MAX)).count();
-        self.entries.values().map(of_peer).sum()
+        self.entries
+            .values()
+            .map(|entry| entry.told.count(peer))
+            .sum()
     }
+}
+
+/// Takes the paths out that the filter picks.
+fn extract(paths: &mut SmallVec<[Path; 1]>, picks: impl Fn(&Path) -> bool) -> Vec<Path> {
+    let picked: Vec<Path> = paths.iter().filter(|path| picks(path)).cloned().collect();
+    if !picked.is_empty() {
+        paths.retain(|path| !picks(path));
+    }
+    picked
 }
 
 #[cfg(test)]
@@ -516,13 +629,15 @@ mod tests {
         Path {
             peer: PeerId(peer),
             path_id: 0,
-            next_hop: NextHop::new(address),
-            attributes: Arc::new(attributes),
-            source: Arc::new(Source {
-                internal: false,
-                client: false,
-                router_id,
-                address,
+            learnt: Arc::new(Learnt {
+                next_hop: NextHop::new(address),
+                attributes: Arc::new(attributes),
+                source: Arc::new(Source {
+                    internal: false,
+                    client: false,
+                    router_id,
+                    address,
+                }),
             }),
             stale: false,
             local_id: 0,
@@ -583,12 +698,30 @@ mod tests {
         let mut rib = Rib::default();
         let prefix: IpNetwork = "10.0.0.0/8".parse().unwrap();
         rib.set(prefix, path(1, |_| {}));
-        rib.set_told(prefix, PeerId(2), &[0].into());
-        assert_eq!(rib.told(&prefix, PeerId(2)), [0].into());
+        rib.entry(&prefix).unwrap().told().set(PeerId(2), true);
+        assert!(rib.is_told_to(&prefix, PeerId(2)) && !rib.is_told_to(&prefix, PeerId(3)));
         assert_eq!(rib.drop_paths(PeerId(1), |_, _| true), [prefix]);
         assert_eq!(rib.prefixes().count(), 1);
-        rib.set_told(prefix, PeerId(2), &BTreeSet::new());
+        rib.entry(&prefix).unwrap().told().set(PeerId(2), false);
+        rib.tidy(prefix);
         assert_eq!(rib.prefixes().count(), 0);
+    }
+
+    #[test]
+    fn who_was_told_is_remembered_for_any_number_of_peers_and_paths() {
+        let mut told = Told::default();
+        for peer in [0, 63, 64, 500] {
+            told.set(PeerId(peer), true);
+        }
+        assert!(told.has(PeerId(63)) && told.has(PeerId(500)) && !told.has(PeerId(499)));
+        told.set_several(PeerId(7), &[3, 4].into());
+        assert_eq!(told.several(PeerId(7)), [3, 4].into());
+        assert_eq!((told.count(PeerId(7)), told.count(PeerId(64))), (2, 1));
+        for peer in [0, 7, 63, 64, 500] {
+            assert!(!told.is_empty());
+            told.forget(PeerId(peer));
+        }
+        assert!(told.is_empty());
     }
 
     #[test]

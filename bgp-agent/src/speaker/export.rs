@@ -6,13 +6,32 @@ use super::*;
 
 use super::learn::kind;
 use crate::config::{NextHopMode, Subject};
-use crate::rib::Path;
+use crate::rib::{Entry, Learnt, Path};
 use crate::wire::attribute::community;
 use crate::wire::{Attributes, NextHop, Nlri, Update};
 
-/// Attributes by the ones that they were made from, so that prefixes that came together leave
-/// together.
-type Cache = HashMap<*const Attributes, Option<Arc<Attributes>>>;
+/// What one peer is told in one round.
+struct Outbox<'a> {
+    address: IpAddr,
+    id: ConnectionId,
+    peer: &'a PeerState,
+    negotiated: &'a Negotiated,
+    withdrawn: Vec<Nlri>,
+    groups: Vec<Group>,
+    by_content: HashMap<(Arc<Attributes>, NextHop), usize>,
+    /// The groups of paths that came together, so that their prefixes leave together; `None`:
+    /// the peer is not told of them.
+    by_origin: HashMap<*const Learnt, Option<usize>>,
+    /// The last of them: prefixes that came together mostly follow one another.
+    last: Option<(*const Learnt, Option<usize>)>,
+}
+
+/// Prefixes of one UPDATE.
+struct Group {
+    attributes: Arc<Attributes>,
+    next_hop: NextHop,
+    prefixes: Vec<Nlri>,
+}
 
 impl Speaker {
     /// Everything that an established peer should know, of one family or of all.
@@ -25,110 +44,170 @@ impl Speaker {
             true => self.rib.for_everybody().filter(picks).copied().collect(),
             false => self.rib.prefixes().filter(picks).copied().collect(),
         };
-        self.tell(address, &prefixes);
+        self.tell(&prefixes, |own| own == address);
     }
 
     /// Tells every peer what became of these prefixes.
     pub(super) fn tell_all(&mut self, dirty: &BTreeSet<IpNetwork>) {
         let all: Vec<IpNetwork> = dirty.iter().copied().collect();
-        // In a mesh nearly everything that is learnt is for nobody else: that is found out once
-        // for all peers.
-        let for_everybody: Vec<IpNetwork> = all
-            .iter()
-            .filter(|prefix| self.rib.is_for_everybody(prefix) || self.rib.is_told(prefix))
-            .copied()
-            .collect();
-        let peers: Vec<(IpAddr, bool)> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.connection.is_some())
-            .map(|(address, peer)| (*address, hears_only_external(peer)))
-            .collect();
-        for (address, only_external) in peers {
-            self.tell(address, if only_external { &for_everybody } else { &all });
-        }
+        self.tell(&all, |_| true);
     }
 
-    /// Tells a peer what became of these prefixes.
-    fn tell(&mut self, address: IpAddr, prefixes: &[IpNetwork]) {
-        let Some(peer) = self.peers.get(&address) else {
-            return;
-        };
-        let (Some(id), Some(negotiated)) = (peer.connection, &peer.negotiated) else {
-            return;
-        };
-        let mut cache = Cache::new();
-        let mut withdrawn = Vec::new();
-        let mut groups: BTreeMap<(Arc<Attributes>, NextHop), Vec<Nlri>> = BTreeMap::new();
-        let mut told = Vec::new();
+    /// Tells the peers that the filter picks what became of these prefixes.
+    fn tell(&mut self, prefixes: &[IpNetwork], picks: impl Fn(IpAddr) -> bool) {
+        let picked = self.peers.iter().filter(|(address, _)| picks(**address));
+        let mut outboxes: Vec<Outbox<'_>> = picked
+            .filter_map(|(address, peer)| Outbox::of(*address, peer))
+            .collect();
         for prefix in prefixes {
-            let family = Family::of(prefix);
-            if !negotiated.families.contains(&family) {
+            // In a mesh nearly everything that is learnt is for nobody else: that is found out
+            // once for all peers.
+            let for_everybody = self.rib.is_for_everybody(prefix) || self.rib.is_told(prefix);
+            let Some(entry) = self.rib.entry(prefix) else {
                 continue;
-            }
-            let several = negotiated.context.add_path_send.contains(&family);
-            let paths = match several {
-                true => self.rib.paths(prefix),
-                false => self.rib.paths(prefix).get(..1).unwrap_or_default(),
             };
-            let mut now = BTreeSet::new();
-            for path in paths.iter().filter(|path| path.reachable) {
-                let Some(group) = export(&self.config, peer, prefix, path, &mut cache) else {
-                    continue;
-                };
-                let path_id = if several { path.local_id } else { 0 };
-                now.insert(path_id);
-                let prefix = *prefix;
-                groups
-                    .entry(group)
-                    .or_default()
-                    .push(Nlri { path_id, prefix });
+            for outbox in &mut outboxes {
+                if for_everybody || !hears_only_external(outbox.peer) {
+                    outbox.put(&self.config, prefix, entry);
+                }
             }
-            let before = self.rib.told(prefix, peer.id);
-            for path_id in before.difference(&now) {
-                withdrawn.push(Nlri {
-                    path_id: *path_id,
-                    prefix: *prefix,
-                });
+            self.rib.tidy(*prefix);
+        }
+        let filled: Vec<_> = outboxes.into_iter().map(Outbox::close).collect();
+        for (address, id, updates) in filled {
+            if let Some(peer) = self.peers.get_mut(&address) {
+                peer.counters.updates_out += updates.len() as u64;
             }
-            if before != now {
-                told.push((*prefix, now));
+            for update in updates {
+                self.send(address, id, &Message::Update(Box::new(update)));
             }
         }
-        let peer_id = peer.id;
-        for (prefix, now) in told {
-            self.rib.set_told(prefix, peer_id, &now);
-        }
-        self.send_updates(address, id, withdrawn, groups);
+    }
+}
+
+impl<'a> Outbox<'a> {
+    /// Of a peer whose session is up.
+    fn of(address: IpAddr, peer: &'a PeerState) -> Option<Self> {
+        Some(Self {
+            address,
+            id: peer.connection?,
+            peer,
+            negotiated: peer.negotiated.as_ref()?,
+            withdrawn: Vec::new(),
+            groups: Vec::new(),
+            by_content: HashMap::new(),
+            by_origin: HashMap::new(),
+            last: None,
+        })
     }
 
-    fn send_updates(
-        &mut self,
-        address: IpAddr,
-        id: ConnectionId,
-        withdrawn: Vec<Nlri>,
-        groups: BTreeMap<(Arc<Attributes>, NextHop), Vec<Nlri>>,
-    ) {
-        let mut updates = Vec::new();
-        if !withdrawn.is_empty() {
-            updates.push(Update {
-                withdrawn,
-                ..Update::default()
+    fn put(&mut self, config: &Config, prefix: &IpNetwork, entry: &mut Entry) {
+        let family = Family::of(prefix);
+        if !self.negotiated.families.contains(&family) {
+            return;
+        }
+        if self.negotiated.context.add_path_send.contains(&family) {
+            return self.put_several(config, prefix, entry);
+        }
+        let best = entry.paths().first().filter(|path| path.reachable);
+        let group = best.and_then(|path| self.group(config, prefix, path));
+        let nlri = Nlri::new(*prefix);
+        match group {
+            Some(group) => self.groups[group].prefixes.push(nlri),
+            None if entry.told().has(self.peer.id) => self.withdrawn.push(nlri),
+            None => return,
+        }
+        entry.told().set(self.peer.id, group.is_some());
+    }
+
+    /// All paths, each with our number (RFC 7911).
+    fn put_several(&mut self, config: &Config, prefix: &IpNetwork, entry: &mut Entry) {
+        let mut now = BTreeSet::new();
+        for path in entry.paths().iter().filter(|path| path.reachable) {
+            let Some(group) = self.group(config, prefix, path) else {
+                continue;
+            };
+            let path_id = path.local_id;
+            now.insert(path_id);
+            let prefix = *prefix;
+            self.groups[group].prefixes.push(Nlri { path_id, prefix });
+        }
+        let before = entry.told().several(self.peer.id);
+        for path_id in before.difference(&now) {
+            self.withdrawn.push(Nlri {
+                path_id: *path_id,
+                prefix: *prefix,
             });
         }
-        for ((attributes, next_hop), prefixes) in groups {
-            updates.push(Update {
-                attributes: Arc::unwrap_or_clone(attributes),
-                reachable: vec![(next_hop, prefixes)],
-                ..Update::default()
-            });
+        if before != now {
+            entry.told().set_several(self.peer.id, &now);
         }
-        if let Some(peer) = self.peers.get_mut(&address) {
-            peer.counters.updates_out += updates.len() as u64;
+    }
+
+    /// The group that the path's prefix leaves in; `None`: the peer is not told of it.
+    fn group(&mut self, config: &Config, prefix: &IpNetwork, path: &Path) -> Option<usize> {
+        if path.peer == self.peer.id {
+            return None;
         }
-        for update in updates {
-            self.send(address, id, &Message::Update(Box::new(update)));
+        let next_hop = |path: &Path| next_hop(config, self.peer, prefix, path);
+        if !self.peer.config.export.is_open() {
+            let next_hop = next_hop(path).filter(|_| may_export(self.peer, path))?;
+            let attributes = filtered(config, self.peer, prefix, path)?;
+            return Some(self.group_of(attributes, next_hop));
         }
+        let origin = Arc::as_ptr(&path.learnt);
+        if let Some((last, group)) = self.last
+            && last == origin
+        {
+            return group;
+        }
+        let group = match self.by_origin.get(&origin) {
+            Some(group) => *group,
+            None => {
+                let next_hop = next_hop(path).filter(|_| may_export(self.peer, path));
+                let group = next_hop.map(|next_hop| {
+                    let mut given = (*path.attributes).clone();
+                    forget_metric(self.peer, path, &mut given);
+                    self.group_of(outgoing(config, self.peer, path, given), next_hop)
+                });
+                self.by_origin.insert(origin, group);
+                group
+            }
+        };
+        self.last = Some((origin, group));
+        group
+    }
+
+    /// What says the same leaves together, wherever it came from.
+    fn group_of(&mut self, attributes: Attributes, next_hop: NextHop) -> usize {
+        let key = (Arc::new(attributes), next_hop);
+        if let Some(group) = self.by_content.get(&key) {
+            return *group;
+        }
+        self.groups.push(Group {
+            attributes: key.0.clone(),
+            next_hop,
+            prefixes: Vec::new(),
+        });
+        let group = self.groups.len() - 1;
+        self.by_content.insert(key, group);
+        group
+    }
+
+    /// The UPDATEs, withdrawals first.
+    fn close(self) -> (IpAddr, ConnectionId, Vec<Update>) {
+        drop(self.by_content);
+        let withdrawals = (!self.withdrawn.is_empty()).then(|| Update {
+            withdrawn: self.withdrawn,
+            ..Update::default()
+        });
+        let announcements = self.groups.into_iter().map(|group| Update {
+            attributes: Arc::unwrap_or_clone(group.attributes),
+            reachable: vec![(group.next_hop, group.prefixes)],
+            ..Update::default()
+        });
+        let updates = withdrawals.into_iter().chain(announcements).collect();
+        (self.address, self.id, updates)
     }
 }
 
@@ -137,41 +216,23 @@ fn hears_only_external(peer: &PeerState) -> bool {
     peer.source.internal && !peer.source.client
 }
 
-/// What the peer is told of a path; `None`: nothing.
-fn export(
+/// The attributes that the peer's filter lets out; `None`: it keeps the path back.
+fn filtered(
     config: &Config,
     peer: &PeerState,
     prefix: &IpNetwork,
     path: &Path,
-    cache: &mut Cache,
-) -> Option<(Arc<Attributes>, NextHop)> {
-    if path.peer == peer.id || !may_export(peer, path) {
-        return None;
-    }
-    let next_hop = next_hop(config, peer, prefix, path)?;
-    let attributes = if peer.config.export.is_open() {
-        let key = Arc::as_ptr(&path.attributes);
-        cache
-            .entry(key)
-            .or_insert_with(|| {
-                let mut given = (*path.attributes).clone();
-                forget_metric(peer, path, &mut given);
-                Some(Arc::new(outgoing(config, peer, path, given)))
-            })
-            .clone()?
-    } else {
-        let mut given = (*path.attributes).clone();
-        forget_metric(peer, path, &mut given);
-        let filtered = peer.config.export.apply(&Subject {
-            prefix,
-            attributes: &given,
-            next_hop: path.next_hop.address,
-            peer: kind(&peer.source),
-            learnt: path.peer != LOCAL,
-        })?;
-        Arc::new(outgoing(config, peer, path, filtered))
-    };
-    Some((attributes, next_hop))
+) -> Option<Attributes> {
+    let mut given = (*path.attributes).clone();
+    forget_metric(peer, path, &mut given);
+    let let_out = peer.config.export.apply(&Subject {
+        prefix,
+        attributes: &given,
+        next_hop: path.next_hop.address,
+        peer: kind(&peer.source),
+        learnt: path.peer != LOCAL,
+    })?;
+    Some(outgoing(config, peer, path, let_out))
 }
 
 fn may_export(peer: &PeerState, path: &Path) -> bool {

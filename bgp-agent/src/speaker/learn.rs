@@ -3,7 +3,7 @@
 use super::*;
 
 use crate::config::{PeerKind, Subject};
-use crate::rib::Path;
+use crate::rib::{Learnt, Path};
 use crate::wire::attribute::community;
 use crate::wire::{Attributes, NextHop, Nlri, Refresh, Update};
 
@@ -33,6 +33,14 @@ impl Speaker {
         let loops = self.is_loop(address, &shared);
         for (next_hop, prefixes) in &update.reachable {
             let usable = !loops && self.is_usable(*next_hop);
+            let learnt = |attributes| {
+                Arc::new(Learnt {
+                    next_hop: *next_hop,
+                    attributes,
+                    source: source.clone(),
+                })
+            };
+            let together = learnt(shared.clone());
             for nlri in prefixes {
                 let subject = Subject {
                     prefix: &nlri.prefix,
@@ -44,11 +52,11 @@ impl Speaker {
                 let accepted = if !usable {
                     None
                 } else if import.is_open() {
-                    Some(shared.clone())
+                    Some(together.clone())
                 } else {
-                    import.apply(&subject).map(Arc::new)
+                    import.apply(&subject).map(Arc::new).map(learnt)
                 };
-                let Some(attributes) = accepted else {
+                let Some(learnt) = accepted else {
                     self.withdraw(*nlri, id);
                     continue;
                 };
@@ -56,9 +64,7 @@ impl Speaker {
                     peer: id,
                     path_id: nlri.path_id,
                     local_id: 0,
-                    next_hop: *next_hop,
-                    attributes,
-                    source: source.clone(),
+                    learnt,
                     stale: false,
                     reachable: true,
                 };

@@ -3,7 +3,7 @@
 use super::*;
 
 use crate::config::{Community, Origination};
-use crate::rib::Path;
+use crate::rib::{Learnt, Path};
 use crate::wire::attribute::Origin;
 use crate::wire::{Attributes, NextHop, Refresh};
 
@@ -111,8 +111,7 @@ impl Speaker {
             router_id: Ipv4Addr::UNSPECIFIED,
             address,
         };
-        let id = PeerId(self.next_peer);
-        self.next_peer += 1;
+        let id = self.free_number();
         self.peers.insert(
             address,
             PeerState {
@@ -132,6 +131,14 @@ impl Speaker {
                 counters: Counters::default(),
             },
         );
+    }
+
+    /// The lowest number that no peer has: what is noted of peers by number stays small.
+    fn free_number(&self) -> PeerId {
+        let used: BTreeSet<PeerId> = self.peers.values().map(|peer| peer.id).collect();
+        let mut all = (LOCAL.0 + 1..=u32::MAX).map(PeerId);
+        // There are fewer peers than numbers.
+        all.find(|id| !used.contains(id)).unwrap_or(LOCAL)
     }
 
     fn forget(&mut self, peer: &PeerState) {
@@ -223,9 +230,11 @@ impl Speaker {
                 peer: LOCAL,
                 path_id: 0,
                 local_id: 0,
-                next_hop: NextHop::new(own.unwrap_or(unspecified)),
-                attributes: Arc::new(own_attributes(origination)),
-                source: source.clone(),
+                learnt: Arc::new(Learnt {
+                    next_hop: NextHop::new(own.unwrap_or(unspecified)),
+                    attributes: Arc::new(own_attributes(origination)),
+                    source: source.clone(),
+                }),
                 stale: false,
                 reachable: true,
             };

@@ -100,7 +100,7 @@ impl Speaker {
         let Some(peer) = self.peers.get(&address) else {
             return Vec::new();
         };
-        let told = |prefix: &&IpNetwork| !self.rib.told(prefix, peer.id).is_empty();
+        let told = |prefix: &&IpNetwork| self.rib.is_told_to(prefix, peer.id);
         self.rib.prefixes().filter(told).copied().collect()
     }
 
