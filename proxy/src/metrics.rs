@@ -165,7 +165,6 @@ pub(crate) fn text() -> Result<String, std::fmt::Error> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
 
     use super::*;
 
