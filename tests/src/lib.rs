@@ -16,3 +16,4 @@ pub mod command;
 pub mod harness;
 pub mod pods;
 pub mod server;
+pub mod site;
