@@ -31,6 +31,7 @@ mod podgc;
 mod quota;
 mod registry;
 mod replicaset;
+mod resourceclaim;
 mod serviceaccount;
 mod servicecidr;
 mod statefulset;

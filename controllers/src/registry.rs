@@ -33,6 +33,7 @@ pub(crate) const CONTROLLERS: &[Entry] = &[
     on("persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::start_claims),
     on("persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::start_volumes),
     on("ephemeral-volume-controller", "ephemeral-volume", crate::volumes::ephemeral::start),
+    on("resourceclaim-controller", "resource-claim-controller", crate::resourceclaim::start),
     on("cronjob-controller", "cronjob", crate::cronjob::start),
     on("statefulset-controller", "statefulset", crate::statefulset::start),
     on("job-controller", "job", crate::job::start),
@@ -63,7 +64,30 @@ pub(crate) const CONTROLLERS: &[Entry] = &[
 const ACCEPTED: &[(&str, &str)] = &[
     ("bootstrap-signer-controller", "bootstrapsigner"),
     ("cloud-node-lifecycle-controller", "cloud-node-lifecycle"),
+    // Nothing makes the Secrets that it would clean: tokens are made on request, for pods.
+    (
+        "legacy-serviceaccount-token-cleaner-controller",
+        "legacy-service-account-token-cleaner",
+    ),
     ("node-route-controller", "route"),
+    ("persistentvolume-attach-detach-controller", "attachdetach"),
+    (
+        "device-taint-eviction-controller",
+        "device-taint-eviction-controller",
+    ),
+    ("selinux-warning-controller", "selinux-warning-controller"),
+    (
+        "volumeattributesclass-protection-controller",
+        "volumeattributesclass-protection-controller",
+    ),
+    (
+        "podcertificaterequest-cleaner-controller",
+        "podcertificaterequest-cleaner-controller",
+    ),
+    (
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        "kube-apiserver-serving-clustertrustbundle-publisher",
+    ),
     (
         "persistentvolume-expander-controller",
         "persistentvolume-expander",

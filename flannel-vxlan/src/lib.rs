@@ -26,7 +26,8 @@
 //! themselves, in Flannel's own words. [`underlay`] picks the node's address. [`desired`]
 //! makes of the nodes what is to be; [`plan`](mod@plan) compares it with what is. [`kernel`]
 //! reads and writes; [`driver`] waits for changes, of nodes and of the kernel.
-//! [`node_network`] is what the overlay and the routed mode have in common.
+//! [`node_network`] is what the overlay and the routed mode have in common. [`reach`] is for a
+//! server's machine that is no node.
 //!
 //! **Invariants:** nothing is deleted before the first full list of nodes; nothing is touched
 //! that is not ours; a plan for what is already there is empty, so a restart loses no packet.
@@ -39,6 +40,7 @@ pub mod kernel;
 pub mod model;
 pub mod node_network;
 pub mod plan;
+pub mod reach;
 pub mod underlay;
 
 pub use config::{Config, Underlay};

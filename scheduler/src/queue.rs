@@ -47,6 +47,8 @@ impl ClusterEvent {
                 !matches!(self, E::Volumes | E::NamespaceLabels | E::NodeAllocatable)
             }
             Plugin::InterPodAffinity => !matches!(self, E::Volumes | E::NodeAllocatable),
+            Plugin::VolumeRestrictions => matches!(self, E::RoomMade | E::Volumes),
+            Plugin::DynamicResources => false,
             Plugin::VolumeBinding => matches!(self, E::NodeAdded | E::NodeLabels | E::Volumes),
         }
     }

@@ -1,6 +1,6 @@
 //! What a pod's persistent volume claims mean for its node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api_rules::{quantity, selector};
@@ -10,7 +10,7 @@ use watch_cache::ObjectKey;
 
 use crate::filter::{Plugin, Rejection};
 use crate::pod::PodInfo;
-use crate::state::NodeInfo;
+use crate::state::{ClusterState, NodeInfo};
 
 /// Claims, volumes and classes by name.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +57,49 @@ pub(crate) fn filter(volumes: &Volumes, pod: &PodInfo, node: &NodeInfo) -> Resul
         filter_claim(volumes, claim, node)?;
     }
     Ok(())
+}
+
+/// Placed pods that use a claim of the pod's which one pod alone may use (ReadWriteOncePod).
+pub(crate) fn holders(
+    state: &ClusterState,
+    pod: &PodInfo,
+    gone: &BTreeSet<String>,
+) -> BTreeSet<String> {
+    let exclusive: BTreeSet<String> = claim_names(pod)
+        .filter(|name| {
+            let key = ObjectKey::new(&pod.key.namespace, name);
+            let claim = state.volumes.claims.get(&key);
+            let spec = claim.and_then(|claim| claim.spec.as_ref());
+            let mut modes = spec.iter().flat_map(|s| s.access_modes.iter().flatten());
+            modes.any(|mode| mode == "ReadWriteOncePod")
+        })
+        .collect();
+    if exclusive.is_empty() {
+        return BTreeSet::new();
+    }
+    let others = state.pods().map(|(_, other)| other).filter(|other| {
+        other.key.namespace == pod.key.namespace
+            && other.uid != pod.uid
+            && !other.is_finished()
+            && !gone.contains(&other.uid)
+    });
+    others
+        .filter(|other| claim_names(other).any(|name| exclusive.contains(&name)))
+        .map(|other| other.uid.clone())
+        .collect()
+}
+
+/// Refuses while somebody else has such a claim, wherever he is.
+pub(crate) fn filter_holders(holders: &BTreeSet<String>, node: &NodeInfo) -> Result<(), Rejection> {
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let here = holders.iter().any(|uid| node.pods.contains_key(uid));
+    Err(Rejection::new(
+        Plugin::VolumeRestrictions,
+        "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+        here,
+    ))
 }
 
 fn filter_claim(

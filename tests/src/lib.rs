@@ -18,3 +18,4 @@ pub mod harness;
 pub mod objects;
 pub mod pods;
 pub mod server;
+pub mod site;

@@ -9,8 +9,8 @@ use crate::registry::verbs::Decision;
 use crate::registry::{Call, LabelSelector, meta};
 use crate::response::{ApiError, ApiResponse, Cause};
 
-/// How long a client is asked to wait.
-const RETRY_SECONDS: u32 = 10;
+/// How long a client is asked to wait while a changed budget is counted.
+const PROCESSING_SECONDS: u32 = 10;
 
 /// POST of `pods/NAME/eviction`.
 pub(super) async fn evict(call: &Call, body: Bytes) -> Result<ApiResponse, ApiError> {
@@ -148,9 +148,11 @@ async fn take_disruption(
     Ok(())
 }
 
-fn refused(reason: &str, why: String) -> ApiError {
+/// `retry`: seconds after which a client may try again by itself; 0 where nobody knows when.
+fn refused(why: String, retry: u32) -> ApiError {
     let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-    ApiError::too_many_requests(message, RETRY_SECONDS).with_cause(Cause::new(reason, why, ""))
+    let cause = Cause::new("DisruptionBudget", why, "");
+    ApiError::too_many_requests(message, retry).with_cause(cause)
 }
 
 fn count(budget: &Value, pod: &str) -> Result<Decision, ApiError> {
@@ -159,20 +161,20 @@ fn count(budget: &Value, pod: &str) -> Result<Decision, ApiError> {
     let generation = budget["metadata"]["generation"].as_i64().unwrap_or(0);
     if status["observedGeneration"].as_i64().unwrap_or(0) < generation {
         return Err(refused(
-            "DisruptionBudget",
             format!("The disruption budget {name} is still being processed by the server."),
+            PROCESSING_SECONDS,
         ));
     }
     let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
     if allowed <= 0 {
         let number = |key: &str| status[key].as_i64().unwrap_or(0);
         return Err(refused(
-            "DisruptionBudget",
             format!(
                 "The disruption budget {name} needs {} healthy pods and has {} currently",
                 number("desiredHealthy"),
                 number("currentHealthy")
             ),
+            0,
         ));
     }
     let mut new = budget.clone();
@@ -197,6 +199,7 @@ mod tests {
         };
         assert_eq!(next["status"]["disruptionsAllowed"], 0);
         let refused = count(&next, "q").unwrap_err();
+        assert_eq!(refused.retry_after(), None);
         assert_eq!(
             refused.details().map(|d| d.causes[0].message.clone()),
             Some("The disruption budget b needs 2 healthy pods and has 3 currently".into())

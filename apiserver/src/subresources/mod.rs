@@ -3,6 +3,7 @@
 
 pub(crate) mod binding;
 mod eviction;
+mod links;
 mod node;
 mod proxied;
 pub(crate) mod scale;

@@ -107,7 +107,7 @@ async fn download(
 }
 
 /// Everything behind `proxy`, whatever the method.
-async fn proxy(call: &Call, parts: Parts, body: RequestBody) -> Result<ApiResponse, ApiError> {
+async fn proxy(call: &Call, mut parts: Parts, body: RequestBody) -> Result<ApiResponse, ApiError> {
     let proxied = Proxied::of(parts.uri.path(), call.resource.namespaced())
         .ok_or_else(|| ApiError::bad_request("the path is not valid"))?;
     if let Some(redirect) = proxied.redirect(&parts) {
@@ -119,8 +119,14 @@ async fn proxy(call: &Call, parts: Parts, body: RequestBody) -> Result<ApiRespon
         _ => pod_target(call).await?,
     };
     let path = proxied.path(parts.uri.query());
+    // Links in pages are looked at, so pages have to come as they are.
+    parts.headers.remove(http::header::ACCEPT_ENCODING);
+    let is_read = parts.method == http::Method::GET;
     let mut response = send(call, &target, &path, parts, body).await?;
     proxied.rewrite(&mut response);
+    if is_read {
+        return proxied.relink(response).await;
+    }
     Ok(response)
 }
 
@@ -328,7 +334,7 @@ async fn service_target(call: &Call) -> Result<Target, ApiError> {
     } else {
         ports
             .iter()
-            .find(|p| p["name"] == port || p["port"] == port)
+            .find(|p| p["name"] == port || p["port"].as_u64() == port.parse().ok())
     };
     let no_endpoints = || {
         ApiError::unavailable(format!(

@@ -1,10 +1,15 @@
-//! Paths behind `proxy`: sent on as the client spelled them, and put back into redirects.
+//! Paths behind `proxy`: sent on as the client spelled them, and put back into redirects and pages.
 
-use http::header::{LOCATION, UPGRADE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
+use http_body_util::{BodyExt, Limited};
 
-use crate::response::{self, ApiResponse, Body};
+use super::links;
+use crate::response::{self, ApiError, ApiResponse, Body};
+
+/// Pages that are longer are not passed on.
+const MAX_PAGE: usize = 32 << 20;
 
 /// A path in two halves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +59,29 @@ impl Proxied {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),
         }
+    }
+
+    /// A page whose links lead through the proxy; other answers stay as they are.
+    pub(super) async fn relink(&self, response: ApiResponse) -> Result<ApiResponse, ApiError> {
+        let headers = response.headers();
+        let kind = headers.get(CONTENT_TYPE).and_then(|t| t.to_str().ok());
+        let kind = kind.and_then(|kind| kind.split(';').next());
+        let is_page = kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html"));
+        if !is_page || headers.contains_key(CONTENT_ENCODING) {
+            return Ok(response);
+        }
+        let (mut parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_PAGE)
+            .collect()
+            .await
+            .map_err(|error| ApiError::unavailable(format!("the page was not read: {error}")))?
+            .to_bytes();
+        let Ok(page) = std::str::from_utf8(&body) else {
+            return Ok(ApiResponse::from_parts(parts, body.into()));
+        };
+        let page = links::rewrite(page, &self.prefix);
+        parts.headers.insert(CONTENT_LENGTH, page.len().into());
+        Ok(ApiResponse::from_parts(parts, page.into()))
     }
 
     /// A redirect within the other side becomes one within the proxy.

@@ -6,7 +6,7 @@
 mod placement;
 mod plan;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,17 +18,19 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use parking_lot::Mutex;
 use serde_json::json;
 use watch_cache::{Change, ControllerIndex, ObjectKey, WatchCache};
 
 use crate::framework::history::{self, Current, HASH_LABEL, Snapshot};
 use crate::framework::owners::{self, controller_of};
 use crate::framework::{
-    Context, During, Error, EventType, Expectations, Outcome, Reconciler, Tolerate, act, hash,
-    pods, related,
+    Context, During, Ended, Error, EventType, Expectations, Outcome, Reconciler, Tolerate, act,
+    hash, pods, related,
 };
 use plan::{Plan, View};
+
+/// Pods that end again and again on a node are replaced ever more slowly, up to this.
+const LONGEST_DELAY: Duration = Duration::from_secs(900);
 
 const NAME: &str = "daemonset-controller";
 /// Pods made or deleted in one sync.
@@ -78,7 +80,7 @@ pub(crate) fn start(context: &Context) {
                 revisions,
                 expectations: Expectations::default(),
                 history_expectations: Expectations::default(),
-                ended: Mutex::default(),
+                ended: Ended::new(LONGEST_DELAY),
             },
         );
 }
@@ -113,8 +115,7 @@ struct Controller {
     revisions_of: ControllerIndex<ControllerRevision>,
     expectations: Expectations,
     history_expectations: Expectations,
-    /// When and how often pods of a set ended on a node.
-    ended: Mutex<HashMap<(ObjectKey, String), (u32, Instant)>>,
+    ended: Ended,
 }
 
 impl Reconciler for Controller {
@@ -124,7 +125,7 @@ impl Reconciler for Controller {
         let Some(set) = self.sets.get_key(key) else {
             self.expectations.forget(key);
             self.history_expectations.forget(key);
-            self.ended.lock().retain(|(owner, _), _| owner != key);
+            self.ended.forget(key);
             return Ok(Outcome::Done);
         };
         let now = Instant::now();
@@ -291,7 +292,7 @@ impl Controller {
         let mut slowed: Option<Duration> = None;
         let mut delete = plan.delete;
         for (node, pod) in plan.ended {
-            match self.may_replace(key, &node) {
+            match self.ended.may_replace(key, &node, Instant::now()) {
                 Ok(()) => {
                     self.tell_ended(set, &node, &pod);
                     delete.push(pod);
@@ -317,25 +318,6 @@ impl Controller {
             result?;
         }
         Ok(slowed)
-    }
-
-    /// Pods that end again and again are replaced ever more slowly, up to 15 minutes.
-    fn may_replace(&self, key: &ObjectKey, node: &str) -> Result<(), Duration> {
-        const LONGEST: Duration = Duration::from_secs(900);
-        let mut ended = self.ended.lock();
-        let now = Instant::now();
-        let slot = (key.clone(), node.to_owned());
-        let (count, last) = ended.get(&slot).copied().unwrap_or((0, now));
-        if count > 0 {
-            let delay = Duration::from_secs(2u64.saturating_pow(count - 1)).min(LONGEST);
-            let rest = delay.saturating_sub(now.saturating_duration_since(last));
-            if !rest.is_zero() {
-                return Err(rest);
-            }
-        }
-        let quiet = now.saturating_duration_since(last) > LONGEST * 2;
-        ended.insert(slot, (if quiet { 1 } else { count + 1 }, now));
-        Ok(())
     }
 
     fn tell_ended(&self, set: &DaemonSet, node: &str, pod: &Pod) {

@@ -3,6 +3,7 @@
 pub mod act;
 pub mod discovery;
 pub mod disruption;
+pub mod ended;
 pub mod error;
 pub mod events;
 pub mod expectations;
@@ -15,6 +16,7 @@ pub mod queue;
 pub mod related;
 pub mod runtime;
 
+pub use ended::Ended;
 pub use error::{During, Error, Tolerate};
 pub use events::{EventType, Recorder};
 pub use expectations::Expectations;

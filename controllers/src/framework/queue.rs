@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::metrics::METRICS;
+
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(1000);
 
@@ -48,11 +50,15 @@ impl<K> Default for WorkQueue<K> {
 }
 
 impl<K: Ord + Hash + Clone> WorkQueue<K> {
-    /// The key wants attention now.
-    pub fn add(&mut self, key: K) {
-        if self.waiting.insert(key.clone()) && !self.working.contains(&key) {
+    /// The key wants attention now. False: it waited already.
+    pub fn add(&mut self, key: K) -> bool {
+        if !self.waiting.insert(key.clone()) {
+            return false;
+        }
+        if !self.working.contains(&key) {
             self.ready.push_back(key);
         }
+        true
     }
 
     /// The key wants attention at a time; of several times the earliest counts.
@@ -132,7 +138,20 @@ impl<K: Ord + Hash + Clone> WorkQueue<K> {
 
 /// A work queue shared by sources and workers. Cheap to clone.
 pub struct Queue<K> {
-    shared: Arc<(Mutex<WorkQueue<K>>, Notify)>,
+    shared: Arc<Shared<K>>,
+}
+
+struct Shared<K> {
+    /// The controller's name, for the metrics.
+    name: &'static str,
+    keys: Mutex<Keys<K>>,
+    wake: Notify,
+}
+
+struct Keys<K> {
+    queue: WorkQueue<K>,
+    /// Since when keys wait; those that came with the time are not here.
+    since: HashMap<K, Instant>,
 }
 
 impl<K> Clone for Queue<K> {
@@ -143,61 +162,89 @@ impl<K> Clone for Queue<K> {
     }
 }
 
-impl<K> Default for Queue<K> {
-    fn default() -> Self {
+impl<K: Ord + Hash + Clone> Queue<K> {
+    /// The queue of a controller.
+    pub fn new(name: &'static str) -> Self {
+        let keys = Keys {
+            queue: WorkQueue::default(),
+            since: HashMap::new(),
+        };
         Self {
-            shared: Arc::new((Mutex::default(), Notify::new())),
+            shared: Arc::new(Shared {
+                name,
+                keys: Mutex::new(keys),
+                wake: Notify::new(),
+            }),
         }
     }
-}
 
-impl<K: Ord + Hash + Clone> Queue<K> {
     pub fn add(&self, key: K) {
-        self.shared.0.lock().add(key);
-        self.shared.1.notify_one();
+        {
+            let mut keys = self.shared.keys.lock();
+            if keys.queue.add(key.clone()) {
+                keys.since.insert(key, Instant::now());
+                METRICS.added(self.shared.name, keys.queue.len());
+            }
+        }
+        self.shared.wake.notify_one();
     }
 
     pub fn add_after(&self, key: K, delay: Duration) {
-        self.shared.0.lock().add_at(key, Instant::now() + delay);
-        self.shared.1.notify_one();
+        let at = Instant::now() + delay;
+        self.shared.keys.lock().queue.add_at(key, at);
+        self.shared.wake.notify_one();
     }
 
     pub(crate) fn retry(&self, key: K) -> Duration {
-        let delay = self.shared.0.lock().retry(key, Instant::now());
-        self.shared.1.notify_one();
+        let delay = self.shared.keys.lock().queue.retry(key, Instant::now());
+        METRICS.retried(self.shared.name);
+        self.shared.wake.notify_one();
         delay
     }
 
     pub(crate) fn forget(&self, key: &K) {
-        self.shared.0.lock().forget(key);
+        self.shared.keys.lock().queue.forget(key);
     }
 
     pub(crate) fn done(&self, key: &K) {
-        self.shared.0.lock().done(key);
-        self.shared.1.notify_one();
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.shared.0.lock().len()
+        self.shared.keys.lock().queue.done(key);
+        self.shared.wake.notify_one();
     }
 
     /// Waits for a key. One task at a time takes keys from a queue.
     pub(crate) async fn take(&self) -> K {
         loop {
-            let due = {
-                let mut queue = self.shared.0.lock();
-                if let Some(key) = queue.take(Instant::now()) {
-                    return key;
-                }
-                queue.poll_timeout()
+            let due = match self.try_take() {
+                Ok(key) => return key,
+                Err(due) => due,
             };
             match due {
                 Some(at) => {
-                    let _ = tokio::time::timeout_at(at.into(), self.shared.1.notified()).await;
+                    let _ = tokio::time::timeout_at(at.into(), self.shared.wake.notified()).await;
                 }
-                None => self.shared.1.notified().await,
+                None => self.shared.wake.notified().await,
             }
         }
+    }
+
+    /// A key, or when the next one is due.
+    fn try_take(&self) -> Result<K, Option<Instant>> {
+        let name = self.shared.name;
+        let mut keys = self.shared.keys.lock();
+        let now = Instant::now();
+        let Some(key) = keys.queue.take(now) else {
+            return Err(keys.queue.poll_timeout());
+        };
+        let depth = keys.queue.len();
+        let waited = match keys.since.remove(&key) {
+            Some(since) => now.saturating_duration_since(since),
+            None => {
+                METRICS.added(name, depth);
+                Duration::ZERO
+            }
+        };
+        METRICS.taken(name, waited, depth);
+        Ok(key)
     }
 }
 

@@ -58,7 +58,7 @@ impl Context {
     pub fn controller<K: Key>(&self, name: &'static str) -> Builder<K> {
         Builder {
             name,
-            queue: Queue::default(),
+            queue: Queue::new(name),
             ready: Vec::new(),
             shutdown: self.shutdown.clone(),
             tasks: self.tasks.clone(),
@@ -203,7 +203,6 @@ async fn dispatch<R: Reconciler>(
             () = shutdown.cancelled() => break,
             Some(_) = running.join_next(), if !running.is_empty() => {}
             key = queue.take(), if running.len() < workers => {
-                METRICS.depth(name, queue.len());
                 let (queue, reconciler) = (queue.clone(), reconciler.clone());
                 running.spawn(async move { attempt(name, &queue, reconciler.as_ref(), key).await });
             }
@@ -284,7 +283,7 @@ mod tests {
             most: AtomicUsize::new(0),
             runs: AtomicUsize::new(0),
         });
-        let (queue, shutdown) = (Queue::default(), CancellationToken::new());
+        let (queue, shutdown) = (Queue::new("test"), CancellationToken::new());
         for key in 0..10u32 {
             queue.add(key);
         }

@@ -8,7 +8,7 @@ mod pods;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api_rules::selector::label_selector_matches;
 use jiff::Timestamp;
@@ -24,10 +24,14 @@ use crate::framework::history::{self, Current, Snapshot};
 use crate::framework::owners::{self, controller_of};
 use crate::framework::pods::next_availability;
 use crate::framework::{
-    Context, During, Error, EventType, Expectations, Outcome, Reconciler, Tolerate, act, hash,
-    related,
+    Context, During, Ended, Error, EventType, Expectations, Outcome, Reconciler, Tolerate, act,
+    hash, related,
 };
 use plan::{Op, View, spec};
+
+/// A pod that ends again and again, as one that its node refuses, is made anew ever more slowly,
+/// up to this: the set's owner waits for it.
+const LONGEST_DELAY: Duration = Duration::from_secs(15);
 
 const NAME: &str = "statefulset-controller";
 
@@ -66,6 +70,7 @@ pub(crate) fn start(context: &Context) {
                 revisions,
                 expectations: Expectations::default(),
                 history_expectations: Expectations::default(),
+                ended: Ended::new(LONGEST_DELAY),
             },
         );
 }
@@ -88,6 +93,7 @@ struct Controller {
     revisions_of: ControllerIndex<ControllerRevision>,
     expectations: Expectations,
     history_expectations: Expectations,
+    ended: Ended,
 }
 
 /// The current and the update revision, which are one while nothing is rolled out.
@@ -104,6 +110,7 @@ impl Reconciler for Controller {
         let Some(set) = self.sets.get_key(key) else {
             self.expectations.forget(key);
             self.history_expectations.forget(key);
+            self.ended.forget(key);
             return Ok(Outcome::Done);
         };
         let now = Instant::now();
@@ -129,9 +136,16 @@ impl Reconciler for Controller {
         };
         let plan = plan::plan(&view);
         let mut done = self.identify(key, &set, &owned).await;
+        let mut slowed = None;
         for op in plan.ops {
             if done.is_err() {
                 break;
+            }
+            if let Op::Recreate(pod) = &op
+                && let Err(rest) = self.ended.may_replace(key, &pod.name_any(), now)
+            {
+                slowed = slowed.into_iter().chain([rest]).min();
+                continue;
             }
             done = self.carry_out(key, &set, &revisions, op).await;
         }
@@ -139,9 +153,8 @@ impl Reconciler for Controller {
         done?;
         self.clean_up(key, &set, &revisions, &owned).await?;
         let min_ready = spec(&set).min_ready_seconds.unwrap_or(0);
-        Ok(Outcome::after(next_availability(
-            &owned, min_ready, view.now,
-        )))
+        let soon = next_availability(&owned, min_ready, view.now);
+        Ok(Outcome::after(soon.into_iter().chain(slowed).min()))
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Token(Token),
     Apiserver(Server),
-    Scheduler(Part),
+    Scheduler(Scheduler),
     Controllers(Controllers),
     Kubelet(Kubelet),
     Proxy(Proxy),

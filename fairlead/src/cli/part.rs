@@ -1,6 +1,6 @@
 //! One part alone, against any conformant API server.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -14,6 +14,29 @@ pub(crate) struct Part {
     /// The API server and the part's credentials
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: PathBuf,
+}
+
+/// Runs the scheduler with the kubeconfig's user
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  fairlead scheduler --kubeconfig /etc/kubernetes/scheduler.conf"
+)]
+pub(crate) struct Scheduler {
+    #[command(flatten)]
+    pub(crate) part: Part,
+    /// Where /metrics and /healthz are served, as plain HTTP; `off` for nowhere
+    #[arg(long, default_value = "127.0.0.1:10259", value_name = "ADDRESS:PORT", value_parser = address_or_off)]
+    pub(crate) metrics_bind_address: Bind,
+}
+
+/// An address, or none.
+pub(crate) type Bind = Option<SocketAddr>;
+
+fn address_or_off(text: &str) -> Result<Bind, std::net::AddrParseError> {
+    match text {
+        "off" => Ok(None),
+        address => address.parse().map(Some),
+    }
 }
 
 /// Runs the controllers with the kubeconfig's user
@@ -45,6 +68,9 @@ pub(crate) struct Controllers {
     pub(crate) signing_certificate: Option<PathBuf>,
     #[arg(long, value_name = "FILE")]
     pub(crate) signing_key: Option<PathBuf>,
+    /// Where /metrics and /healthz are served, as plain HTTP; `off` for nowhere
+    #[arg(long, default_value = "127.0.0.1:10257", value_name = "ADDRESS:PORT", value_parser = address_or_off)]
+    pub(crate) metrics_bind_address: Bind,
 }
 
 /// Runs this part of a node, for the Node of this machine's name

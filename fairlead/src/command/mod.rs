@@ -5,6 +5,7 @@ mod client;
 mod image;
 mod lab;
 mod node;
+mod observed;
 mod part;
 mod policy;
 mod process;

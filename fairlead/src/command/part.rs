@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use kube::Client;
+use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
 
 use super::client::from_kubeconfig;
+use super::observed::Observed;
 use super::running::{Components, block_on};
-use crate::cli::{self, Controllers, Dns, Part, Proxy};
+use crate::cli::{self, Controllers, Dns, Proxy, Scheduler};
 
 /// Connects, starts one component and waits for its end.
 pub(super) fn alone<F, E>(
@@ -32,8 +34,13 @@ where
     })
 }
 
-pub(crate) fn scheduler(part: &Part) -> anyhow::Result<ExitCode> {
-    alone("scheduler", &part.kubeconfig, |client, caches, shutdown| {
+pub(crate) fn scheduler(options: &Scheduler) -> anyhow::Result<ExitCode> {
+    let mut registry = Registry::default();
+    scheduler::register(&mut registry);
+    let observed = Observed::bind(options.metrics_bind_address, registry)?;
+    let kubeconfig = &options.part.kubeconfig;
+    alone("scheduler", kubeconfig, |client, caches, shutdown| {
+        tokio::spawn(observed.serve(shutdown.clone()));
         scheduler::run(
             Default::default(),
             scheduler::Deps { client, caches },
@@ -54,10 +61,14 @@ pub(crate) fn controllers(options: &Controllers) -> anyhow::Result<ExitCode> {
         signer,
         ..controllers::Config::default()
     };
+    let mut registry = Registry::default();
+    controllers::register(&mut registry);
+    let observed = Observed::bind(options.metrics_bind_address, registry)?;
     alone(
         "controllers",
         &options.part.kubeconfig,
         |client, caches, shutdown| {
+            tokio::spawn(observed.serve(shutdown.clone()));
             controllers::run(config, controllers::Deps { client, caches }, shutdown)
         },
     )

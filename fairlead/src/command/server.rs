@@ -152,6 +152,9 @@ impl ControlPlane {
         let installer = server.client_for(reader.clone());
         let caches = WatchCaches::new(server.client_for(reader));
         tokio::spawn(own_kinds(caches.clone(), installer, components.shutdown()));
+        // Webhooks, aggregated servers and what `proxy` names are pods.
+        let reach = flannel_vxlan::reach::run(caches.clone(), components.shutdown());
+        tokio::spawn(reach);
         let no_groups: [&str; 0] = [];
         server
             .metrics

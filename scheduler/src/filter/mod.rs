@@ -27,6 +27,7 @@ pub(crate) fn soft_spread(
 /// The filter that refused a node, under the name that upstream's plugin has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Plugin {
+    DynamicResources,
     InterPodAffinity,
     NodeAffinity,
     NodeName,
@@ -36,6 +37,7 @@ pub enum Plugin {
     PodTopologySpread,
     TaintToleration,
     VolumeBinding,
+    VolumeRestrictions,
 }
 
 /// Why a node was refused.
@@ -64,6 +66,8 @@ pub struct Cycle<'a> {
     pub pod: &'a PodInfo,
     affinity: affinity::Counts,
     spread: Vec<spread::Constraint>,
+    /// Uids of placed pods that have a claim which only one pod may use, and this one wants.
+    holders: BTreeSet<String>,
 }
 
 impl<'a> Cycle<'a> {
@@ -78,6 +82,7 @@ impl<'a> Cycle<'a> {
             pod,
             affinity: affinity::Counts::new(state, pod, gone),
             spread: spread::required(state, pod, gone),
+            holders: volumes::holders(state, pod, gone),
         }
     }
 
@@ -112,7 +117,9 @@ impl<'a> Cycle<'a> {
         node::affinity(self.pod, info)?;
         ports::filter(self.pod, info)?;
         resources::filter(self.pod, info)?;
+        node::devices(self.pod)?;
         volumes::filter(&self.state.volumes, self.pod, info)?;
+        volumes::filter_holders(&self.holders, info)?;
         spread::filter(&self.spread, self.pod, info)?;
         self.affinity.filter(self.pod, info)
     }

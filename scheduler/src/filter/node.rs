@@ -87,3 +87,13 @@ pub(crate) fn selects(spec: &PodSpec, node: &Node) -> bool {
         });
     by_map && required.is_none_or(|terms| selector::node_selector_matches(terms, node))
 }
+
+/// Devices are allocated by nobody yet: a pod that claims some waits instead of running without.
+pub(super) fn devices(pod: &PodInfo) -> Result<(), Rejection> {
+    let claims = pod.spec().and_then(|spec| spec.resource_claims.as_ref());
+    if claims.is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    let reason = "cannot allocate all claims";
+    Err(Rejection::new(Plugin::DynamicResources, reason, false))
+}

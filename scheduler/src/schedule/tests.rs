@@ -322,6 +322,42 @@ fn claims_decide_on_the_node() {
 }
 
 #[test]
+fn a_claim_for_one_pod_is_not_shared_on_any_node() {
+    let mut state = cluster(vec![node("a", json!({})), node("b", json!({}))]);
+    let claim = json!({"metadata": {"name": "c", "namespace": "default"},
+        "spec": {"accessModes": ["ReadWriteOncePod"], "volumeName": "v"}});
+    let volume = json!({"metadata": {"name": "v"}});
+    state.volumes.claims.insert(
+        watch_cache::ObjectKey::new("default", "c"),
+        Arc::new(serde_json::from_value(claim).unwrap()),
+    );
+    state.volumes.volumes.insert(
+        "v".to_owned(),
+        Arc::new(serde_json::from_value(volume).unwrap()),
+    );
+    let using = |name: &str| {
+        let source = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+        pod(name, json!({"spec": {"volumes": [source]}}))
+    };
+    assert!(schedule(&state, &using("first"), 0).is_ok());
+    state.place("a", using("first"));
+    let refused = schedule(&state, &using("second"), 0).unwrap_err();
+    assert!(
+        refused.message().contains("ReadWriteOncePod"),
+        "{}",
+        refused.message()
+    );
+    state.remove_pod("first");
+    assert!(schedule(&state, &using("second"), 0).is_ok());
+}
+
+#[test]
+fn a_pod_that_claims_devices_waits() {
+    let claims = json!({"spec": {"resourceClaims": [{"name": "d", "resourceClaimName": "c"}]}});
+    check(json!({}), &[], claims, Err("cannot allocate all claims"));
+}
+
+#[test]
 fn no_nodes_is_said_so() {
     let no_fit = schedule(&ClusterState::default(), &pod("new", json!({})), 0).unwrap_err();
     assert_eq!(no_fit.message(), "no nodes available to schedule pods");

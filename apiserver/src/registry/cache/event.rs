@@ -1,6 +1,7 @@
 //! Events, and who wants to hear of them.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -32,6 +33,8 @@ pub struct Event {
     pub revision: u64,
     pub before: Option<Arc<Object>>,
     pub after: Option<Arc<Object>>,
+    /// When this cache saw it.
+    pub(super) at: Instant,
     /// `before` under this event's revision: what DELETED shows.
     gone: OnceLock<Arc<Object>>,
 }
@@ -51,6 +54,7 @@ impl Event {
             revision,
             before,
             after,
+            at: Instant::now(),
             gone: OnceLock::new(),
         }
     }

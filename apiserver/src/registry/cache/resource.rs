@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use storage::{Change, Entry};
@@ -20,6 +21,11 @@ const QUEUE: usize = 1024;
 const RING_MIN: usize = 100;
 const RING_MAX: usize = 8192;
 const RING_BYTES: usize = 2 << 20;
+/// Younger events are kept beyond that, up to the second bounds: a client whose watch broke, or
+/// that takes this long to work on a list, goes on where it was.
+const RING_AGE: Duration = Duration::from_secs(75);
+const YOUNG_MAX: usize = 32_768;
+const YOUNG_BYTES: usize = 24 << 20;
 
 /// See the module's documentation.
 pub struct ResourceCache {
@@ -280,14 +286,23 @@ impl State {
             });
         self.ring_bytes += event.size();
         self.ring.push_back(event);
-        while self.ring.len() > RING_MAX
-            || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MIN)
-        {
+        while self.has_too_many() {
             let Some(old) = self.ring.pop_front() else {
                 break;
             };
             self.ring_bytes -= old.size();
             self.floor = old.revision;
         }
+    }
+
+    /// Whether the oldest event has to go.
+    fn has_too_many(&self) -> bool {
+        let (events, bytes) = (self.ring.len(), self.ring_bytes);
+        if events <= RING_MAX && (bytes <= RING_BYTES || events <= RING_MIN) {
+            return false;
+        }
+        let oldest = self.ring.front();
+        let young = oldest.is_some_and(|oldest| oldest.at.elapsed() < RING_AGE);
+        !young || events > YOUNG_MAX || bytes > YOUNG_BYTES
     }
 }

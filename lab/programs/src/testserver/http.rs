@@ -1,13 +1,18 @@
-//! HTTP/1.1 requests, as far as tests need them: a request line, headers, no body.
+//! HTTP/1.1 requests, as far as tests need them: a request line, headers, a body of known length.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
+/// Bodies that are longer are cut off.
+const MAX_BODY: u64 = 8 << 20;
+
 /// A parsed request.
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: BTreeMap<String, String>,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
@@ -29,7 +34,9 @@ pub(crate) fn read(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let target = line.split_whitespace().nth(1).unwrap_or("/").to_owned();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let method = words.next().unwrap_or_default();
+    let target = words.next().unwrap_or_else(|| "/".to_owned());
     let mut headers = BTreeMap::new();
     loop {
         line.clear();
@@ -43,31 +50,43 @@ pub(crate) fn read(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let length = headers
         .get("content-length")
         .and_then(|length| length.parse::<u64>().ok());
-    io::copy(
-        &mut io::Read::take(&mut *reader, length.unwrap_or(0)),
-        &mut io::sink(),
+    let length = length.unwrap_or(0);
+    let mut body = Vec::new();
+    io::Read::read_to_end(
+        &mut io::Read::take(&mut *reader, length.min(MAX_BODY)),
+        &mut body,
     )?;
+    let rest = length.saturating_sub(MAX_BODY);
+    io::copy(&mut io::Read::take(&mut *reader, rest), &mut io::sink())?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     Ok(Some(Request {
+        method,
         path: decode(path),
         query: parse_query(query),
         headers,
+        body,
     }))
 }
 
-/// Writes an answer of plain text or JSON.
-pub(crate) fn write(out: &mut impl Write, status: u16, body: &str, alive: bool) -> io::Result<()> {
+/// Writes an answer of plain text, JSON or HTML; to HEAD without its body.
+pub(crate) fn write(
+    out: &mut impl Write,
+    method: &str,
+    (status, body): (u16, &str),
+    alive: bool,
+) -> io::Result<()> {
     let reason = if status < 400 { "OK" } else { "Error" };
     let connection = if alive { "keep-alive" } else { "close" };
-    let kind = if body.starts_with('{') {
-        "application/json"
-    } else {
-        "text/plain"
+    let kind = match body.as_bytes().first() {
+        Some(b'{') => "application/json",
+        Some(b'<') => "text/html; charset=utf-8",
+        _ => "text/plain",
     };
     let answer = format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
-         Connection: {connection}\r\n\r\n{body}",
-        body.len()
+         Connection: {connection}\r\n\r\n{}",
+        body.len(),
+        if method == "HEAD" { "" } else { body }
     );
     out.write_all(answer.as_bytes())?;
     out.flush()
@@ -115,10 +134,22 @@ mod tests {
     fn a_request_is_read_with_its_query_and_headers() {
         let text = "GET /echo?msg=a%20b+c&x HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n";
         let request = read(&mut text.as_bytes()).unwrap().unwrap();
-        assert_eq!(request.path, "/echo");
+        assert_eq!(
+            (request.method.as_str(), request.path.as_str()),
+            ("GET", "/echo")
+        );
         assert_eq!(request.parameter("msg"), "a b c");
         assert_eq!(request.parameter("x"), "");
         assert!(!request.keep_alive());
+    }
+
+    #[test]
+    fn a_body_is_read_to_its_length_and_no_further() {
+        let text = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /next HTTP/1.1\r\n\r\n";
+        let mut reader = text.as_bytes();
+        let request = read(&mut reader).unwrap().unwrap();
+        assert_eq!(request.body, b"abc");
+        assert_eq!(read(&mut reader).unwrap().unwrap().path, "/next");
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! the Kubernetes test images (`/hostname`, `/clientip`, `/echo`, `/dial`). The other protocols
 //! take a line and answer it: `hostname`, `clientip`, `echo TEXT`.
 //!
+//! Behind something that speaks TLS it is also a webhook (`/always-deny`, `/mutating-pods` and the
+//! others of [`review`]) and an aggregated API server (`/apis/wardle.example.com`).
+//!
 //! As a client (`get`, `load`, `resolve`, `dial`) it does from inside a pod what a test asks.
 
 mod client;
@@ -12,6 +15,8 @@ mod dial;
 mod http;
 mod line;
 mod options;
+mod review;
+mod sample;
 mod server;
 
 use std::process::ExitCode;

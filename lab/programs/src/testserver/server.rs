@@ -15,6 +15,7 @@ use crate::dial;
 use crate::http::{self, Request};
 use crate::line;
 use crate::options::{Protocol, Serve};
+use crate::{review, sample};
 
 /// Set after SIGTERM: `/readyz` fails from then on.
 static STOPPING: AtomicBool = AtomicBool::new(false);
@@ -152,7 +153,7 @@ fn serve_http(stream: TcpStream, state: &State) -> io::Result<()> {
     while let Some(request) = http::read(&mut reader)? {
         let alive = request.keep_alive() && !STOPPING.load(Ordering::Relaxed);
         let (status, body) = respond(&request, peer, local, state);
-        http::write(&mut writer, status, &body, alive)?;
+        http::write(&mut writer, &request.method, (status, &body), alive)?;
         if !alive {
             break;
         }
@@ -203,8 +204,28 @@ fn respond(request: &Request, peer: SocketAddr, local: SocketAddr, state: &State
         "/resolve" => resolve(request.parameter("name")),
         "/dial" => dial_others(request),
         "/call" => call(),
-        other => (404, format!("no such path: {other}")),
+        "/link" => (200, "<a href=\"/request\">link</a>".to_owned()),
+        "/request" => (200, echo(request)),
+        path if path.starts_with("/request/") => (200, echo(request)),
+        path if sample::owns(path) => sample::answer(request),
+        path => match review::answer(path, &request.body) {
+            Some(answer) => answer,
+            None => (404, format!("no such path: {path}")),
+        },
     }
+}
+
+/// What arrived here, as JSON.
+fn echo(request: &Request) -> String {
+    json!({
+        "pod": line::hostname(),
+        "method": request.method,
+        "path": request.path,
+        "query": request.query,
+        "headers": request.headers,
+        "body": String::from_utf8_lossy(&request.body),
+    })
+    .to_string()
 }
 
 fn file(path: &str) -> (u16, String) {
