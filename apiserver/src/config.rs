@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use crate::audit::AuditConfig;
+use crate::authn::AuthenticationConfig;
+use crate::authz::AuthorizationConfig;
 
 /// Where objects are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,8 +48,10 @@ pub struct Config {
     /// `ipvs`, `iptables` or `nftables`, for the nodes.
     pub proxy: String,
     pub storage: StorageKind,
-    /// CSV file of static tokens: `token,user,uid,"group1,group2"`.
-    pub token_auth_file: Option<PathBuf>,
+    /// Whose credentials are known beside this server's own.
+    pub authentication: AuthenticationConfig,
+    /// Who says what users may do.
+    pub authorization: AuthorizationConfig,
     /// What is recorded of requests, and where.
     pub audit: AuditConfig,
     /// An EncryptionConfiguration: what the store keeps encrypted.
@@ -75,7 +79,8 @@ impl Default for Config {
             network: "vxlan".into(),
             proxy: "iptables".into(),
             storage: StorageKind::Embedded,
-            token_auth_file: None,
+            authentication: AuthenticationConfig::default(),
+            authorization: AuthorizationConfig::default(),
             audit: AuditConfig::default(),
             encryption_config_file: None,
             event_ttl: Duration::from_secs(3600),

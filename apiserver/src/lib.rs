@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod aggregation;
+mod answers;
 pub mod audit;
 pub mod authn;
 pub mod authz;
@@ -24,6 +25,7 @@ mod openapi;
 pub mod outbound;
 pub mod pki;
 pub mod registry;
+mod remote;
 pub mod request;
 pub mod response;
 mod reviews;
@@ -33,5 +35,6 @@ pub mod subresources;
 
 pub use config::{Config, EtcdConfig, StorageKind};
 pub use registry::Registry;
+pub use remote::RemoteError;
 pub use server::{RunningServer, StartError, start};
 pub use service::{ApiServer, MAX_BODY, read_body};

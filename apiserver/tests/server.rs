@@ -9,6 +9,9 @@ mod server {
     pub(crate) mod custom;
     pub(crate) mod fixture;
     pub(crate) mod hostile;
+    pub(crate) mod https;
+    pub(crate) mod identity;
+    pub(crate) mod intruders;
     pub(crate) mod lifecycle;
     pub(crate) mod plugins;
     pub(crate) mod policies;

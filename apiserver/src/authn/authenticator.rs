@@ -1,6 +1,7 @@
 //! Finds out who makes a request: certificate, then token, then nobody.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,11 +11,14 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 
 use super::bootstrap_token;
+use super::oidc::{AuthenticationFile, Oidc, OidcConfigError, OidcFlags};
 use super::service_account::ServiceAccountTokens;
 use super::static_tokens::StaticTokens;
+use super::webhook::{TokenWebhook, TokenWebhookConfig};
 use super::x509::Peer;
 use super::{SharedUser, UserInfo, group};
 use crate::registry::Cacher;
+use crate::remote::RemoteError;
 use crate::response::ApiError;
 use crate::subresources::token::{IssuedToken, TokenAuthority, TokenSpec};
 
@@ -25,6 +29,102 @@ pub struct Authenticator {
     pub tokens: Arc<ServiceAccountTokens>,
     pub static_tokens: StaticTokens,
     pub cacher: Arc<Cacher>,
+    pub anonymity: Anonymity,
+    pub external: External,
+}
+
+/// Whether requests without credentials have a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Anonymity {
+    Everywhere,
+    /// For these paths alone.
+    Paths(Vec<String>),
+    Nowhere,
+}
+
+impl Anonymity {
+    fn allows(&self, path: &str) -> bool {
+        match self {
+            Anonymity::Everywhere => true,
+            Anonymity::Paths(paths) => paths.iter().any(|own| own == path),
+            Anonymity::Nowhere => false,
+        }
+    }
+}
+
+/// What a configuration says of authentication beyond this server's own credentials.
+#[derive(Debug, Clone, Default)]
+pub struct AuthenticationConfig {
+    /// CSV file of static tokens: `token,user,uid,"group1,group2"`.
+    pub token_file: Option<PathBuf>,
+    /// An AuthenticationConfiguration.
+    pub file: Option<PathBuf>,
+    /// One issuer, by flags.
+    pub oidc: Option<OidcFlags>,
+    pub webhook: Option<TokenWebhookConfig>,
+    /// Requests without credentials have no user.
+    pub refuse_anonymous: bool,
+}
+
+/// Those who know tokens that this server does not.
+#[derive(Default)]
+pub struct External {
+    oidc: Oidc,
+    webhook: Option<TokenWebhook>,
+}
+
+impl External {
+    /// Reads the configuration; nobody is asked yet. Also tells who may be anonymous.
+    pub async fn open(
+        config: &AuthenticationConfig,
+        own_issuer: &str,
+    ) -> Result<(Self, Anonymity), AuthenticationConfigError> {
+        let file = match (&config.file, &config.oidc) {
+            (Some(path), _) => AuthenticationFile::read(path)?,
+            (None, Some(flags)) => flags.file()?,
+            (None, None) => AuthenticationFile::default(),
+        };
+        let anonymity = match &file.anonymous {
+            _ if config.refuse_anonymous => Anonymity::Nowhere,
+            Some(anonymous) if !anonymous.enabled => Anonymity::Nowhere,
+            Some(anonymous) if !anonymous.conditions.is_empty() => {
+                let paths = anonymous.conditions.iter().map(|c| c.path.clone());
+                Anonymity::Paths(paths.collect())
+            }
+            _ => Anonymity::Everywhere,
+        };
+        let webhook = match &config.webhook {
+            Some(webhook) => Some(TokenWebhook::open(webhook).await?),
+            None => None,
+        };
+        let oidc = Oidc::new(&file, own_issuer)?;
+        Ok((External { oidc, webhook }, anonymity))
+    }
+
+    async fn user(&self, token: &str, audiences: &[String]) -> Result<UserInfo, Unauthenticated> {
+        let refused = |why: &dyn std::fmt::Display| Unauthenticated(why.to_string());
+        if let Some(outcome) = self.oidc.authenticate(token).await {
+            return outcome.map_err(|error| refused(&error));
+        }
+        if let Some(webhook) = &self.webhook {
+            let answer = webhook.authenticate(token, audiences).await;
+            if let Some(user) = answer.map_err(|error| refused(&error))? {
+                return Ok(user);
+            }
+        }
+        Err(refused(&UNKNOWN))
+    }
+}
+
+const UNKNOWN: &str = "the token is unknown or has expired";
+
+/// Why a configuration of authentication cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticationConfigError {
+    #[error(transparent)]
+    Oidc(#[from] OidcConfigError),
+    #[error("the token webhook: {0}")]
+    Webhook(#[from] RemoteError),
 }
 
 /// The request has no user that may be here; the client is told "Unauthorized" alone.
@@ -34,10 +134,11 @@ pub struct Unauthenticated(pub String);
 
 impl Authenticator {
     /// The user of a request.
-    pub fn authenticate(
+    pub async fn authenticate(
         &self,
         peer: &Peer,
         headers: &HeaderMap,
+        path: &str,
     ) -> Result<SharedUser, Unauthenticated> {
         match peer {
             Peer::User(user) => return Ok(user.clone()),
@@ -48,10 +149,45 @@ impl Authenticator {
             Peer::Invalid(_) | Peer::NoCertificate => {}
         }
         if let Some(token) = bearer(headers) {
-            return self.token_user(&token, &[]).map(|(user, _)| shared(user));
+            let found = self.any_token_user(&token, &[]).await;
+            return found.map(|(user, _)| shared(user));
+        }
+        if !self.anonymity.allows(path) {
+            return Err(Unauthenticated("the request has no credentials".into()));
         }
         // What anybody may see is the authorizer's to say.
         Ok(Arc::new(UserInfo::anonymous()))
+    }
+
+    /// As [`Authenticator::token_user`], of tokens that others know as well.
+    pub async fn any_token_user(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), Unauthenticated> {
+        let own = self.token_user(token, audiences);
+        let foreign = matches!(&own, Err(error) if error.0 == UNKNOWN);
+        if !foreign {
+            return own;
+        }
+        let matching = self.matching_audiences(audiences)?;
+        let user = self
+            .external
+            .user(token, self.tokens.api_audiences())
+            .await?;
+        Ok((user, matching))
+    }
+
+    /// Which of the audiences (empty: this server) are this server's.
+    fn matching_audiences(&self, audiences: &[String]) -> Result<Vec<String>, Unauthenticated> {
+        let own = self.tokens.api_audiences();
+        let wanted = if audiences.is_empty() { own } else { audiences };
+        let matching: Vec<String> = wanted.iter().filter(|a| own.contains(a)).cloned().collect();
+        if matching.is_empty() {
+            let why = "the token is for other audiences".to_owned();
+            return Err(Unauthenticated(why));
+        }
+        Ok(matching)
     }
 
     /// The user of a token for one of the audiences (empty: this server), and which of them
@@ -69,16 +205,8 @@ impl Authenticator {
         }
         let found = bootstrap_token::authenticate(token, &self.cacher)
             .or_else(|| self.static_tokens.authenticate(token))
-            .ok_or_else(|| Unauthenticated("the token is unknown or has expired".to_owned()))?;
-        let own = self.tokens.api_audiences();
-        let wanted = if audiences.is_empty() { own } else { audiences };
-        let matching: Vec<String> = wanted.iter().filter(|a| own.contains(a)).cloned().collect();
-        if matching.is_empty() {
-            return Err(Unauthenticated(
-                "the token is for other audiences".to_owned(),
-            ));
-        }
-        Ok((found, matching))
+            .ok_or_else(|| Unauthenticated(UNKNOWN.to_owned()))?;
+        Ok((found, self.matching_audiences(audiences)?))
     }
 }
 
@@ -95,7 +223,8 @@ impl TokenAuthority for Authenticator {
         audiences: &[String],
     ) -> Result<(UserInfo, Vec<String>), String> {
         let (mut user, audiences) = self
-            .token_user(token, audiences)
+            .any_token_user(token, audiences)
+            .await
             .map_err(|error| error.to_string())?;
         authenticated(&mut user);
         Ok((user, audiences))

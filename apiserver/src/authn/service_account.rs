@@ -201,7 +201,8 @@ impl ServiceAccountTokens {
 
     /// Whether a bearer token claims to be of here, so that no other authenticator is asked.
     pub fn is_ours(&self, token: &str) -> bool {
-        token.matches('.').count() == 2
+        let said = super::oidc::claimed_issuer(token);
+        token.matches('.').count() == 2 && said.is_none_or(|issuer| issuer == self.issuer)
     }
 
     /// The user of a token for one of the audiences (empty: this server), and which of them

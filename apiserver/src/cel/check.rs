@@ -229,26 +229,18 @@ pub(super) fn check(
     walk.visit(tree).map_err(|name| undeclared(&name, source))
 }
 
-/// Refuses `Type{...}` anywhere in the tree.
-pub(super) fn refuse_construction(tree: &IdedExpr, source: &str) -> Result<(), CompileError> {
+/// Whether a name is used as a variable anywhere in the tree.
+pub(super) fn mentions(tree: &IdedExpr, name: &str) -> bool {
     let below: Vec<&IdedExpr> = match &tree.expr {
-        Expr::Struct(object) => return Err(undeclared(&object.type_name, source)),
+        Expr::Ident(own) => return own == name,
+        Expr::Struct(object) => of_entries(object.entries.iter().map(|e| &e.expr)),
+        Expr::Map(map) => of_entries(map.entries.iter().map(|e| &e.expr)),
         Expr::Select(select) => vec![&select.operand],
-        Expr::Call(call) => call
-            .target
-            .as_deref()
-            .into_iter()
-            .chain(&call.args)
-            .collect(),
+        Expr::Call(call) => {
+            let target = call.target.as_deref();
+            target.into_iter().chain(&call.args).collect()
+        }
         Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => map
-            .entries
-            .iter()
-            .flat_map(|entry| match &entry.expr {
-                EntryExpr::StructField(field) => vec![&field.value],
-                EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-            })
-            .collect(),
         Expr::Comprehension(c) => vec![
             &c.iter_range,
             &c.accu_init,
@@ -256,16 +248,48 @@ pub(super) fn refuse_construction(tree: &IdedExpr, source: &str) -> Result<(), C
             &c.loop_step,
             &c.result,
         ],
-        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+        Expr::Literal(_) | Expr::Unspecified => Vec::new(),
     };
-    below
-        .into_iter()
-        .try_for_each(|tree| refuse_construction(tree, source))
+    below.into_iter().any(|tree| mentions(tree, name))
+}
+
+fn of_entries<'a>(entries: impl Iterator<Item = &'a EntryExpr>) -> Vec<&'a IdedExpr> {
+    entries
+        .flat_map(|entry| match entry {
+            EntryExpr::StructField(field) => vec![&field.value],
+            EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+        })
+        .collect()
 }
 
 /// Where the name stands in the source, for the message.
 fn undeclared(name: &str, source: &str) -> CompileError {
     let last = name.rsplit('.').next().unwrap_or(name);
+    let (line, column, text) = place(last, source);
+    CompileError::Undeclared {
+        name: name.to_owned(),
+        line,
+        column: column + 1,
+        text,
+    }
+}
+
+impl CompileError {
+    /// A field that is selected of an object that has none of that name.
+    pub(crate) fn undefined_field(name: &str, source: &str) -> Self {
+        // What is pointed at is the dot before it.
+        let (line, column, text) = place(name, source);
+        CompileError::UndefinedField {
+            name: name.to_owned(),
+            line,
+            column,
+            text,
+        }
+    }
+}
+
+/// Line (from 1), column (from 0) and text of the line where a word stands first.
+fn place(last: &str, source: &str) -> (usize, usize, String) {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let at = source
         .match_indices(last)
@@ -279,12 +303,8 @@ fn undeclared(name: &str, source: &str) -> CompileError {
     let line_start = source[..at].rfind('\n').map_or(0, |n| n + 1);
     let line = source[..at].matches('\n').count() + 1;
     let text = source[line_start..].lines().next().unwrap_or_default();
-    CompileError::Undeclared {
-        name: name.to_owned(),
-        line,
-        column: source[line_start..at].chars().count() + 1,
-        text: text.to_owned(),
-    }
+    let column = source[line_start..at].chars().count();
+    (line, column, text.to_owned())
 }
 
 struct Walk<'a> {

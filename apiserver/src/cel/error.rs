@@ -17,6 +17,17 @@ pub enum CompileError {
         column: usize,
         text: String,
     },
+    /// A field that an object of this type cannot have.
+    #[error(
+        "compilation failed: ERROR: <input>:{line}:{column}: undefined field '{name}'\n | {text}\n | {}^",
+        ".".repeat(column.saturating_sub(1))
+    )]
+    UndefinedField {
+        name: String,
+        line: usize,
+        column: usize,
+        text: String,
+    },
     #[error("compilation failed: expression is longer than {limit} bytes")]
     TooLong { limit: usize },
     #[error("compilation failed: expression recursion limit exceeded")]

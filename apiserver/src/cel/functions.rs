@@ -201,6 +201,19 @@ fn is_zero(value: &CelValue) -> bool {
     }
 }
 
+/// What a text of a schema's format stands for: a time, a duration or bytes. `None` for other
+/// formats and for texts that do not have theirs.
+pub(crate) fn typed_text(format: &str, text: &str) -> Option<CelValue> {
+    let (function, text) = match format {
+        "date-time" => ("timestamp", text.to_owned()),
+        "date" => ("timestamp", format!("{text}T00:00:00Z")),
+        "duration" => ("duration", text.to_owned()),
+        "byte" => ("base64.decode", text.to_owned()),
+        _ => return None,
+    };
+    delegate(function, None, vec![string(text)]).ok()
+}
+
 thread_local! {
     /// All functions of the crates; made once for each thread.
     static LIBRARY: Context<'static> = Context::default().with_all();

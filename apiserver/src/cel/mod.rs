@@ -28,8 +28,10 @@ use kube_cel::cel::parser::Parser;
 pub use authorizer::Authorizer;
 pub use check::Environment;
 pub use error::{CompileError, EvaluationError};
+pub(crate) use functions::typed_text;
 pub use kube_cel::cel::Value as CelValue;
 pub use values::{from_json, to_json};
+pub(crate) use values::{list, object as map, optional};
 
 /// The longest expression that is read.
 const MAX_SOURCE: usize = 64 * 1024;
@@ -77,6 +79,15 @@ impl Expression {
         &self.source
     }
 
+    pub(crate) fn tree(&self) -> &IdedExpr {
+        &self.tree
+    }
+
+    /// Whether the name is used as a variable.
+    pub fn mentions(&self, name: &str) -> bool {
+        check::mentions(&self.tree, name)
+    }
+
     /// The value of the expression.
     pub fn evaluate(&self, activation: &Activation<'_>) -> Result<CelValue, EvaluationError> {
         activation.budget.begin();
@@ -103,24 +114,6 @@ pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option
             .ok()?;
         thread.join().ok()
     })
-}
-
-/// Whether others may parse and evaluate the expression: it is not too deep, and it makes no
-/// objects, which the crates' own interpreter cannot.
-pub(crate) fn check_rule(source: &str) -> Result<(), CompileError> {
-    if source.len() > MAX_SOURCE {
-        return Err(CompileError::TooLong { limit: MAX_SOURCE });
-    }
-    if !depth::is_bounded(source) {
-        return Err(CompileError::TooDeep);
-    }
-    on_large_stack(|| {
-        let tree = Parser::default()
-            .parse(source)
-            .map_err(|errors| CompileError::Syntax(errors.to_string()))?;
-        check::refuse_construction(&tree, source)
-    })
-    .unwrap_or(Err(CompileError::TooDeep))
 }
 
 /// What is left of the work that the expressions of a request may cause.
@@ -169,6 +162,10 @@ pub struct Activation<'a> {
 impl<'a> Activation<'a> {
     pub fn set(&mut self, name: &'static str, value: CelValue) {
         self.variables.insert(name, value);
+    }
+
+    pub fn unset(&mut self, name: &'static str) {
+        self.variables.remove(name);
     }
 
     /// Gives the expressions behind `variables`; what was computed of others is forgotten.

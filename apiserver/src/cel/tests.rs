@@ -157,14 +157,19 @@ fn what_cannot_be_compiled_is_refused_when_it_is_written() {
 }
 
 #[test]
-fn rules_of_others_are_judged_before_they_reach_their_parser() {
-    assert_eq!(check_rule("self.a == 1 && self.b.all(x, x > 0)"), Ok(()));
-    assert_eq!(check_rule(&"(".repeat(5000)), Err(CompileError::TooDeep));
-    let made = check_rule("[{'a': Foo{a: 1}}].size() > 0").unwrap_err();
+fn objects_are_made_only_where_that_is_declared() {
+    let made = Expression::compile("[{'a': Foo{a: 1}}].size() > 0", &environment()).unwrap_err();
     assert!(
         made.to_string().contains("undeclared reference to 'Foo'"),
         "{made}"
     );
+}
+
+#[test]
+fn names_are_found_where_they_are_used_and_not_in_texts() {
+    let compiled = |source: &str| Expression::compile(source, &environment()).unwrap();
+    assert!(compiled("[1].all(x, x > 0 && has(object.a))").mentions("object"));
+    assert!(!compiled("'object' == 'x'").mentions("object"));
 }
 
 #[test]

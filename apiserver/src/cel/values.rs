@@ -46,7 +46,16 @@ pub(super) fn sorted_keys(map: &Map) -> Vec<Key> {
     keys
 }
 
-pub(super) fn optional(value: Option<CelValue>) -> CelValue {
+/// A map of values by names.
+pub(crate) fn object(entries: impl Iterator<Item = (String, CelValue)>) -> CelValue {
+    map(entries.map(|(name, value)| (key(&name), value)))
+}
+
+pub(crate) fn list(items: impl Iterator<Item = CelValue>) -> CelValue {
+    CelValue::List(Arc::new(items.collect()))
+}
+
+pub(crate) fn optional(value: Option<CelValue>) -> CelValue {
     let value = value.map_or_else(OptionalValue::none, OptionalValue::of);
     CelValue::Opaque(Arc::new(value))
 }

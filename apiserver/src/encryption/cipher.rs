@@ -1,5 +1,7 @@
 //! The ciphers, and the form in which values are stored.
 
+use crypto_secretbox::XSalsa20Poly1305;
+use crypto_secretbox::aead::{Aead, KeyInit};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -16,7 +18,11 @@ pub(super) struct Key {
 enum Made {
     Identity,
     AesGcm(Box<LessSafeKey>),
+    Secretbox(Box<XSalsa20Poly1305>),
 }
+
+/// The bytes before a secretbox's text.
+const SECRETBOX_NONCE: usize = 24;
 
 impl Key {
     pub(super) fn identity() -> Self {
@@ -46,6 +52,18 @@ impl Key {
         })
     }
 
+    /// A key for NaCl's secretbox.
+    pub(super) fn secretbox(name: &str, secret: &[u8]) -> Result<Self, String> {
+        let key = XSalsa20Poly1305::new_from_slice(secret).map_err(|_| {
+            let length = secret.len();
+            format!("the secret of key {name:?} has {length} bytes instead of 32")
+        })?;
+        Ok(Key {
+            prefix: format!("k8s:enc:secretbox:v1:{name}:").into_bytes(),
+            made: Made::Secretbox(Box::new(key)),
+        })
+    }
+
     /// Whether a stored value is this key's.
     pub(super) fn has_sealed(&self, stored: &[u8]) -> bool {
         match self.made {
@@ -71,6 +89,13 @@ impl Key {
                 .map_err(|_| "it cannot be encrypted")?;
                 sealed.extend_from_slice(&text);
             }
+            // The format has no place to bind the text to.
+            Made::Secretbox(key) => {
+                let nonce: [u8; SECRETBOX_NONCE] = random()?;
+                let text = key.encrypt(&nonce.into(), plain);
+                sealed.extend_from_slice(&nonce);
+                sealed.extend_from_slice(&text.map_err(|_| "it cannot be encrypted")?);
+            }
         }
         Ok(sealed)
     }
@@ -95,11 +120,18 @@ impl Key {
                 text.truncate(length);
                 Ok(Some(text))
             }
+            Made::Secretbox(key) => {
+                let (nonce, text) = sealed.split_at_checked(SECRETBOX_NONCE).ok_or_else(short)?;
+                let nonce: [u8; SECRETBOX_NONCE] = nonce.try_into().map_err(|_| short())?;
+                let opened = key.decrypt(&nonce.into(), text);
+                Ok(Some(opened.map_err(|_| broken)?))
+            }
         }
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], String> {
+/// Bytes that nobody can foretell.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], String> {
     let mut bytes = [0; N];
     SystemRandom::new()
         .fill(&mut bytes)

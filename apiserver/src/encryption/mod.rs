@@ -9,6 +9,7 @@
 
 mod cipher;
 mod config;
+mod kms;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub enum EncryptionError {
     },
     #[error("the encryption configuration {path} is wrong: {why}")]
     Configuration { path: PathBuf, why: String },
+    #[error("the encryption configuration {path} names a plugin that does not work: {why}")]
+    Plugin { path: PathBuf, why: String },
 }
 
 /// See the module's documentation.
@@ -47,7 +50,7 @@ const PAGE: usize = 500;
 
 impl EncryptedStore {
     /// Wraps a store as a configuration file says.
-    pub fn open(inner: Arc<dyn Store>, path: &Path) -> Result<Arc<Self>, EncryptionError> {
+    pub async fn open(inner: Arc<dyn Store>, path: &Path) -> Result<Arc<Self>, EncryptionError> {
         let text = std::fs::read_to_string(path).map_err(|source| EncryptionError::Read {
             path: path.to_path_buf(),
             source,
@@ -57,6 +60,11 @@ impl EncryptedStore {
                 path: path.to_path_buf(),
                 why,
             })?;
+        let started = configuration.start().await;
+        started.map_err(|why| EncryptionError::Plugin {
+            path: path.to_path_buf(),
+            why,
+        })?;
         Ok(Arc::new(EncryptedStore {
             inner,
             configuration,
@@ -70,13 +78,14 @@ impl EncryptedStore {
         self.configuration.of(group, resource)
     }
 
-    fn seal(&self, mutation: Mutation) -> Result<Mutation, StoreError> {
+    async fn seal(&self, mutation: Mutation) -> Result<Mutation, StoreError> {
         let Mutation::Put { key, value } = mutation else {
             return Ok(mutation);
         };
         let value = match self.providers(&key) {
             Some(providers) => providers
                 .seal(&key, &value)
+                .await
                 .map_err(|why| corrupt("encrypt", &key, &why))?
                 .into(),
             None => value,
@@ -84,10 +93,11 @@ impl EncryptedStore {
         Ok(Mutation::Put { key, value })
     }
 
-    fn open_entry(&self, mut entry: Entry) -> Result<Entry, StoreError> {
+    async fn open_entry(&self, mut entry: Entry) -> Result<Entry, StoreError> {
         if let Some(providers) = self.providers(&entry.key) {
             let opened = providers
                 .open(&entry.key, &entry.value)
+                .await
                 .map_err(|why| corrupt("decrypt", &entry.key, &why))?;
             if let Some(opened) = opened {
                 entry.value = Bytes::from(opened);
@@ -96,12 +106,12 @@ impl EncryptedStore {
         Ok(entry)
     }
 
-    fn open_commit(&self, mut commit: Commit) -> Result<Commit, StoreError> {
-        let opened = commit.changes.into_iter().map(|change| match change {
-            Change::Put { entry } => self.open_entry(entry).map(|entry| Change::Put { entry }),
-            change @ Change::Delete { .. } => Ok(change),
-        });
-        commit.changes = opened.collect::<Result<_, _>>()?;
+    async fn open_commit(&self, mut commit: Commit) -> Result<Commit, StoreError> {
+        for change in &mut commit.changes {
+            if let Change::Put { entry } = change {
+                *entry = self.open_entry(entry.clone()).await?;
+            }
+        }
         Ok(commit)
     }
 
@@ -124,7 +134,7 @@ impl EncryptedStore {
                 if providers.is_current(&entry.value) {
                     continue;
                 }
-                let plain = self.open_entry(entry.clone())?;
+                let plain = self.open_entry(entry.clone()).await?;
                 let transaction = Transaction {
                     expect: vec![(entry.key.clone(), Expect::ModRevision(entry.mod_revision))],
                     mutations: vec![Mutation::Put {
@@ -161,27 +171,33 @@ impl Store for EncryptedStore {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let entry = self.inner.get(key).await?;
-        entry.map(|entry| self.open_entry(entry)).transpose()
+        match self.inner.get(key).await? {
+            Some(entry) => self.open_entry(entry).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn list(&self, range: Range) -> Result<Page, StoreError> {
         let mut page = self.inner.list(range).await?;
-        let opened = page.entries.into_iter().map(|entry| self.open_entry(entry));
-        page.entries = opened.collect::<Result<_, _>>()?;
+        for entry in &mut page.entries {
+            *entry = self.open_entry(entry.clone()).await?;
+        }
         Ok(page)
     }
 
     async fn commit(&self, mut transaction: Transaction) -> Result<Revision, StoreError> {
-        let sealed = transaction.mutations.into_iter().map(|m| self.seal(m));
-        transaction.mutations = sealed.collect::<Result<_, _>>()?;
+        let mut sealed = Vec::with_capacity(transaction.mutations.len());
+        for mutation in transaction.mutations {
+            sealed.push(self.seal(mutation).await?);
+        }
+        transaction.mutations = sealed;
         match self.inner.commit(transaction).await {
             Err(StoreError::Conflict {
                 key,
                 current: Some(entry),
             }) => Err(StoreError::Conflict {
                 key,
-                current: Some(self.open_entry(entry)?),
+                current: Some(self.open_entry(entry).await?),
             }),
             outcome => outcome,
         }
@@ -189,11 +205,14 @@ impl Store for EncryptedStore {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<CommitStream, StoreError> {
         let commits = self.inner.watch(prefix, after).await?;
-        let own = EncryptedStore {
+        let own = Arc::new(EncryptedStore {
             inner: self.inner.clone(),
             configuration: self.configuration.clone(),
-        };
-        let opened = commits.map(move |commit| commit.and_then(|commit| own.open_commit(commit)));
+        });
+        let opened = commits.then(move |commit| {
+            let own = own.clone();
+            async move { own.open_commit(commit?).await }
+        });
         Ok(opened.boxed())
     }
 

@@ -131,7 +131,7 @@ pub fn validate(
 ) {
     let gvk = resource.gvk();
     if let Some(custom) = &resource.custom {
-        return custom.validate(&gvk, new, old, causes);
+        return custom.validate(new, old, causes);
     }
     // What these write is their own rule, not a client's: a binding sets what no update may.
     if matches!(context.subresource, "binding" | "eviction") {

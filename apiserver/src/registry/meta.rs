@@ -401,13 +401,6 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value, faults: &m
             ));
         }
     }
-    if !resource.strategy.unconditional_update && text(new, "resourceVersion").is_empty() {
-        faults.push(Cause::new(
-            "FieldValueInvalid",
-            "Invalid value: 0: must be specified for an update",
-            "metadata.resourceVersion",
-        ));
-    }
     for field in [
         "name",
         "namespace",

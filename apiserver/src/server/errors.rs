@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::audit::AuditError;
-use crate::authn::JwtError;
 use crate::authn::static_tokens::StaticTokensError;
+use crate::authn::{AuthenticationConfigError, JwtError};
+use crate::authz::AuthorizationConfigError;
 use crate::bootstrap::BootstrapError;
 use crate::encryption::EncryptionError;
 use crate::pki::PkiError;
@@ -56,6 +57,10 @@ pub enum StartError {
     Audit(#[from] AuditError),
     #[error(transparent)]
     Encryption(#[from] EncryptionError),
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationConfigError),
+    #[error(transparent)]
+    Authorization(#[from] AuthorizationConfigError),
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
 }

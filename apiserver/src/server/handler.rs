@@ -82,7 +82,8 @@ impl Handler {
     ) -> Result<ApiResponse, ApiError> {
         let real = self
             .authenticator
-            .authenticate(peer, &parts.headers)
+            .authenticate(peer, &parts.headers, parts.uri.path())
+            .await
             .map_err(|error| {
                 tracing::debug!(%error, path = parts.uri.path(), "unauthenticated request");
                 ApiError::unauthorized()

@@ -27,7 +27,7 @@ use crate::aggregation;
 use crate::audit::Auditor;
 use crate::authn::static_tokens::StaticTokens;
 use crate::authn::x509::CertificateAuthenticator;
-use crate::authn::{Authenticator, ServiceAccountTokens, UserInfo, group};
+use crate::authn::{Authenticator, External, ServiceAccountTokens, UserInfo, group};
 use crate::authz::Authorization;
 use crate::bootstrap::{self, Facts};
 use crate::config::{Config, EtcdConfig, StorageKind};
@@ -98,9 +98,9 @@ pub async fn start(
     let url = format!("https://{}", SocketAddr::new(advertised, address.port()));
     make_data_directory(&config.data_dir)?;
 
-    let store = encrypted(open_store(&config).await?, &config, &shutdown)?;
+    let store = encrypted(open_store(&config).await?, &config, &shutdown).await?;
     let pki = open_pki(&config, advertised, &*store).await?;
-    let authorization = Arc::new(Authorization::default());
+    let authorization = Arc::new(Authorization::open(&config.authorization).await?);
     let registry = Registry::start(
         config.clone(),
         store.clone(),
@@ -109,7 +109,7 @@ pub async fn start(
     )
     .await?;
     authorization.attach(&registry.cacher, &shutdown);
-    let authenticator = Arc::new(authenticator(&config, &pki, &registry)?);
+    let authenticator = Arc::new(authenticator(&config, &pki, &registry).await?);
     registry.set_tokens(authenticator.clone());
     let connector = Connector::new(&pki, registry.cacher.clone())?;
     registry.set_nodes(Arc::new(connector));
@@ -215,7 +215,7 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
 }
 
 /// The store with its secrets encrypted, where the operator wants that.
-fn encrypted(
+async fn encrypted(
     store: Arc<dyn Store>,
     config: &Config,
     shutdown: &CancellationToken,
@@ -223,7 +223,7 @@ fn encrypted(
     let Some(path) = &config.encryption_config_file else {
         return Ok(store);
     };
-    let store = EncryptedStore::open(store, path)?;
+    let store = EncryptedStore::open(store, path).await?;
     let (renewing, shutdown) = (store.clone(), shutdown.clone());
     tokio::spawn(async move {
         let outcome = tokio::select! {
@@ -339,7 +339,7 @@ fn serving_names(config: &Config, advertised: IpAddr) -> ServingNames {
     names
 }
 
-fn authenticator(
+async fn authenticator(
     config: &Config,
     pki: &Pki,
     registry: &Registry,
@@ -352,13 +352,16 @@ fn authenticator(
                 source,
             }
         })?;
-    let static_tokens = match &config.token_auth_file {
+    let (external, anonymity) = External::open(&config.authentication, &issuer).await?;
+    let static_tokens = match &config.authentication.token_file {
         Some(path) => StaticTokens::read(path)?,
         None => StaticTokens::default(),
     };
     Ok(Authenticator {
         tokens: Arc::new(tokens),
         static_tokens,
+        anonymity,
+        external,
         cacher: registry.cacher.clone(),
     })
 }

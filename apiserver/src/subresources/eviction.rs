@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::registry::options::{DeleteOptions, WriteOptions};
 use crate::registry::verbs::Decision;
-use crate::registry::{Call, LabelSelector, meta};
+use crate::registry::{Call, LabelSelector, managed, meta};
 use crate::response::{ApiError, ApiResponse, Cause};
 
 /// How long a client is asked to wait while a changed budget is counted.
@@ -143,7 +143,11 @@ async fn take_disruption(
         ..WriteOptions::default()
     };
     budget_call
-        .change(&write, |budget| count(budget, &pod_name))
+        .change(&write, |budget| {
+            let Decision::Write(mut new) = count(budget, &pod_name)?;
+            managed::track_own_update(&budget_call, budget, &mut new);
+            Ok(Decision::Write(new))
+        })
         .await?;
     Ok(())
 }

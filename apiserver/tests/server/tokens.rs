@@ -139,7 +139,10 @@ async fn static_tokens_and_the_issuer_s_documents_are_served() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tokens.csv");
     std::fs::write(&file, "secret-token,dora,7,\"system:masters\"\n").unwrap();
-    let server = Server::start_with(directory, |config| config.token_auth_file = Some(file)).await;
+    let server = Server::start_with(directory, |config| {
+        config.authentication.token_file = Some(file)
+    })
+    .await;
     let dora = server.token("secret-token");
     assert_eq!(dora.get("/api/v1/secrets").await.code, 200);
     assert_eq!(

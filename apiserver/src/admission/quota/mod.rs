@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{Attributes, Operation};
-use crate::registry::meta;
 use crate::registry::options::WriteOptions;
 use crate::registry::verbs::Decision;
+use crate::registry::{managed, meta};
 use crate::response::ApiError;
 use demand::Demand;
 
@@ -79,7 +79,11 @@ impl Quotas {
                 dry_run: a.dry_run,
                 ..WriteOptions::default()
             };
-            let decide = |quota: &Value| exceeds(a, taken(quota, needed)).map(Decision::Write);
+            let decide = |quota: &Value| {
+                let mut new = exceeds(a, taken(quota, needed))?;
+                managed::track_own_update(&call, quota, &mut new);
+                Ok(Decision::Write(new))
+            };
             let outcome = call.change(&options, decide).await;
             drop(held);
             self.leave(&key);

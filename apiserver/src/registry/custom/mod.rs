@@ -9,18 +9,18 @@ pub(crate) mod controller;
 pub(crate) mod conversion;
 pub(crate) mod definition;
 mod naming;
+mod rules;
 mod validation;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use kube_cel::{CompiledSchema, compile_schema};
 use schema::openapi::CustomSchema;
 use schema::table::CustomColumns;
-use schema::types::Gvk;
 use serde_json::Value;
 
 use self::conversion::Versions;
+use self::rules::Rules;
 use super::cache::Cacher;
 use super::fields::{Field, Source};
 use super::resource::Resource;
@@ -33,7 +33,7 @@ pub struct CustomKind {
     pub definition: String,
     /// The structural schema; null without one.
     pub schema: Value,
-    rules: Option<CompiledSchema>,
+    rules: Option<Rules>,
     pub columns: CustomColumns,
     /// Where its replicas are.
     pub scale: ScalePaths,
@@ -87,9 +87,7 @@ impl CustomKind {
             .is_some_and(|s| s.iter().all(|v| v == name));
         CustomKind {
             definition: text(&definition["metadata"]["name"]),
-            rules: has_rules(&schema)
-                .then(|| crate::cel::on_large_stack(|| compile_schema(&schema)))
-                .flatten(),
+            rules: Rules::compile(&schema),
             columns: columns(&version["additionalPrinterColumns"]),
             scale: ScalePaths {
                 spec: pointer(&text(&scale["specReplicasPath"])),
@@ -122,7 +120,7 @@ impl CustomKind {
     }
 
     /// What is wrong with an object: first its shape, then, if that is right, its rules.
-    pub fn validate(&self, gvk: &Gvk, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    pub fn validate(&self, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         let before = causes.len();
         validation::check(&self.schema, new, old, causes);
         let Some(rules) = &self.rules else {
@@ -136,7 +134,7 @@ impl CustomKind {
             ));
             return;
         }
-        validation::check_rules(rules, gvk, new, old, causes);
+        rules.check(&self.schema, new, old, causes);
     }
 }
 
@@ -178,10 +176,6 @@ fn mentions(schema: &Value, key: &str) -> bool {
         Value::Array(items) => items.iter().any(|v| mentions(v, key)),
         _ => false,
     }
-}
-
-fn has_rules(schema: &Value) -> bool {
-    mentions(schema, "x-kubernetes-validations")
 }
 
 fn has_defaults(schema: &Value) -> bool {

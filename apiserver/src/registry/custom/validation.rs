@@ -6,10 +6,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use kube_cel::{CompiledSchema, RootContext, Validator};
 use parking_lot::Mutex;
 use regex::Regex;
-use schema::types::Gvk;
 use serde_json::Value;
 
 use crate::response::Cause;
@@ -31,45 +29,6 @@ pub(super) fn blocks_rules(fault: &Cause) -> bool {
             | "FieldValueTooMany"
             | "FieldValueTypeInvalid"
     )
-}
-
-/// Evaluates the rules of a schema whose shape the object has.
-pub(super) fn check_rules(
-    rules: &CompiledSchema,
-    gvk: &Gvk,
-    new: &Value,
-    old: Option<&Value>,
-    causes: &mut Vec<Cause>,
-) {
-    let context = RootContext {
-        api_version: gvk.api_version(),
-        api_group: gvk.group.to_string(),
-        kind: gvk.kind.to_string(),
-    };
-    let Err(errors) =
-        Validator::new().validate_compiled_with_context(rules, new, old, Some(&context))
-    else {
-        return;
-    };
-    for error in errors.into_vec() {
-        let reason = error
-            .reason
-            .as_deref()
-            .unwrap_or("FieldValueInvalid")
-            .to_owned();
-        let text = match reason.as_str() {
-            "FieldValueForbidden" => format!("Forbidden: {}", error.message),
-            "FieldValueRequired" => format!("Required value: {}", error.message),
-            "FieldValueDuplicate" => format!("Duplicate value: {}", error.message),
-            _ => format!("Invalid value: {}", error.message),
-        };
-        let field = if error.field_path.is_empty() {
-            "<nil>".into()
-        } else {
-            error.field_path
-        };
-        causes.push(Cause::new(reason, text, field));
-    }
 }
 
 fn type_name(value: &Value) -> &'static str {

@@ -321,6 +321,11 @@ pub fn track_update(call: &Call, old: Option<&Value>, new: &mut Value, manager: 
     }
 }
 
+/// Records what the server itself changes while it answers somebody's request.
+pub fn track_own_update(call: &Call, old: &Value, new: &mut Value) {
+    track_update(call, Some(old), new, "kube-apiserver");
+}
+
 /// As [`track_update`] on creation, for a kind that is not the resource's own.
 pub fn track_creation_of(call: &Call, gvk: &Gvk, new: &mut Value, manager: &str) {
     let Some(shape) = schema::types::root(&gvk.group, &gvk.version, &gvk.kind) else {

@@ -101,13 +101,14 @@ impl Call {
             kinds::reset_status(resource, &mut value);
         }
         (resource.strategy.prepare_create)(&mut value, &self.context());
-        kinds::apply_defaults(resource, &mut value);
         kinds::normalize(resource, &mut value);
         self.registry.allocate(self, &mut value, None, options)?;
         validate_object(resource, &value, None, &self.context())?;
         // Who is told what is wrong is not told what is old.
         let told = schema::warnings::of(&resource.gvk(), &value, None);
         told.into_iter().for_each(|w| self.warn(w));
+        // What reading it back would fill in, after what the server itself has added.
+        kinds::apply_defaults(resource, &mut value);
         let mut attributes = self.attributes(Operation::Create, Some(&mut value), None, options);
         attributes.name = given;
         admission.validate(&attributes).await?;

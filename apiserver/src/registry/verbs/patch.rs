@@ -155,12 +155,13 @@ impl Call {
                 ));
             }
             let merged = managed::apply(self, old.as_ref(), &applied, options)?;
+            let respelled = old.as_ref().is_some_and(|old| is_respelled(old, &merged));
             let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
                 .map_err(|error| ApiError::new(500, "", error.to_string(), None))?;
             self.check_name(&decoded.value)?;
             let outcome = match (current, old) {
                 (Some(current), Some(old)) => self
-                    .replace(&key, &current, &old, decoded.value, options)
+                    .replace_spelled(&key, &current, &old, decoded.value, respelled, options)
                     .await
                     .map(|object| Stored {
                         object,
@@ -179,6 +180,22 @@ impl Call {
             }
         }
         Err(self.stale())
+    }
+}
+
+/// Whether a value stands differently in the two trees, such as a quantity that is written in
+/// another way. Fields that only one of them has do not count.
+fn is_respelled(old: &Value, merged: &Value) -> bool {
+    match (old, merged) {
+        (Value::Object(old), Value::Object(merged)) => merged.iter().any(|(key, value)| {
+            let skipped = matches!(key.as_str(), "managedFields" | "resourceVersion");
+            !skipped && old.get(key).is_some_and(|old| is_respelled(old, value))
+        }),
+        (Value::Array(old), Value::Array(merged)) => {
+            old.len() == merged.len() && old.iter().zip(merged).any(|(o, m)| is_respelled(o, m))
+        }
+        (Value::String(old), Value::String(merged)) => old != merged,
+        _ => false,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::registry::call::Call;
 use crate::registry::object::Object;
 use crate::registry::options::WriteOptions;
 use crate::registry::{kinds, managed, meta};
-use crate::response::{ApiError, ApiResponse};
+use crate::response::{ApiError, ApiResponse, Cause};
 
 /// How often an update without a resourceVersion is tried against a moving object.
 pub(super) const ATTEMPTS: usize = 5;
@@ -145,7 +145,21 @@ impl Call {
         key: &str,
         current: &Arc<Object>,
         old: &Value,
+        new: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Refused> {
+        self.replace_spelled(key, current, old, new, false, options)
+            .await
+    }
+
+    /// As [`Call::replace`]; what was `respelled` is written even when it means the same.
+    pub(super) async fn replace_spelled(
+        &self,
+        key: &str,
+        current: &Arc<Object>,
+        old: &Value,
         mut new: Value,
+        respelled: bool,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Refused> {
         let new = {
@@ -161,7 +175,7 @@ impl Call {
                 .commit(key, &new, Commit::Delete(current.revision), options)
                 .await;
         }
-        if is_same(old, &new) {
+        if !respelled && is_same(old, &new) {
             return Ok(current.clone());
         }
         self.commit(key, &new, Commit::Update(current.revision), options)
@@ -192,6 +206,22 @@ impl Call {
             ));
         }
         let version = meta::text(new, "resourceVersion");
+        if version.is_empty() && !self.resource.strategy.unconditional_update {
+            let fault = Cause::new(
+                "FieldValueInvalid",
+                "Invalid value: 0: must be specified for an update",
+                "metadata.resourceVersion",
+            );
+            // Upstream puts the resource where the kind stands otherwise.
+            let resource = &self.resource;
+            let (group, plural) = (&resource.group, &resource.plural);
+            return Err(ApiError::invalid(
+                group,
+                plural,
+                &self.info.name,
+                vec![fault],
+            ));
+        }
         if !version.is_empty() && version != "0" && version != meta::text(old, "resourceVersion") {
             return Err(self.stale());
         }
@@ -211,6 +241,7 @@ impl Call {
             self.warn(warning);
         }
         meta::carry_system_fields(old, new);
+        let mut counted = false;
         admission
             .mutate(&mut self.attributes(Operation::Update, Some(new), Some(old), options))
             .await?;
@@ -230,8 +261,7 @@ impl Call {
                 self.registry.allocate(self, new, Some(old), options)?;
                 kinds::normalize(resource, new);
                 if resource.strategy.generation && resource.strategy.is_counted(old, new) {
-                    let told = schema::warnings::of(&resource.gvk(), new, None);
-                    told.into_iter().for_each(|w| self.warn(w));
+                    counted = true;
                     let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
                     meta::of_mut(new).insert("generation".into(), generation.into());
                 }
@@ -239,6 +269,11 @@ impl Call {
         }
         kinds::normalize(resource, new);
         validate_object(resource, new, Some(old), &self.context())?;
+        // Who is told what is wrong is not told what is old.
+        if counted {
+            let told = schema::warnings::of(&resource.gvk(), new, None);
+            told.into_iter().for_each(|w| self.warn(w));
+        }
         admission
             .validate(&self.attributes(Operation::Update, Some(new), Some(old), options))
             .await?;

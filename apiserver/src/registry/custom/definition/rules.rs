@@ -1,11 +1,11 @@
-//! CEL rules of a schema: whether they compile.
+//! CEL rules of a schema: whether they compile, and whether what they can cost is bounded.
 
-use kube_cel::compile_schema;
 use serde_json::Value;
 
 use super::schema::children;
 use super::{Faults, list, text};
-use crate::cel;
+use crate::cel::{CompileError, Expression};
+use crate::registry::custom::rules::{Limits, TotalCost, environment, judge};
 
 const RULES: &str = "x-kubernetes-validations";
 const REASONS: [&str; 4] = [
@@ -15,31 +15,82 @@ const REASONS: [&str; 4] = [
     "FieldValueRequired",
 ];
 
+/// Judges the rules of a version's schema.
 pub(super) fn check(schema: &Value, path: &str, faults: &mut Faults<'_>) {
-    let Some(map) = schema.as_object() else {
-        return;
+    let mut walk = Walk {
+        faults: &mut *faults,
+        total: TotalCost::default(),
     };
-    let own = list(&schema[RULES]);
-    let mut readable = true;
-    for (i, rule) in own.iter().enumerate() {
-        let path = format!("{path}.{RULES}[{i}]");
-        check_rule(rule, &path, faults);
-        for field in ["rule", "messageExpression"] {
-            if let Some(Err(error)) = rule[field].as_str().map(cel::check_rule) {
-                faults.invalid(&format!("{path}.{field}"), &rule[field], &error.to_string());
-                readable = false;
-            }
-        }
-    }
-    // What cannot be parsed safely is not parsed.
-    if readable && !own.is_empty() {
-        check_compiled(schema, path, faults);
-    }
-    for (below, name) in children(map) {
-        check(below, &format!("{path}.{name}"), faults);
+    walk.node(schema, path, Limits::root(), None);
+    for (path, text) in walk.total.faults(path) {
+        faults.forbidden(&path, &text);
     }
 }
 
+struct Walk<'a, 'f> {
+    faults: &'a mut Faults<'f>,
+    total: TotalCost,
+}
+
+impl Walk<'_, '_> {
+    /// `uncorrelated`: the list on the way whose items have no identity, so that nobody knows what
+    /// they were before.
+    fn node(&mut self, schema: &Value, path: &str, limits: Limits, uncorrelated: Option<&str>) {
+        let Some(map) = schema.as_object() else {
+            return;
+        };
+        for (i, rule) in list(&schema[RULES]).iter().enumerate() {
+            let path = format!("{path}.{RULES}[{i}]");
+            check_rule(rule, &path, self.faults);
+            self.expression(rule, "rule", schema, &path, limits, uncorrelated);
+            self.expression(rule, "messageExpression", schema, &path, limits, None);
+        }
+        for (below, name) in children(map) {
+            let loses = name == "items" && schema["x-kubernetes-list-type"] != "map";
+            let uncorrelated = uncorrelated.or(loses.then_some(path));
+            let limits = limits.below(schema, &name);
+            self.node(below, &format!("{path}.{name}"), limits, uncorrelated);
+        }
+    }
+
+    fn expression(
+        &mut self,
+        rule: &Value,
+        field: &str,
+        schema: &Value,
+        path: &str,
+        limits: Limits,
+        uncorrelated: Option<&str>,
+    ) {
+        let Some(source) = rule[field].as_str().filter(|s| !s.trim().is_empty()) else {
+            return;
+        };
+        let path = format!("{path}.{field}");
+        let compiled = match Expression::compile(source, &environment()) {
+            Ok(compiled) => compiled,
+            Err(error) => {
+                self.faults.invalid(&path, &rule[field], &error.to_string());
+                return;
+            }
+        };
+        let (cost, undefined) = judge(&compiled, schema, limits);
+        if let Some(name) = undefined {
+            let error = CompileError::undefined_field(&name, source);
+            self.faults.invalid(&path, &rule[field], &error.to_string());
+            return;
+        }
+        if let Some(fault) = self.total.observe(field, &path, cost) {
+            self.faults.forbidden(&path, &fault);
+        }
+        if let Some(list) = uncorrelated.filter(|_| compiled.mentions("oldSelf")) {
+            let why = format!(
+                "oldSelf cannot be used on the uncorrelatable portion of the schema within {list}"
+            );
+            self.faults.invalid(&path, &rule[field], &why);
+        }
+    }
+}
+/// What a rule says besides its expressions.
 fn check_rule(rule: &Value, path: &str, faults: &mut Faults<'_>) {
     if text(&rule["rule"]).trim().is_empty() {
         faults.required(&format!("{path}.rule"), "rule is not specified");
@@ -67,28 +118,5 @@ fn check_rule(rule: &Value, path: &str, faults: &mut Faults<'_>) {
         && !REASONS.contains(&reason)
     {
         faults.one_of(&format!("{path}.reason"), &rule["reason"], &REASONS);
-    }
-}
-
-/// The rules of this node alone.
-fn check_compiled(schema: &Value, path: &str, faults: &mut Faults<'_>) {
-    let mut alone = schema.clone();
-    if let Some(map) = alone.as_object_mut() {
-        map.retain(|key, _| key == RULES || key == "type");
-    }
-    let Some(compiled) = cel::on_large_stack(|| compile_schema(&alone)) else {
-        return;
-    };
-    for (i, rule) in compiled.validations.iter().enumerate() {
-        let declared = &schema[RULES][i];
-        if let Err(error) = rule
-            && !text(&declared["rule"]).trim().is_empty()
-        {
-            faults.invalid(
-                &format!("{path}.{RULES}[{i}].rule"),
-                &declared["rule"],
-                &format!("compilation failed: {error}"),
-            );
-        }
     }
 }
