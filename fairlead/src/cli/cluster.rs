@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Network, Output, ProxyMode};
+use super::{AuthenticationSettings, AuthorizationSettings, Network, Output, ProxyMode};
 
 /// This machine as a whole cluster: control plane and one node
 #[derive(Debug, Args)]
@@ -106,6 +106,10 @@ pub(crate) struct ServerSettings {
     pub(crate) event_ttl: u32,
     #[command(flatten)]
     pub(crate) audit: AuditSettings,
+    #[command(flatten)]
+    pub(crate) authentication: AuthenticationSettings,
+    #[command(flatten)]
+    pub(crate) authorization: AuthorizationSettings,
 }
 
 /// What is recorded of requests.

@@ -1,5 +1,6 @@
 //! The command line. What a command does stands in [`crate::command`].
 
+mod access;
 mod bgp;
 mod cluster;
 mod image;
@@ -10,6 +11,7 @@ mod service_proxy;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use access::*;
 pub(crate) use bgp::*;
 pub(crate) use cluster::*;
 pub(crate) use image::*;

@@ -94,6 +94,8 @@ fn config(settings: &ServerSettings) -> Config {
             max_backups: settings.audit.audit_log_maxbackup,
             max_age: Duration::from_secs(settings.audit.audit_log_maxage * 86_400),
         },
+        authentication: settings.authentication.config(),
+        authorization: settings.authorization.config(),
         encryption_config_file: settings.encryption_provider_config.clone(),
         event_ttl: Duration::from_secs(u64::from(settings.event_ttl) * 3600),
         ..Config::default()
@@ -123,7 +125,7 @@ async fn own_kinds(caches: WatchCaches, client: kube::Client, shutdown: Cancella
     let nodes: WatchCache<Node> = caches.of();
     let mut changes = nodes.subscribe();
     nodes.synced().await;
-    while nodes.list().is_empty() {
+    while !nodes.list().iter().any(|node| is_ours(node)) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             change = changes.recv() => if matches!(change, Err(RecvError::Closed)) { return },
@@ -132,6 +134,13 @@ async fn own_kinds(caches: WatchCaches, client: kube::Client, shutdown: Cancella
     policy::install(client.clone(), shutdown.clone()).await;
     bgp_agent::install(client.clone(), shutdown.clone()).await;
     policy::report(client, caches, shutdown).await;
+}
+
+/// Whether the node's kubelet is Fairlead's: a node that another program made, or a person, reads
+/// none of our kinds.
+fn is_ours(node: &Node) -> bool {
+    let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
+    info.is_some_and(|info| info.kubelet_version == kubelet::VERSION)
 }
 
 /// What runs beside the API server.
