@@ -375,7 +375,6 @@ impl Follower {
             .configurations(&custom.configurations.list(), &told)
             .await;
         author.filters(&custom.filters.list(), &told).await;
-        author.pools(&custom.pools.list(), &told).await;
         author.peers(&custom.peers.list(), &told).await;
     }
 }

@@ -8,7 +8,8 @@ use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub const GROUP: &str = "fairlead.io";
+pub use ip_pools::resources::{Acceptance, GROUP, IpPool, IpPoolSpec, VxlanMode};
+
 /// The configuration that counts for every node.
 pub const DEFAULT: &str = "default";
 
@@ -132,14 +133,6 @@ pub struct Bfd {
     /// So many lost packets are a lost peer; 3 when not given.
     #[schemars(range(min = 1, max = 255))]
     pub detect_multiplier: Option<u8>,
-}
-
-/// Whether an object is used, and why not.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Acceptance {
-    pub accepted: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
 }
 
 /// A router that nodes peer with, or nodes that peer with others.
@@ -368,49 +361,11 @@ pub struct NumberValue {
     pub value: u32,
 }
 
-/// A range of pod addresses, and how nodes reach it.
-#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "fairlead.io",
-    version = "v1",
-    kind = "IPPool",
-    root = "IpPool",
-    plural = "ippools",
-    status = "Acceptance",
-    derive = "PartialEq",
-    printcolumn = r#"{"name":"CIDR","type":"string","jsonPath":".spec.cidr"}"#,
-    printcolumn = r#"{"name":"VXLAN","type":"string","jsonPath":".spec.vxlanMode"}"#,
-    printcolumn = r#"{"name":"Accepted","type":"boolean","jsonPath":".status.accepted"}"#
-)]
-#[serde(rename_all = "camelCase")]
-pub struct IpPoolSpec {
-    pub cidr: String,
-    /// Whether packets to other nodes' pods go through a tunnel: never (the default), to nodes on
-    /// other subnets, or always.
-    pub vxlan_mode: Option<VxlanMode>,
-    /// The pool's ranges are told to nobody.
-    #[serde(default, rename = "disableBGPExport")]
-    pub disable_bgp_export: bool,
-}
-
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-pub enum VxlanMode {
-    #[default]
-    Never,
-    CrossSubnet,
-    Always,
-}
-
 /// What has to be applied to a cluster before the resources can be.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![
-        BgpConfiguration::crd(),
-        BgpPeer::crd(),
-        BgpFilter::crd(),
-        IpPool::crd(),
-    ]
+    let mut all = vec![BgpConfiguration::crd(), BgpPeer::crd(), BgpFilter::crd()];
+    all.extend(ip_pools::resources::definitions());
+    all
 }
 
 #[cfg(test)]
@@ -424,7 +379,7 @@ mod tests {
             .map(|own| own.spec.names.kind.clone())
             .collect();
         assert_eq!(
-            names,
+            names[..4],
             ["BGPConfiguration", "BGPPeer", "BGPFilter", "IPPool"]
         );
         for definition in definitions() {

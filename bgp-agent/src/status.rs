@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::report::Neighbor;
 use crate::resources::{
-    Acceptance, BgpConfiguration, BgpFilter, BgpPeer, DEFAULT, GROUP, IpPool, SessionStatus,
+    Acceptance, BgpConfiguration, BgpFilter, BgpPeer, DEFAULT, GROUP, SessionStatus,
 };
 use crate::topology::{Kind, Problems};
 
@@ -57,13 +57,6 @@ impl<'a> Author<'a> {
     pub(crate) async fn filters(&self, all: &[Arc<BgpFilter>], told: &Told<'_>) {
         for own in all {
             let wanted = told.acceptance(Kind::Filter, &own.name_any());
-            self.accept(own.as_ref(), own.status.as_ref(), wanted).await;
-        }
-    }
-
-    pub(crate) async fn pools(&self, all: &[Arc<IpPool>], told: &Told<'_>) {
-        for own in all {
-            let wanted = told.acceptance(Kind::Pool, &own.name_any());
             self.accept(own.as_ref(), own.status.as_ref(), wanted).await;
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use regex::Regex;
+use tokio::sync::watch;
 
 pub const DEFAULT_VNI: u32 = 1;
 pub const DEFAULT_PORT: u16 = 8472;
@@ -92,6 +93,14 @@ impl Carries {
     }
 }
 
+/// Pools of addresses beside the nodes' own ranges.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    /// Their agent's.
+    pub socket: PathBuf,
+    pub ranges: watch::Receiver<ip_pools::Ranges>,
+}
+
 /// The overlay's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -114,6 +123,8 @@ pub struct Config {
     pub masquerade_exceptions: Vec<IpNetwork>,
     /// The policy agent that the CNI plugin waits for.
     pub policy_socket: Option<PathBuf>,
+    /// Where the CNI plugin asks for addresses, and the pools that there are.
+    pub pools: Option<Pools>,
     pub conflist: PathBuf,
     pub subnet_env: PathBuf,
     /// How often everything is compared although nothing has been heard of.
@@ -135,6 +146,7 @@ impl Default for Config {
             masquerade: true,
             masquerade_exceptions: Vec::new(),
             policy_socket: None,
+            pools: None,
             conflist: PathBuf::from("/etc/cni/net.d/10-fairlead.conflist"),
             subnet_env: PathBuf::from("/run/flannel/subnet.env"),
             resync: Duration::from_secs(30),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ip_pools::span::{is_host, overlap};
 use ipnetwork::IpNetwork;
 use kernel::link::Vxlan;
 use kernel::{Ifindex, MacAddress};
@@ -166,7 +167,10 @@ fn devices(settings: &Settings, local: &Local) -> BTreeMap<Outer, Device> {
             mtu: settings.mtu.unwrap_or(fits),
             addresses: BTreeSet::new(),
         });
-        device.addresses.insert(network.network());
+        // A single address is a pod's, borrowed of another node's block.
+        if !is_host(network) {
+            device.addresses.insert(network.network());
+        }
     }
     devices
 }
@@ -267,7 +271,7 @@ impl Builder<'_> {
             .claims
             .networks
             .iter()
-            .find(|(other, _)| overlap(*other, network));
+            .find(|(other, _)| clash(other, &network));
         if let Some((ours, first)) = clash {
             self.problems.insert(Problem::SameNetwork {
                 first: first.clone(),
@@ -335,8 +339,10 @@ impl Builder<'_> {
     }
 }
 
-fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
-    a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
+/// Whether two nodes cannot have both. A single address of another's block is a borrowed one: its
+/// route is the more specific.
+fn clash(a: &IpNetwork, b: &IpNetwork) -> bool {
+    overlap(a, b) && is_host(a) == is_host(b)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use ::kernel::monitor::{self, Event, Group, Monitor};
 use ::kernel::nftables::{self, Connection};
 use ::kernel::route::Protocol;
 use ::kernel::{Ifindex, MacAddress, netns, sysctl};
+use ip_pools::model::{own_ranges, pod_ranges};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Event as NodeEvent, EventSource, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -37,7 +38,7 @@ use crate::desired::{
 };
 use crate::kernel::{self as hand, Kernel};
 use crate::model::{Actual, Outer};
-use crate::node_network::{Accept, Masquerade, NodeNetwork, write_if_changed};
+use crate::node_network::{Accept, Masquerade, NodeNetwork, with_pools, write_if_changed};
 use crate::plan::{Deletions, plan};
 use crate::underlay::{self, Choice};
 
@@ -133,6 +134,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
                     wake = wake.min(Instant::now());
                 }
             }
+            () = driver.pools_changed() => wake = wake.min(Instant::now() + SETTLE),
             () = sleep_until(wake) => wake = Instant::now() + driver.round().await,
         }
     }
@@ -232,12 +234,26 @@ impl Driver {
         }
         if let Some(mtu) = pod_mtu(&settings, &wanted) {
             self.node_files(&own, mtu)?;
-            self.accept.keep(&self.config.cluster_networks);
+            self.accept.keep(&with_pools(
+                &self.config.cluster_networks,
+                self.config.pools.as_ref(),
+            ));
         }
         let count = failed.len();
         match failed.into_iter().next() {
             Some((_, first)) => Err(Incomplete::Steps { count, first }),
             None => Ok(()),
+        }
+    }
+
+    /// Until pools are other ones; for ever without any.
+    async fn pools_changed(&mut self) {
+        let changed = match &mut self.config.pools {
+            Some(pools) => pools.ranges.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -258,7 +274,7 @@ impl Driver {
             .nodes
             .get("", name)
             .ok_or_else(|| Incomplete::NoNode(name.clone()))?;
-        let pod_networks = pod_networks(&node);
+        let pod_networks = pod_ranges(&node);
         if pod_networks.is_empty() {
             return Err(Incomplete::NoPodNetwork);
         }
@@ -312,7 +328,7 @@ impl Driver {
                 });
                 Remote {
                     name: node.name_any(),
-                    pod_networks: pod_networks(node),
+                    pod_networks: pod_ranges(node),
                     endpoints,
                 }
             })
@@ -357,13 +373,13 @@ impl Driver {
         let config = &self.config;
         let mut exceptions = config.cluster_networks.clone();
         exceptions.extend(config.masquerade_exceptions.iter().copied());
-        exceptions.extend(own.pod_networks.iter().copied());
-        let masquerade = Masquerade {
-            sources: own.pod_networks.clone(),
-            exceptions,
-        };
+        let pools = config.pools.as_ref();
+        let ranges = pools.map(|pools| pools.ranges.borrow().clone());
+        let masquerade = Masquerade::of(&own.pod_networks, exceptions, &ranges.unwrap_or_default());
         let network = NodeNetwork {
             pod_networks: own.pod_networks.clone(),
+            own_ranges: own_ranges(&own.node),
+            pool_socket: pools.map(|pools| pools.socket.clone()),
             mtu,
             masquerade: config.masquerade.then_some(masquerade),
             policy_socket: config.policy_socket.clone(),
@@ -502,21 +518,6 @@ fn derived_mac(outer: Outer, node: &str) -> MacAddress {
     let mut bytes = [0; 6];
     bytes.copy_from_slice(&digest[..6]);
     MacAddress::local(bytes)
-}
-
-/// The node's ranges of pod addresses; those that cannot be read are left out.
-pub fn pod_networks(node: &Node) -> Vec<IpNetwork> {
-    let Some(spec) = &node.spec else {
-        return Vec::new();
-    };
-    let mut texts: Vec<&String> = spec.pod_cidrs.iter().flatten().collect();
-    if texts.is_empty() {
-        texts.extend(&spec.pod_cidr);
-    }
-    texts
-        .into_iter()
-        .filter_map(|text| text.parse().ok())
-        .collect()
 }
 
 /// The addresses that the node is known by inside the cluster.

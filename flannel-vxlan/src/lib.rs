@@ -35,6 +35,7 @@
 pub mod annotations;
 pub mod config;
 pub mod desired;
+pub mod doctor;
 pub mod driver;
 pub mod kernel;
 pub mod model;

@@ -17,6 +17,7 @@ pub mod address;
 pub mod conntrack;
 pub mod ethtool;
 pub mod flight;
+pub mod icmp;
 pub mod iptables;
 pub mod ipvs;
 pub mod link;

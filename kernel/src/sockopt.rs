@@ -105,6 +105,18 @@ pub fn set_hops(socket: &impl AsFd, ipv4: bool, hops: u8) -> io::Result<()> {
     }
 }
 
+/// Packets are sent whole or not at all, whatever the kernel believes of the path.
+pub fn never_fragment(socket: &impl AsFd, ipv4: bool) -> io::Result<()> {
+    if ipv4 {
+        let probe = libc::IP_PMTUDISC_PROBE;
+        set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &probe)
+    } else {
+        let probe = libc::IPV6_PMTUDISC_PROBE;
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &probe)?;
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, &1)
+    }
+}
+
 /// Segments of a TCP connection with fewer hops left are dropped (RFC 5082).
 pub fn set_least_hops(socket: &impl AsFd, ipv4: bool, hops: u8) -> io::Result<()> {
     let hops = libc::c_int::from(hops);

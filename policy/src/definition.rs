@@ -36,7 +36,8 @@ pub async fn install(client: Client, shutdown: CancellationToken) {
     }
 }
 
-fn definition() -> Value {
+/// The definition itself, for those who apply it by other means.
+pub fn definition() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -40,7 +40,7 @@ mod report;
 pub mod snapshot;
 pub mod verdict;
 
-pub use definition::install;
+pub use definition::{definition, install};
 pub use driver::{Config, Deps, Error, FLOWS_SOCKET, run};
 pub use metrics::register;
 pub use report::report;

@@ -2,7 +2,6 @@
 
 mod peers;
 mod policy;
-mod selector;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -15,12 +14,12 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use self::selector::Selector;
 use crate::config::{Config, DEFAULT_AS, Origination, RESTART_TIME};
 use crate::resources::{
     BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, IpPoolSpec, SecretKeyRef, VxlanMode,
 };
 use crate::wire::attribute::community;
+use ip_pools::selector::Selector;
 
 /// A node's AS where it is not the cluster's; the same annotations as Calico users know.
 const AS_ANNOTATION: &str = "projectcalico.org/ASNumber";
@@ -54,7 +53,6 @@ impl Host {
             .status
             .as_ref()
             .and_then(|own| own.addresses.as_deref());
-        let ranges = node.spec.as_ref().and_then(|own| own.pod_cidrs.as_deref());
         Self {
             name: node.metadata.name.clone().unwrap_or_default(),
             labels: node.metadata.labels.clone().unwrap_or_default(),
@@ -64,11 +62,7 @@ impl Host {
                 .filter(|address| address.type_ == "InternalIP")
                 .filter_map(|address| address.address.parse().ok())
                 .collect(),
-            ranges: ranges
-                .unwrap_or_default()
-                .iter()
-                .filter_map(|text| text.parse().ok())
-                .collect(),
+            ranges: ip_pools::model::pod_ranges(node).into_iter().collect(),
             asn: parsed(AS_ANNOTATION).and_then(|text| text.parse().ok()),
             router_id: None,
             cluster_id: parsed(CLUSTER_ID_ANNOTATION).and_then(|text| text.parse().ok()),
@@ -216,7 +210,8 @@ impl Inputs {
             let no_advertise = crate::config::Community::Standard(community::NO_ADVERTISE);
             let origination = Origination {
                 communities: hidden.then_some(no_advertise).into_iter().collect(),
-                blackhole: true,
+                // A single address is a pod's; its block, which is another node's, has one.
+                blackhole: !ip_pools::span::is_host(range),
             };
             config.originate.insert(*range, origination);
         }

@@ -5,10 +5,12 @@
 
 mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ip_pools::resources::IpPool;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
 use parking_lot::Mutex;
 use serde_json::json;
 use watch_cache::WatchCache;
@@ -90,7 +92,8 @@ impl Reconciler for Controller {
         let ranges = match before {
             Some(ranges) => ranges,
             None => {
-                let Some(ranges) = self.choose() else {
+                let pools = self.ip_pools().await?;
+                let Some(ranges) = self.choose(&pools) else {
                     let kind = EventType::Warning;
                     let message = format!("Node {name} status is now: CIDRNotAvailable");
                     let recorder = &self.context.recorder;
@@ -117,11 +120,35 @@ impl Reconciler for Controller {
 }
 
 impl Controller {
-    fn choose(&self) -> Option<Vec<IpNetwork>> {
+    /// The ranges of IPPools. A cluster that does not know the kind has none.
+    async fn ip_pools(&self) -> Result<Vec<IpNetwork>, Error> {
+        let api = self.context.cluster_api::<IpPool>();
+        let pools = match api.list(&ListParams::default()).await {
+            Ok(pools) => pools,
+            // Another cluster's authorizer comes before the question whether there is the kind.
+            Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => {
+                return Ok(Vec::new());
+            }
+            Err(source) => {
+                return Err(Error::Api {
+                    action: "list",
+                    object: "IPPools".to_owned(),
+                    source: Box::new(source),
+                });
+            }
+        };
+        let ranges = pools.iter().filter_map(|pool| pool.spec.cidr.parse().ok());
+        Ok(ranges.collect())
+    }
+
+    fn choose(&self, ip_pools: &[IpNetwork]) -> Option<Vec<IpNetwork>> {
         let given = self.given.lock();
         let nodes = self.nodes.list();
         let taken = nodes.iter().flat_map(|node| plan::ranges(node));
-        let taken = taken.chain(given.values().flatten().copied()).collect();
+        let mut taken: BTreeSet<IpNetwork> =
+            taken.chain(given.values().flatten().copied()).collect();
+        let clusters: Vec<IpNetwork> = self.pools.iter().map(|pool| pool.cidr).collect();
+        taken.extend(plan::left_to_blocks(ip_pools, &clusters, &taken));
         self.pools
             .iter()
             .map(|pool| pool.allocate(&taken))

@@ -85,6 +85,23 @@ fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
 }
 
+/// The IPPools that nodes claim blocks of: parts of a cluster CIDR in which no node has its range.
+pub(crate) fn left_to_blocks(
+    ip_pools: &[IpNetwork],
+    clusters: &[IpNetwork],
+    taken: &BTreeSet<IpNetwork>,
+) -> Vec<IpNetwork> {
+    let is_part = |pool: &IpNetwork| {
+        let within = |own: &IpNetwork| overlap(*own, *pool) && own.prefix() < pool.prefix();
+        clusters.iter().any(within)
+    };
+    let is_free = |pool: &IpNetwork| !taken.iter().any(|range| overlap(*range, *pool));
+    let pools = ip_pools.iter().copied();
+    pools
+        .filter(|pool| is_part(pool) && is_free(pool))
+        .collect()
+}
+
 /// The ranges that a node has.
 pub(crate) fn ranges(node: &Node) -> Vec<IpNetwork> {
     let Some(spec) = &node.spec else {
@@ -103,6 +120,23 @@ mod tests {
 
     fn net(text: &str) -> IpNetwork {
         text.parse().expect("a network")
+    }
+
+    #[test]
+    fn nodes_get_no_range_of_a_pool_that_is_left_to_blocks() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| net(text)).collect::<Vec<_>>();
+        let pools = nets(&[
+            "10.0.0.0/23",
+            "10.0.4.0/22",
+            "10.0.0.0/16",
+            "192.168.0.0/16",
+        ]);
+        let mut taken: BTreeSet<IpNetwork> = nets(&["10.0.4.0/24"]).into_iter().collect();
+        let left = left_to_blocks(&pools, &nets(&["10.0.0.0/16"]), &taken);
+        assert_eq!(left, nets(&["10.0.0.0/23"]));
+        taken.extend(left);
+        let next = pool("10.0.0.0/16", 24, &[]).allocate(&taken);
+        assert_eq!(next, Some(net("10.0.2.0/24")));
     }
 
     fn pool(cidr: &str, prefix: u8, excluded: &[&str]) -> Pool {

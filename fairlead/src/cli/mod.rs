@@ -5,6 +5,7 @@ mod bgp;
 mod cluster;
 mod image;
 mod lab;
+mod network;
 mod part;
 mod policy;
 mod service_proxy;
@@ -16,6 +17,7 @@ pub(crate) use bgp::*;
 pub(crate) use cluster::*;
 pub(crate) use image::*;
 pub(crate) use lab::*;
+pub(crate) use network::*;
 pub(crate) use part::*;
 pub(crate) use policy::*;
 pub(crate) use service_proxy::*;
@@ -55,9 +57,11 @@ pub(crate) enum Command {
     Policy(Policy),
     Flows(Flows),
     Trace(Trace),
-    Vxlan(NodePart),
+    Network(NodeNetwork),
+    Vxlan(Vxlan),
     Bgp(Bgp),
     Dns(Dns),
+    Doctor(Doctor),
     #[command(subcommand)]
     Lab(Lab),
     #[command(subcommand)]
@@ -150,7 +154,10 @@ mod tests {
             "fairlead token delete abcdef",
             "fairlead proxy --kubeconfig k --mode ipvs --ipvs-scheduler mh --ipvs-udp-timeout 30",
             "fairlead proxy --cleanup",
-            "fairlead vxlan --kubeconfig k",
+            "fairlead vxlan --kubeconfig k --iface-regex ^eth --vni 7 --direct-routing",
+            "fairlead network --kubeconfig k --mode bgp --no-policy --cluster-cidr 10.1.0.0/16,fd00::/56",
+            "fairlead network manifest --image r/f:1 --mode bgp",
+            "fairlead doctor -o json",
             "fairlead bgp --kubeconfig k --node-name n",
             "fairlead bgp --config /etc/fairlead/bgp.yaml",
             "fairlead bgp status -o json",

@@ -6,6 +6,13 @@ use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+/// A client with the account of the pod that this process runs in.
+pub(crate) fn from_pod() -> anyhow::Result<Client> {
+    let config = Config::incluster()
+        .context("this is no pod of a cluster; name a kubeconfig with --kubeconfig")?;
+    Client::try_from(config).context("the pod's account cannot be used")
+}
+
 /// A client for the kubeconfig's current context.
 pub(crate) async fn from_kubeconfig(path: &Path) -> anyhow::Result<Client> {
     let kubeconfig = Kubeconfig::read_from(path).with_context(|| {

@@ -4,6 +4,7 @@ mod bgp;
 mod client;
 mod image;
 mod lab;
+mod network;
 mod node;
 mod observed;
 mod part;
@@ -33,11 +34,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kubelet(options) => node::alone::run(options),
         Command::Proxy(options) => part::proxy(&options),
         Command::Bgp(options) => bgp::run(options),
+        Command::Network(options) => network::run(options),
+        Command::Vxlan(options) => network::vxlan(&options),
+        Command::Doctor(options) => network::doctor(&options),
         Command::Dns(options) => part::dns(&options),
         Command::Policy(options) => policy::run(options),
         Command::Flows(options) => policy::flows(&options),
         Command::Trace(options) => policy::trace(&options),
         Command::Image(command) => image::run(command),
-        other => anyhow::bail!("not wired yet: {other:?}"),
     }
 }

@@ -15,7 +15,7 @@ use super::running::{Components, block_on};
 use crate::cli::{self, Controllers, Dns, Proxy, Scheduler};
 
 /// Connects, starts one component and waits for its end.
-pub(super) fn alone<F, E>(
+pub(crate) fn alone<F, E>(
     name: &'static str,
     kubeconfig: &Path,
     start: impl FnOnce(Client, WatchCaches, CancellationToken) -> F,

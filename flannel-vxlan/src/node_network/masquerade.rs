@@ -28,6 +28,21 @@ fn table() -> Table {
 }
 
 impl Masquerade {
+    /// For a node's ranges: those of pools that keep their addresses are left out, and no pool
+    /// sees another address than the pod's.
+    pub fn of(own: &[IpNetwork], mut exceptions: Vec<IpNetwork>, pools: &ip_pools::Ranges) -> Self {
+        exceptions.extend(own);
+        exceptions.extend(&pools.all);
+        let keeps = |range: &IpNetwork| {
+            let mut all = pools.not_masqueraded.iter();
+            all.any(|pool| ip_pools::span::contains(pool, range))
+        };
+        Self {
+            sources: own.iter().copied().filter(|range| !keeps(range)).collect(),
+            exceptions,
+        }
+    }
+
     /// Makes the rules so; `true` when they were not.
     pub fn apply(&self, connection: &mut Connection) -> Result<bool, Error> {
         let transaction = self.transaction();
@@ -180,6 +195,21 @@ mod tests {
             "192.0.2.0/24",
         ]);
         assert_eq!(merged(all), nets(&["10.0.0.0/8", "192.0.2.0/24"]));
+    }
+
+    #[test]
+    fn pods_of_a_pool_without_nat_keep_their_addresses() {
+        let net = |text: &str| -> IpNetwork { text.parse().unwrap() };
+        let pools = ip_pools::Ranges {
+            all: [net("10.50.0.0/16"), net("10.60.0.0/16")].into(),
+            not_masqueraded: [net("10.60.0.0/16")].into(),
+        };
+        let own = [net("10.50.1.0/26"), net("10.60.1.0/26")];
+        let made = Masquerade::of(&own, vec![net("10.244.0.0/16")], &pools);
+        assert_eq!(made.sources, [net("10.50.1.0/26")]);
+        for range in ["10.244.0.0/16", "10.50.0.0/16", "10.60.0.0/16"] {
+            assert!(made.exceptions.contains(&net(range)), "{range}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod accept;
 mod conflist;
 mod keep;
 mod masquerade;
+pub mod transition;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,16 +14,21 @@ use ipnetwork::IpNetwork;
 use kernel::nftables::{self, Connection};
 use kernel::sysctl;
 
+pub use crate::config::Pools;
 pub use accept::Accept;
-pub use conflist::conflist;
+pub use conflist::{NETWORK, conflist};
 pub use keep::{Routed, keep};
 pub use masquerade::{Masquerade, TABLE as MASQUERADE_TABLE};
 
 /// The node's part in the pod network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeNetwork {
-    /// The node's own pod ranges.
+    /// The ranges of the node's pods.
     pub pod_networks: Vec<IpNetwork>,
+    /// Those that the plugin knows without asking.
+    pub own_ranges: Vec<IpNetwork>,
+    /// Where it asks for others.
+    pub pool_socket: Option<PathBuf>,
     pub mtu: u32,
     /// Nothing when pods keep their addresses everywhere.
     pub masquerade: Option<Masquerade>,
@@ -88,6 +94,16 @@ impl NodeNetwork {
         }
         Ok(changed)
     }
+}
+
+/// Everything that pods have addresses of: the cluster's ranges and those of pools.
+pub(crate) fn with_pools(cluster: &[IpNetwork], pools: Option<&Pools>) -> Vec<IpNetwork> {
+    let mut all = cluster.to_vec();
+    if let Some(pools) = pools {
+        let ranges = pools.ranges.borrow();
+        all.extend(ranges.all.iter().filter(|range| !cluster.contains(range)));
+    }
+    all
 }
 
 /// Replaces the file as a whole; readers see the old or the new one. `true` when it differed.

@@ -9,9 +9,9 @@ use anyhow::{Context, bail, ensure};
 use kernel::netlink::Socket;
 use kernel::route;
 
-const PLUGIN: &str = "fairlead-cni";
+pub(super) const PLUGIN: &str = "fairlead-cni";
 
-pub(super) fn require_root(what: &str) -> anyhow::Result<()> {
+pub(crate) fn require_root(what: &str) -> anyhow::Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "{what} needs root: run it with sudo"
@@ -40,7 +40,7 @@ pub(super) fn addresses() -> anyhow::Result<Vec<IpAddr>> {
 }
 
 /// Puts the CNI plugin that belongs to this program where the runtime looks for it.
-pub(super) fn install_plugin(directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn install_plugin(directory: &Path) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot tell where this program lies")?;
     let own = program.with_file_name(PLUGIN);
     let installed = directory.join(PLUGIN);

@@ -3,7 +3,8 @@
 pub(crate) mod alone;
 mod machine;
 mod membership;
-mod network;
+pub(crate) mod network;
+pub(crate) mod pools;
 mod settings;
 
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use flannel_vxlan::node_network::Pools;
 use kubelet::bootstrap::{Member, keep_certificates};
 use watch_cache::WatchCaches;
 
@@ -21,7 +23,7 @@ use super::server::{ControlPlane, announce, start_server};
 use crate::cli::{Join, NodeSettings, Up};
 
 /// Where the CNI plugin asks whether a pod's policy is in the kernel.
-const POLICY_SOCKET: &str = "/run/fairlead/policy.sock";
+pub(crate) const POLICY_SOCKET: &str = "/run/fairlead/policy.sock";
 const KUBELET_PORT: u16 = 10250;
 const CNI_DIRECTORY: &str = "/opt/cni/bin";
 
@@ -122,9 +124,18 @@ pub(crate) async fn start(
         };
         policy::run(config, deps, shutdown.clone())
     });
+    let mode = settings::network_mode(changes.clone(), &node.caches, &node.identity.name).await;
     components.spawn(
         "network",
-        network::run(node.network(), changes.clone(), shutdown.clone()),
+        network::run(
+            node.network(pools::followed(&node.caches, shutdown.clone())),
+            mode,
+            shutdown.clone(),
+        ),
+    );
+    components.spawn(
+        "pools",
+        pools::run(&node.identity.name, node.caches.clone(), shutdown.clone()),
     );
     components.spawn("proxy", {
         let mode = Some(settings::proxy_mode(changes));
@@ -187,11 +198,18 @@ impl Node {
         })
     }
 
-    fn network(&self) -> network::Config {
-        network::Config {
+    fn network(&self, pools: Pools) -> network::Config {
+        let overlay = flannel_vxlan::Config {
             node_name: self.identity.name.clone(),
+            cluster_networks: self.settings.cluster_cidrs.clone(),
+            policy_socket: Some(POLICY_SOCKET.into()),
+            pools: Some(pools),
+            ..flannel_vxlan::Config::default()
+        };
+        network::Config {
             client: self.member.client.clone(),
             caches: self.caches.clone(),
+            overlay,
         }
     }
 
@@ -219,6 +237,13 @@ impl Node {
             ..dns::Config::default()
         }
     }
+}
+
+pub(crate) use machine::{install_plugin, require_root};
+
+/// Where the plugin is on a node of ours.
+pub(crate) fn plugin_path() -> std::path::PathBuf {
+    Path::new(CNI_DIRECTORY).join(machine::PLUGIN)
 }
 
 /// The address that stands for all of the node's.

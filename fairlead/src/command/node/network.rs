@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bgp_agent::resources::VxlanMode;
 use flannel_vxlan::config::{Carries, When};
+use flannel_vxlan::node_network::transition::{Mode, Transition};
 use flannel_vxlan::node_network::{Routed, keep};
 use ipnetwork::IpNetwork;
 use kube::Client;
@@ -11,140 +12,166 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
 
-use super::POLICY_SOCKET;
-use super::settings::Settings;
-
-pub(super) struct Config {
-    pub(super) node_name: String,
-    pub(super) client: Client,
-    pub(super) caches: WatchCaches,
+pub(crate) struct Config {
+    pub(crate) client: Client,
+    pub(crate) caches: WatchCaches,
+    /// The overlay's settings; those that both modes have come from here as well.
+    pub(crate) overlay: flannel_vxlan::Config,
 }
 
-/// Runs the network of the settings; when they change, the old one ends before the new one
-/// starts.
-pub(super) async fn run(
+/// Runs the network of that mode; when it changes, the old one ends before the new one starts.
+pub(crate) async fn run(
     config: Config,
-    mut settings: watch::Receiver<Settings>,
+    mut mode: watch::Receiver<String>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
-        let current = settings.borrow_and_update().clone();
+        let current = mode.borrow_and_update().clone();
         let stop = shutdown.child_token();
         let mut network = std::pin::pin!(run_one(&config, &current, stop.clone()));
-        loop {
-            tokio::select! {
-                ended = &mut network => return ended,
-                changed = settings.changed() => match changed {
-                    Ok(()) if settings.borrow().network == current.network => continue,
-                    Ok(()) => break,
-                    // Nobody follows the settings any more: they stay as they are.
-                    Err(_) => return network.await,
-                },
-            }
+        tokio::select! {
+            ended = &mut network => return ended,
+            () = other_than(&mut mode, &current) => {}
         }
-        tracing::info!(from = current.network, "another network");
+        tracing::info!(from = current, "another network");
         stop.cancel();
         network.await?;
     }
 }
 
-async fn run_one(
-    config: &Config,
-    settings: &Settings,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    match settings.network.as_str() {
+/// Until it is another mode; for ever when nobody tells any more.
+async fn other_than(mode: &mut watch::Receiver<String>, current: &str) {
+    if mode.wait_for(|wanted| wanted != current).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn run_one(config: &Config, mode: &str, stop: CancellationToken) -> anyhow::Result<()> {
+    match mode {
         "vxlan" => {
-            let deps = flannel_vxlan::Deps {
-                client: config.client.clone(),
-                caches: config.caches.clone(),
-            };
-            Ok(flannel_vxlan::run(overlay(config, settings), deps, stop).await?)
+            let transition = config.transition(Mode::Vxlan);
+            // Whoever holds it follows; the overlay itself needs no answer.
+            let _following = transition.start(stop.clone()).await;
+            Ok(flannel_vxlan::run(config.overlay.clone(), config.overlay_deps(), stop).await?)
         }
-        "bgp" => {
-            let speaker = bgp_agent::NodeConfig {
-                node_name: config.node_name.clone(),
-                ..bgp_agent::NodeConfig::default()
-            };
-            routed(config, settings, speaker, stop).await
-        }
+        "bgp" => routed(config, stop).await,
         other => anyhow::bail!("the network {other:?} is neither vxlan nor bgp"),
     }
 }
 
-fn overlay(config: &Config, settings: &Settings) -> flannel_vxlan::Config {
-    flannel_vxlan::Config {
-        node_name: config.node_name.clone(),
-        cluster_networks: settings.cluster_cidrs.clone(),
-        policy_socket: Some(POLICY_SOCKET.into()),
-        ..flannel_vxlan::Config::default()
+impl Config {
+    fn overlay_deps(&self) -> flannel_vxlan::Deps {
+        flannel_vxlan::Deps {
+            client: self.client.clone(),
+            caches: self.caches.clone(),
+        }
+    }
+
+    fn transition(&self, mode: Mode) -> Transition {
+        let mut pod_networks = self.overlay.cluster_networks.clone();
+        if let Some(pools) = &self.overlay.pools {
+            pod_networks.extend(&pools.ranges.borrow().all);
+        }
+        Transition {
+            node_name: self.overlay.node_name.clone(),
+            mode,
+            vni: self.overlay.vni,
+            pod_networks,
+            client: self.client.clone(),
+            caches: self.caches.clone(),
+        }
     }
 }
 
 /// The speaker, and beside it what pods need of their node.
-async fn routed(
-    config: &Config,
-    settings: &Settings,
-    speaker: bgp_agent::NodeConfig,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+async fn routed(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let caches = config.caches.clone();
-    let tunnels = bgp_agent::tunnels(&caches, stop.clone());
-    let deps = bgp_agent::Deps { caches };
-    let speaking = bgp_agent::run(speaker, deps, stop.clone());
-    let keeping = beside(config, settings, tunnels, stop.clone());
+    let transition = config.transition(Mode::Bgp);
+    let speaker = bgp_agent::NodeConfig {
+        node_name: config.overlay.node_name.clone(),
+        ..bgp_agent::NodeConfig::default()
+    };
+    let wishes = Wishes {
+        tunnels: bgp_agent::tunnels(&caches, stop.clone()),
+        overlay: transition.clone().start(stop.clone()).await,
+        transition,
+    };
+    let speaking = bgp_agent::run(speaker, bgp_agent::Deps { caches }, stop.clone());
+    let keeping = beside(config, wishes, stop.clone());
     let (spoken, kept) = tokio::join!(speaking, keeping);
     spoken?;
     kept
 }
 
-/// Files and rules for the pods of a routed node: by itself, or by the overlay where pools want
-/// tunnels to some nodes.
-async fn beside(
-    config: &Config,
-    settings: &Settings,
-    mut tunnels: watch::Receiver<bgp_agent::Tunnels>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    loop {
-        let wanted = tunnels.borrow_and_update().clone();
-        let turn = stop.child_token();
-        let carries = carries(&wanted);
-        let running = async {
-            if carries.values().all(|when| *when == When::Never) {
-                keep(
-                    routed_node(config, settings),
-                    config.caches.clone(),
-                    turn.clone(),
-                )
-                .await;
-                return anyhow::Ok(());
-            }
-            let overlay = flannel_vxlan::Config {
-                carries: Carries::Within(carries.clone()),
-                ..overlay(config, settings)
+/// Who wants the overlay beside the routed mode.
+struct Wishes {
+    tunnels: watch::Receiver<bgp_agent::Tunnels>,
+    /// Nodes that are in the other mode.
+    overlay: watch::Receiver<bool>,
+    transition: Transition,
+}
+
+impl Wishes {
+    /// What the overlay is to carry; nothing when it is not needed.
+    fn carried(&mut self) -> Option<Carries> {
+        let carries = carries(&self.tunnels.borrow_and_update());
+        let everything = *self.overlay.borrow_and_update();
+        let nothing = carries.values().all(|when| *when == When::Never);
+        match (everything, nothing) {
+            (true, _) => Some(Carries::Everything),
+            (false, true) => None,
+            (false, false) => Some(Carries::Within(carries)),
+        }
+    }
+
+    /// Until something else is wanted; for ever when nobody tells any more.
+    async fn changed(&mut self, current: &Option<Carries>) {
+        loop {
+            let told = tokio::select! {
+                told = self.tunnels.changed() => told,
+                told = self.overlay.changed() => told,
             };
-            let deps = flannel_vxlan::Deps {
-                client: config.client.clone(),
-                caches: config.caches.clone(),
-            };
-            Ok(flannel_vxlan::run(overlay, deps, turn.clone()).await?)
-        };
-        let mut running = std::pin::pin!(running);
-        tokio::select! {
-            ended = &mut running => return ended,
-            () = changed(&mut tunnels, &wanted) => {
-                turn.cancel();
-                running.await?;
+            match told {
+                Ok(()) if self.carried() != *current => return,
+                Ok(()) => {}
+                Err(_) => std::future::pending::<()>().await,
             }
         }
     }
 }
 
-/// Until pools want something else; for ever when nobody looks any more.
-async fn changed(tunnels: &mut watch::Receiver<bgp_agent::Tunnels>, current: &bgp_agent::Tunnels) {
-    if tunnels.wait_for(|wanted| wanted != current).await.is_err() {
-        std::future::pending::<()>().await;
+/// Files and rules for the pods of a routed node: by itself, or by the overlay where pools or
+/// nodes in the other mode want tunnels.
+async fn beside(
+    config: &Config,
+    mut wishes: Wishes,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let turn = stop.child_token();
+        let wanted = wishes.carried();
+        if wanted.is_none() {
+            wishes.transition.leave_overlay().await;
+        }
+        let running = async {
+            let Some(carries) = wanted.clone() else {
+                keep(routed_node(config), config.caches.clone(), turn.clone()).await;
+                return anyhow::Ok(());
+            };
+            let overlay = flannel_vxlan::Config {
+                carries,
+                ..config.overlay.clone()
+            };
+            Ok(flannel_vxlan::run(overlay, config.overlay_deps(), turn.clone()).await?)
+        };
+        let mut running = std::pin::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = wishes.changed(&wanted) => {
+                turn.cancel();
+                running.await?;
+            }
+        }
     }
 }
 
@@ -160,12 +187,16 @@ fn carries(tunnels: &bgp_agent::Tunnels) -> BTreeMap<IpNetwork, When> {
     each.collect()
 }
 
-fn routed_node(config: &Config, settings: &Settings) -> Routed {
+fn routed_node(config: &Config) -> Routed {
+    let overlay = &config.overlay;
     Routed {
-        node_name: config.node_name.clone(),
-        cluster_networks: settings.cluster_cidrs.clone(),
-        masquerade: true,
-        policy_socket: Some(POLICY_SOCKET.into()),
-        conflist: flannel_vxlan::Config::default().conflist,
+        node_name: overlay.node_name.clone(),
+        cluster_networks: overlay.cluster_networks.clone(),
+        masquerade: overlay.masquerade,
+        masquerade_exceptions: overlay.masquerade_exceptions.clone(),
+        mtu: overlay.mtu,
+        policy_socket: overlay.policy_socket.clone(),
+        pools: overlay.pools.clone(),
+        conflist: overlay.conflist.clone(),
     }
 }

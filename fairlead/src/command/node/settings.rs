@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use watch_cache::WatchCaches;
+use watch_cache::{WatchCache, WatchCaches};
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "fairlead";
+const MODES: [&str; 2] = ["vxlan", "bgp"];
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What holds for every node.
@@ -54,7 +56,7 @@ impl Settings {
         };
         let network = text("network", "vxlan");
         ensure!(
-            ["vxlan", "bgp"].contains(&network.as_str()),
+            MODES.contains(&network.as_str()),
             "the network {network:?} is neither vxlan nor bgp"
         );
         let proxy = text("proxy", "iptables");
@@ -134,6 +136,48 @@ pub(crate) fn follow(
                 Some(Err(error)) => tracing::warn!(%error, "the cluster's settings"),
                 None => return,
             }
+        }
+    });
+    receiver
+}
+
+/// On a Node: the network's mode there, whatever the settings say. So a cluster changes over node by
+/// node.
+const MODE_LABEL: &str = "fairlead.io/network-mode";
+
+/// The network's mode as the node's label says it, or else the settings.
+pub(crate) async fn network_mode(
+    mut settings: watch::Receiver<Settings>,
+    caches: &WatchCaches,
+    node_name: &str,
+) -> watch::Receiver<String> {
+    let nodes: WatchCache<Node> = caches.of();
+    nodes.synced().await;
+    let mut changes = nodes.subscribe();
+    let node_name = node_name.to_owned();
+    let read = move |settings: &Settings| {
+        let node = nodes.get("", &node_name);
+        let label = node.and_then(|node| node.labels().get(MODE_LABEL).cloned());
+        let known = label.filter(|mode| MODES.contains(&mode.as_str()));
+        known.unwrap_or_else(|| settings.network.clone())
+    };
+    let (sender, receiver) = watch::channel(read(&settings.borrow_and_update()));
+    tokio::spawn(async move {
+        loop {
+            let ended = tokio::select! {
+                changed = settings.changed() => changed.is_err(),
+                changed = changes.recv() => matches!(changed, Err(RecvError::Closed)),
+                () = sender.closed() => true,
+            };
+            if ended {
+                return;
+            }
+            let mode = read(&settings.borrow_and_update());
+            sender.send_if_modified(|old| {
+                let differs = *old != mode;
+                *old = mode;
+                differs
+            });
         }
     });
     receiver

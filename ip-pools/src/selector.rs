@@ -7,7 +7,7 @@ const DEEPEST: usize = 32;
 
 /// A selector that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Selector {
+pub enum Selector {
     All,
     Has(String),
     Equal(String, String),
@@ -27,15 +27,17 @@ pub(crate) enum Selector {
 #[error(
     "the selector {text:?} cannot be read near {near:?}: write for example has(rack) && zone == 'a'"
 )]
-pub(crate) struct NotASelector {
+pub struct NotASelector {
     text: String,
     near: String,
 }
 
-type Labels = BTreeMap<String, String>;
+/// The labels of an object.
+pub type Labels = BTreeMap<String, String>;
 
 impl Selector {
-    pub(crate) fn parse(text: &str) -> Result<Self, NotASelector> {
+    /// Reads a selector; an empty text selects everything.
+    pub fn parse(text: &str) -> Result<Self, NotASelector> {
         let mut parser = Parser { rest: text.trim() };
         if parser.rest.is_empty() {
             return Ok(Self::All);
@@ -47,7 +49,8 @@ impl Selector {
         })
     }
 
-    pub(crate) fn matches(&self, labels: &Labels) -> bool {
+    /// Whether an object with these labels is selected.
+    pub fn matches(&self, labels: &Labels) -> bool {
         let value = |key: &String| labels.get(key).map(String::as_str);
         match self {
             Self::All => true,
