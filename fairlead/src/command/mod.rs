@@ -4,6 +4,7 @@ mod bgp;
 mod client;
 mod image;
 mod lab;
+mod metrics;
 mod node;
 mod part;
 mod policy;
@@ -11,6 +12,7 @@ mod process;
 mod running;
 mod server;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -35,7 +37,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dns(options) => part::dns(&options),
         Command::Policy(options) => policy::run(options),
         Command::Flows(options) => policy::flows(&options),
-        Command::Trace(options) => policy::trace(&options),
+        Command::Trace(options) => trace::trace(&options),
         Command::Image(command) => image::run(command),
         other => anyhow::bail!("not wired yet: {other:?}"),
     }
