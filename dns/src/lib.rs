@@ -11,16 +11,19 @@ mod directory;
 mod forward;
 mod publish;
 mod server;
+mod tell;
 pub mod zone;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
 
 pub use directory::CachedDirectory;
+pub use tell::Answered;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -54,6 +57,9 @@ impl Default for Config {
 pub struct Deps {
     pub client: kube::Client,
     pub caches: WatchCaches,
+    /// Who has to know the addresses of a name before the client does: what enforces policies that
+    /// name domains.
+    pub listener: Option<mpsc::Sender<Answered>>,
 }
 
 /// Faults that an operator has to mend.
@@ -76,7 +82,7 @@ pub enum Error {
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     let directory = CachedDirectory::new(&deps.caches);
     let sockets = server::Sockets::bind(&config).await?;
-    let handler = server::Handler::new(&config, directory.clone())?;
+    let handler = server::Handler::new(&config, directory.clone(), deps.listener.clone())?;
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         () = directory.synced() => {}

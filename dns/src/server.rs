@@ -14,10 +14,12 @@ use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::CachedDirectory;
 use crate::forward::Forwarder;
+use crate::tell::{Answered, tell};
 use crate::zone::{Answer, Data, Kind, Rr, Zone};
 use crate::{Config, Error};
 
@@ -76,6 +78,7 @@ pub(crate) struct Handler {
     forwarder: Arc<Forwarder>,
     /// Turns the order of answers, so that clients that take the first one are spread.
     turn: AtomicUsize,
+    listener: Option<mpsc::Sender<Answered>>,
 }
 
 /// What goes into the response.
@@ -88,7 +91,11 @@ struct Outcome {
 }
 
 impl Handler {
-    pub(crate) fn new(config: &Config, directory: CachedDirectory) -> Result<Self, Error> {
+    pub(crate) fn new(
+        config: &Config,
+        directory: CachedDirectory,
+        listener: Option<mpsc::Sender<Answered>>,
+    ) -> Result<Self, Error> {
         let domain = config
             .cluster_domain
             .trim_end_matches('.')
@@ -106,6 +113,7 @@ impl Handler {
             directory,
             forwarder,
             turn: AtomicUsize::new(0),
+            listener,
         })
     }
 
@@ -233,8 +241,12 @@ impl RequestHandler for Handler {
                 let query = info.query;
                 match query.query_class() {
                     DNSClass::IN | DNSClass::ANY => {
-                        self.resolve(query.original().name(), query.query_type())
-                            .await
+                        let name = query.original().name();
+                        let outcome = self.resolve(name, query.query_type()).await;
+                        if let Some(listener) = &self.listener {
+                            tell(listener, &text(name), &outcome.answers).await;
+                        }
+                        outcome
                     }
                     _ => refused(ResponseCode::Refused),
                 }

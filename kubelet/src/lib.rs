@@ -49,7 +49,7 @@ mod worker;
 
 pub use config::{Config, EvictionThresholds, ImageCollection};
 pub use metrics::Metrics;
-pub use run::{Deps, Error, run};
+pub use run::{Beside, Deps, Error, run};
 
 /// The release of Kubernetes whose behaviour this follows.
 pub const VERSION: &str = "v1.36.0+fairlead";

@@ -1,10 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use watch_cache::WatchCaches;
 
@@ -33,6 +35,16 @@ pub struct Deps {
     /// Another runtime than the CRI one at the configured socket.
     pub runtime: Option<Arc<dyn Runtime>>,
     pub metrics: Metrics,
+    pub beside: Beside,
+}
+
+/// What other parts of the node's process have the kubelet's server serve, behind its
+/// authentication.
+#[derive(Clone, Default)]
+pub struct Beside {
+    /// Each adds its metrics to those at `/metrics`.
+    pub metrics: Vec<fn(&mut Registry)>,
+    pub routes: Router,
 }
 
 impl Deps {
@@ -42,6 +54,7 @@ impl Deps {
             caches,
             runtime: None,
             metrics: Metrics::default(),
+            beside: Beside::default(),
         }
     }
 }
@@ -115,7 +128,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     ));
     tasks.spawn(node::keep_lease(context.clone(), shutdown.clone()));
     if let Some(server) = server {
-        tasks.spawn(server.run(context.clone(), shutdown.clone()));
+        let beside = deps.beside.clone();
+        tasks.spawn(server.run(context.clone(), beside, shutdown.clone()));
     }
     tasks.spawn(node::watch_pressure(
         context.clone(),

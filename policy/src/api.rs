@@ -216,10 +216,15 @@ pub fn pod(object: &PodView) -> Option<Pod> {
         })
         .collect();
     let labels = object.metadata.labels.clone().unwrap_or_default();
+    let owners = object.metadata.owner_references.iter().flatten();
+    let mut owners = owners.filter(|own| own.controller == Some(true));
     Some(Pod {
         labels,
         addresses,
         named_ports,
+        owner: owners
+            .next()
+            .map(|own| format!("{}/{}", own.kind, own.name)),
     })
 }
 
@@ -282,6 +287,7 @@ pub(crate) fn dns_pod(slice: &EndpointSlice) -> Option<(ObjectName, Pod)> {
             labels,
             addresses,
             named_ports,
+            owner: Some(format!("Service/{DNS_SERVICE}")),
         },
     ))
 }

@@ -1,12 +1,10 @@
 //! The watch caches of the agent, and their changes as one stream.
 
-use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use tokio::sync::broadcast::error::RecvError;
 use watch_cache::{Cacheable, Change, WatchCache, WatchCaches};
 
 use crate::api::{ClusterNetworkPolicy, NodeView, PodView};
@@ -99,12 +97,5 @@ fn changes<K: Cacheable>(
     cache: &WatchCache<K>,
     wrap: fn(Change<K>) -> Update,
 ) -> BoxStream<'static, Update> {
-    futures::stream::unfold(cache.subscribe(), move |mut receiver| async move {
-        match receiver.recv().await {
-            Ok(change) => Some((wrap(change), receiver)),
-            Err(RecvError::Lagged(_)) => Some((Update::Rebuild, receiver)),
-            Err(RecvError::Closed) => None,
-        }
-    })
-    .boxed()
+    cache.updates(wrap, || Update::Rebuild)
 }

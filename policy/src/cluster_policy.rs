@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use crate::api::{network, selector};
 use crate::model::{
-    Action, ClusterPolicy, Namespaces, Peer, PodSelector, Port, PortMatch, Protocol, Rule,
-    Selector, Tier,
+    Action, ClusterPolicy, DomainPattern, Namespaces, Peer, PodSelector, Port, PortMatch, Protocol,
+    Rule, Selector, Tier,
 };
 
 /// The object; unknown fields are kept apart from known ones, see [`PeerView`].
@@ -175,6 +175,10 @@ fn rule(view: &RuleView, peers: &[PeerView], faults: &mut Vec<String>) -> Rule {
             None
         }
     };
+    let names = peers.iter().any(|own| !own.domain_names.is_empty());
+    if names && action != Some(Action::Accept) {
+        faults.push("domainNames are for Accept only: this rule denies".to_owned());
+    }
     let peers: Vec<Peer> = peers.iter().flat_map(|own| peer(own, faults)).collect();
     let ports = view.protocols.as_ref().map(|protocols| {
         protocols
@@ -224,8 +228,8 @@ fn peer(view: &PeerView, faults: &mut Vec<String>) -> Vec<Peer> {
         return vec![Peer::Nodes(selector(nodes))];
     }
     if !view.domain_names.is_empty() {
-        faults.push("domainNames are not enforced: give the networks".to_owned());
-        return Vec::new();
+        let names = view.domain_names.iter().map(|own| DomainPattern::new(own));
+        return vec![Peer::Domains(names.collect())];
     }
     if view.networks.is_empty() {
         faults.push("a peer has no field that is known".to_owned());
@@ -309,6 +313,25 @@ mod tests {
         let ports = egress.ports.as_ref().unwrap();
         assert_eq!(ports.len(), 6);
         assert_eq!(ports[1].port, Port::Range(1, 9));
+    }
+
+    #[test]
+    fn domain_names_are_for_accept_only() {
+        for (action, understood) in [("Accept", true), ("Deny", false), ("Pass", false)] {
+            let (policy, faults) = parsed(json!({
+                "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+                "egress": [{"action": action, "to": [{"domainNames": ["*.example.com."]}]}],
+            }));
+            assert_eq!(faults.is_empty(), understood, "{action}");
+            let names = Peer::Domains([DomainPattern::new("*.example.com")].into());
+            let expected = understood.then(|| vec![names]);
+            assert_eq!(policy.egress[0].peers, expected, "{action}");
+            assert_eq!(
+                policy.egress[0].action == Action::Deny,
+                !understood,
+                "{action}"
+            );
+        }
     }
 
     #[test]

@@ -4,32 +4,38 @@
 //! watch caches --Update--> Agent (index, committed) --Transaction--> kernel
 //! gate --Waiting--^            '--> waiting plugins are answered
 //! nftables monitor: our table was changed by somebody else -> written anew
+//! cluster DNS --Answered--> sets of names' addresses
 //! ```
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kernel::conntrack;
 use kernel::nflog::{Logged, Nflog};
 use kernel::nftables::{Changes, Notice};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use watch_cache::{Change, WatchCache, WatchCaches};
 
 use crate::api::{self, ClusterNetworkPolicy, NodeView, PodView};
 use crate::caches::{Caches, Update};
+use crate::connections::{Connections, Tracking};
 use crate::flows::{self, Flow, Flows};
 use crate::gate::{self, Records, Waiting};
 use crate::index::{Desired, Index};
 use crate::kernel_table::KernelTable;
+use crate::learning::{Answered, Memory, until_next_end};
 use crate::metrics::metrics;
 use crate::model::{Direction, ObjectName, Pod};
 use crate::plan::{self, Compiled, Log, Names};
 use crate::render::LOG_GROUP;
+use crate::slipped;
 
 /// How long after a refused transaction the whole table is written anew.
 const RETRY: Duration = Duration::from_millis(500);
@@ -46,20 +52,32 @@ pub struct Config {
     pub attachments: PathBuf,
     /// Where people ask what was dropped.
     pub flows: PathBuf,
+    /// What the cluster DNS answered, across restarts of the process.
+    pub names: PathBuf,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        Self::below(Path::new("/run/fairlead"))
+    }
+}
+
+impl Config {
+    /// With everything in one directory.
+    pub fn below(directory: &Path) -> Self {
         Self {
-            socket: PathBuf::from("/run/fairlead/policy.sock"),
-            attachments: PathBuf::from("/run/fairlead/policy/attachments"),
-            flows: PathBuf::from(FLOWS_SOCKET),
+            socket: directory.join("policy.sock"),
+            attachments: directory.join("policy/attachments"),
+            flows: directory.join("flows.sock"),
+            names: directory.join("policy/names.json"),
         }
     }
 }
 
 pub struct Deps {
     pub caches: WatchCaches,
+    /// What the cluster DNS of this node answers. Without it, rules that name domains allow nothing.
+    pub answers: Option<mpsc::Receiver<Answered>>,
 }
 
 /// Faults that an operator has to mend.
@@ -95,12 +113,19 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         () = shutdown.cancelled() => return Ok(()),
         () = caches.cluster_policies_synced() => {}
     }
-    let mut dropped = listen_to_drops();
+    let mut logged = listen_to_verdicts();
+    let mut answers = deps.answers;
     let mut agent = Agent {
-        log: match dropped {
-            Some(_) => Log::Drops,
-            None => Log::Nothing,
+        log: match logged {
+            Some(_) => Log::DROPS,
+            None => Log::NOTHING,
         },
+        connections: Connections::default(),
+        tracking: Tracking::open(),
+        in_use: BTreeSet::new(),
+        repaired: false,
+        answered: Vec::new(),
+        memory: Memory::open(&config.names),
         flows: Flows::new(),
         desired: Desired::default(),
         index: Index::default(),
@@ -115,6 +140,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     for (interface, attachment) in agent.records.load().map_err(file(&config.attachments))? {
         agent.index.set_attachment(interface, attachment);
     }
+    agent.index.set_learnt(agent.memory.learnt());
     agent.rebuild();
     let mut disturbances = Changes::open()?;
     let mut written = agent.write();
@@ -124,8 +150,10 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     let serving = gate::serve(listener, sender, shutdown.clone());
     let serving = tokio::spawn(serving);
     let listener = gate::listen(&config.flows).map_err(file(&config.flows))?;
-    let telling = flows::serve(listener, agent.flows.clone(), shutdown.clone());
+    let (flows, connections) = (agent.flows.clone(), agent.connections.clone());
+    let telling = flows::serve(listener, flows, connections, shutdown.clone());
     let telling = tokio::spawn(telling);
+    let mut wanted = agent.flows.wanted();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -135,9 +163,18 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
             }
             Some(request) = requests.recv() => agent.attach(request),
             notices = disturbances.next() => agent.disturbed(&notices?),
-            logged = next_dropped(&mut dropped) => {
-                agent.dropped(&logged);
+            packets = next_logged(&mut logged) => {
+                agent.logged(&packets);
                 continue;
+            }
+            answered = next_answer(&mut answers) => if !agent.learn(answered) { continue },
+            _ = wanted.changed() => agent.log.accepted = *wanted.borrow() > 0 && agent.log.drops,
+            flows = agent.tracking.next() => {
+                agent.remember(&flows);
+                continue;
+            }
+            () = tokio::time::sleep(until_next_end(&agent.index, SystemTime::now())) => {
+                agent.index.forget_past(SystemTime::now(), &agent.in_use);
             }
             () = tokio::time::sleep(RETRY), if !written => {}
         }
@@ -156,7 +193,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
 }
 
 /// Enforcement does not depend on it.
-fn listen_to_drops() -> Option<Nflog> {
+fn listen_to_verdicts() -> Option<Nflog> {
     match Nflog::open(LOG_GROUP) {
         Ok(nflog) => Some(nflog),
         Err(error) => {
@@ -166,7 +203,7 @@ fn listen_to_drops() -> Option<Nflog> {
     }
 }
 
-async fn next_dropped(nflog: &mut Option<Nflog>) -> Vec<Logged> {
+async fn next_logged(nflog: &mut Option<Nflog>) -> Vec<Logged> {
     let Some(own) = nflog else {
         return std::future::pending().await;
     };
@@ -178,6 +215,17 @@ async fn next_dropped(nflog: &mut Option<Nflog>) -> Vec<Logged> {
             Vec::new()
         }
     }
+}
+
+async fn next_answer(answers: &mut Option<mpsc::Receiver<Answered>>) -> Answered {
+    if let Some(own) = answers
+        && let Some(answered) = own.recv().await
+    {
+        return answered;
+    }
+    // The DNS server ended, or there is none.
+    *answers = None;
+    std::future::pending().await
 }
 
 struct Agent {
@@ -195,13 +243,24 @@ struct Agent {
     table: KernelTable,
     waiting: Vec<Waiting>,
     records: Records,
+    connections: Connections,
+    tracking: Tracking,
+    /// The addresses that connections go to.
+    in_use: BTreeSet<IpAddr>,
+    /// Our table was written anew: the next look at connections tells what was made meanwhile.
+    repaired: bool,
+    /// Clients of the cluster DNS that wait until the addresses are in the kernel.
+    answered: Vec<oneshot::Sender<()>>,
+    memory: Memory,
 }
 
 impl Agent {
     /// The index from the caches' whole content.
     fn rebuild(&mut self) {
         let attachments = self.index.attachments().clone();
+        let learnt = self.index.learnt().clone();
         self.index = Index::default();
+        self.index.set_learnt(learnt);
         for (interface, attachment) in attachments {
             self.index.set_attachment(interface, attachment);
         }
@@ -336,19 +395,54 @@ impl Agent {
         self.waiting.push(request);
     }
 
-    fn dropped(&self, logged: &[Logged]) {
-        for own in logged {
-            let Some((direction, decision)) = self.names.decision(&own.prefix, &self.desired)
-            else {
+    fn logged(&self, packets: &[Logged]) {
+        for own in packets {
+            let Some(told) = self.names.told(&own.prefix, &self.desired) else {
                 continue;
             };
-            let interface = match direction {
+            let interface = match told.direction {
                 Direction::Ingress => own.out_interface.as_deref(),
                 Direction::Egress => own.in_interface.as_deref(),
             };
-            let flow = || Flow::of(own, direction, &decision, &self.index);
+            let flow = || Flow::of(&own.packet, &told, &self.index);
+            let interface = interface.unwrap_or_default();
             self.flows
-                .tell(interface.unwrap_or_default(), direction, flow);
+                .tell(interface, told.direction, told.accepted, flow);
+        }
+    }
+
+    /// Whether the kernel has to know; who waits for it is answered when it does.
+    fn learn(&mut self, (name, addresses, ready): Answered) -> bool {
+        let changed = self.index.learn(&name, &addresses, SystemTime::now());
+        if changed {
+            self.answered.push(ready);
+        } else {
+            // Who hung up does not need to know.
+            let _ = ready.send(());
+        }
+        changed
+    }
+
+    fn remember(&mut self, flows: &[conntrack::Flow]) {
+        if std::mem::take(&mut self.repaired) {
+            self.tell_what_slipped_through(flows);
+        }
+        let now = SystemTime::now();
+        self.in_use = self.connections.remember(flows, &self.index, now);
+    }
+
+    /// Connections that are there although policies deny them.
+    fn tell_what_slipped_through(&self, flows: &[conntrack::Flow]) {
+        for flow in flows {
+            let Some((packet, told)) = slipped::through(flow, &self.desired, &self.index) else {
+                continue;
+            };
+            tracing::warn!(
+                source = %packet.source, destination = %packet.destination, reason = %told.decision,
+                "a connection that policies deny was made while our table was not as it has to be"
+            );
+            let tell = || Flow::of(&packet, &told, &self.index);
+            self.flows.tell("", told.direction, true, tell);
         }
     }
 
@@ -389,6 +483,8 @@ impl Agent {
             metrics().repairs.inc();
             tracing::warn!("somebody else changed our table, it is written anew");
             self.committed = None;
+            self.repaired = true;
+            self.tracking.hurry();
         }
     }
 
@@ -404,9 +500,9 @@ impl Agent {
             Err(error) => {
                 tracing::error!(%error, "policies were not written, the whole table is tried again");
                 metrics().failures.inc();
-                if self.committed.take().is_none() && self.log == Log::Drops {
+                if self.committed.take().is_none() && self.log != Log::NOTHING {
                     tracing::warn!("the rules are tried again without a log of what they drop");
-                    self.log = Log::Nothing;
+                    self.log = Log::NOTHING;
                 }
                 return false;
             }
@@ -428,6 +524,13 @@ impl Agent {
         }
         self.waiting
             .retain(|waiting| !waiting.protected.is_closed());
+        for ready in self.answered.drain(..) {
+            // Who hung up does not need to know.
+            let _ = ready.send(());
+        }
+        if let Err(error) = self.memory.keep(self.index.learnt()) {
+            tracing::warn!(%error, "what names resolve to would be lost by a restart");
+        }
         self.desired = desired;
         true
     }

@@ -1,23 +1,27 @@
-//! What the kernel dropped, told to people: a short history and a stream of what comes.
+//! What the kernel dropped, and what it accepted while somebody asks, told to people: a short
+//! history and a stream of what comes.
 //!
-//! A connection to the socket sends one line, `follow` or nothing, and gets a line of JSON for
-//! each dropped packet.
+//! A connection to the socket sends one line of words and gets lines of JSON. Without a word it gets
+//! the history; `follow`: what comes, too; `accepted`: accepted connections are logged while it
+//! lasts; `connections`: the connections of the last hour instead of flows.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use kernel::nflog::{Headers, Logged};
+use kernel::nflog::Headers;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::Connections;
 use crate::index::Index;
 use crate::metrics::metrics;
 use crate::model::Direction;
+use crate::render::Told;
 use crate::verdict::Decision;
 
 const HISTORY: usize = 4096;
@@ -33,6 +37,9 @@ pub struct End {
     /// `NAMESPACE/NAME`, of an address that is a pod's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// `KIND/NAME` of the pod's controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// A packet and what became of it.
@@ -40,7 +47,7 @@ pub struct End {
 pub struct Flow {
     /// Milliseconds since 1970.
     pub time: u64,
-    /// `drop`
+    /// `drop` or `accept`
     pub verdict: String,
     /// `ingress` or `egress`, as seen from the pod whose policies decided.
     pub direction: String,
@@ -58,40 +65,39 @@ pub struct Flow {
 
 impl Flow {
     /// What a logged packet means.
-    pub(crate) fn of(
-        logged: &Logged,
-        direction: Direction,
-        decision: &Decision,
-        index: &Index,
-    ) -> Self {
+    pub(crate) fn of(packet: &Headers, told: &Told, index: &Index) -> Self {
         let Headers {
             source,
             destination,
             protocol,
             ports,
-        } = logged.packet;
-        let end = |address, port| End {
-            address,
-            port,
-            pod: pod_of(address, index),
+        } = *packet;
+        let end = |address, port| {
+            let (pod, owner) = pod_of(address, index).unzip();
+            End {
+                address,
+                port,
+                pod,
+                owner: owner.flatten(),
+            }
         };
-        let policies = match decision {
+        let policies = match &told.decision {
             Decision::Rule { policy, .. } => vec![policy.to_string()],
             Decision::NoneAllows(policies) => policies
                 .iter()
                 .map(|(namespace, name)| format!("NetworkPolicy {namespace}/{name}"))
                 .collect(),
-            Decision::Default | Decision::Unprotected => Vec::new(),
+            Decision::Default | Decision::OwnNode | Decision::Unprotected => Vec::new(),
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Self {
             time: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
-            verdict: "drop".to_owned(),
-            direction: name(direction).to_owned(),
+            verdict: if told.accepted { "accept" } else { "drop" }.to_owned(),
+            direction: name(told.direction).to_owned(),
             protocol: protocol_name(protocol),
             source: end(source, ports.map(|(source, _)| source)),
             destination: end(destination, ports.map(|(_, destination)| destination)),
-            reason: decision.to_string(),
+            reason: told.decision.to_string(),
             policies,
             untold: 0,
         }
@@ -113,7 +119,7 @@ pub(crate) fn name(direction: Direction) -> &'static str {
     }
 }
 
-fn protocol_name(number: u8) -> String {
+pub(crate) fn protocol_name(number: u8) -> String {
     match number {
         1 => "ICMP".to_owned(),
         6 => "TCP".to_owned(),
@@ -125,23 +131,34 @@ fn protocol_name(number: u8) -> String {
 }
 
 /// Few packets are told in a second, so the pods are looked through for each.
-fn pod_of(address: IpAddr, index: &Index) -> Option<String> {
+fn pod_of(address: IpAddr, index: &Index) -> Option<(String, Option<String>)> {
     let mut pods = index.pods().iter();
-    let ((namespace, name), _) = pods.find(|(_, pod)| pod.addresses.contains(&address))?;
-    Some(format!("{namespace}/{name}"))
+    let ((namespace, name), pod) = pods.find(|(_, pod)| pod.addresses.contains(&address))?;
+    Some((format!("{namespace}/{name}"), pod.owner.clone()))
+}
+
+/// A listener that wants to know of accepted connections, as long as this lives.
+struct Wanting(Arc<watch::Sender<usize>>);
+
+impl Drop for Wanting {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// The history, and who listens. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Flows {
     shared: Arc<Mutex<Shared>>,
+    /// How many listeners want to know of accepted connections.
+    wanted: Arc<watch::Sender<usize>>,
 }
 
 struct Shared {
     history: VecDeque<Arc<Flow>>,
     listeners: broadcast::Sender<Arc<Flow>>,
-    /// By interface and direction: since when, how many were told, how many not.
-    told: BTreeMap<(String, Direction), (Instant, u32, u32)>,
+    /// By interface, direction and whether accepted: since when, how many were told, how many not.
+    told: BTreeMap<(String, Direction, bool), (Instant, u32, u32)>,
 }
 
 impl Flows {
@@ -153,15 +170,32 @@ impl Flows {
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
+            wanted: Arc::new(watch::Sender::new(0)),
         }
     }
 
+    /// How many listeners want to know of accepted connections, as it changes.
+    pub(crate) fn wanted(&self) -> watch::Receiver<usize> {
+        self.wanted.subscribe()
+    }
+
+    fn want(&self) -> Wanting {
+        self.wanted.send_modify(|count| *count += 1);
+        Wanting(self.wanted.clone())
+    }
+
     /// Takes a flow, unless its interface had its share of this second.
-    pub(crate) fn tell(&self, interface: &str, direction: Direction, flow: impl FnOnce() -> Flow) {
-        metrics().dropped(direction).inc();
+    pub(crate) fn tell(
+        &self,
+        interface: &str,
+        direction: Direction,
+        accepted: bool,
+        flow: impl FnOnce() -> Flow,
+    ) {
+        metrics().logged(direction, accepted).inc();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let key = (interface.to_owned(), direction);
+        let key = (interface.to_owned(), direction, accepted);
         let (since, told, untold) = shared.told.entry(key).or_insert((now, 0, 0));
         if now.duration_since(*since) >= Duration::from_secs(1) {
             (*since, *told) = (now, 0);
@@ -185,7 +219,7 @@ impl Flows {
     /// Forgets what was counted for interfaces that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.told.retain(|(interface, _), _| exists(interface));
+        shared.told.retain(|(interface, _, _), _| exists(interface));
     }
 
     fn subscribe(&self) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
@@ -197,7 +231,12 @@ impl Flows {
     }
 }
 
-pub(crate) async fn serve(listener: UnixListener, flows: Flows, shutdown: CancellationToken) {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    flows: Flows,
+    connections: Connections,
+    shutdown: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -206,11 +245,12 @@ pub(crate) async fn serve(listener: UnixListener, flows: Flows, shutdown: Cancel
         match accepted {
             Ok((stream, _)) => {
                 let (flows, shutdown) = (flows.clone(), shutdown.clone());
+                let connections = connections.clone();
                 tokio::spawn(async move {
                     tokio::select! {
                         () = shutdown.cancelled() => {}
                         // Who hangs up has enough.
-                        _ = answer(stream, flows) => {}
+                        _ = answer(stream, flows, connections) => {}
                     }
                 });
             }
@@ -222,30 +262,41 @@ pub(crate) async fn serve(listener: UnixListener, flows: Flows, shutdown: Cancel
     }
 }
 
-async fn answer(stream: UnixStream, flows: Flows) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, flows: Flows, connections: Connections) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     BufReader::new(reader.take(1024))
         .read_line(&mut line)
         .await?;
+    let asks = |word: &str| line.split_whitespace().any(|own| own == word);
+    if asks("connections") {
+        for connection in connections.list() {
+            write(&mut writer, &connection).await?;
+        }
+        return Ok(());
+    }
+    let _wanting = asks("accepted").then(|| flows.want());
     let (history, mut coming) = flows.subscribe();
     for flow in history {
-        write(&mut writer, &flow).await?;
+        write(&mut writer, flow.as_ref()).await?;
     }
-    if line.trim() != "follow" {
+    if !asks("follow") {
         return Ok(());
     }
     loop {
         match coming.recv().await {
-            Ok(flow) => write(&mut writer, &flow).await?,
+            Ok(flow) => write(&mut writer, flow.as_ref()).await?,
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
         }
     }
 }
 
-async fn write(writer: &mut (impl AsyncWriteExt + Unpin), flow: &Flow) -> std::io::Result<()> {
-    let mut bytes = serde_json::to_vec(flow)?;
+async fn write(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    line: &impl Serialize,
+) -> std::io::Result<()> {
+    let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
     writer.write_all(&bytes).await
 }
@@ -259,6 +310,7 @@ mod tests {
             address: [10, 0, 0, 1].into(),
             port: Some(80),
             pod: Some(pod.to_owned()),
+            owner: None,
         };
         Flow {
             time: 0,
@@ -277,13 +329,23 @@ mod tests {
     fn who_floods_is_counted_and_does_not_push_out_others() {
         let flows = Flows::new();
         for _ in 0..1000 {
-            flows.tell("fl1", Direction::Ingress, flow);
+            flows.tell("fl1", Direction::Ingress, false, flow);
         }
-        flows.tell("fl2", Direction::Ingress, flow);
+        flows.tell("fl2", Direction::Ingress, false, flow);
         let (history, _) = flows.subscribe();
         // The thousand may have crossed the end of a second or two.
         assert!(history.len() < 200, "{}", history.len());
         assert!(history.iter().filter(|own| own.untold == 0).count() >= 2);
+    }
+
+    #[test]
+    fn accepted_connections_are_wanted_while_somebody_listens() {
+        let flows = Flows::new();
+        let wanted = flows.wanted();
+        let (first, second) = (flows.want(), flows.want());
+        assert_eq!(*wanted.borrow(), 2);
+        drop((first, second));
+        assert_eq!(*wanted.borrow(), 0);
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Told {
         Attachment {
             pod: (self.pod_namespace.clone(), self.pod_name.clone()),
             addresses: self.addresses.iter().copied().collect(),
+            ..Attachment::default()
         }
     }
 }

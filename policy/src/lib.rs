@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A packet's path through our table `inet fairlead-policy`, in the hook `forward` (after Service
-//! translation, so that real back ends are judged) and `input` (pod to its own node):
+//! translation, so that real back ends are judged), `input` (pod to its own node) and `output` (what
+//! IPVS sends on):
 //!
 //! 1. replies of a tracked connection are accepted; everything in the original direction is judged
 //!    anew, so a changed policy takes effect on established connections at once;
@@ -17,7 +18,7 @@
 //!
 //! Pods that the same policies select share a chain; rules that select the same peers share a set. A
 //! pod that appears adds elements and touches no rule. Traffic from the node itself to its own pods
-//! is always allowed, as the API says.
+//! is always allowed, and no NetworkPolicy keeps a pod from its own node, as the API says.
 //!
 //! **Invariant:** [`model`], [`index`] and [`plan`] are pure; only `kernel_table` opens
 //! netlink. The first transaction of a process holds the complete rules and replaces what was there.
@@ -25,22 +26,27 @@
 pub mod api;
 mod caches;
 mod cluster_policy;
+pub mod connections;
 mod definition;
 mod driver;
 pub mod flows;
 mod gate;
 pub mod index;
 mod kernel_table;
+mod learning;
 mod metrics;
 pub mod model;
 pub mod plan;
 mod pod_view;
+pub mod probe;
 mod render;
 mod report;
+mod slipped;
 pub mod snapshot;
 pub mod verdict;
 
 pub use definition::{definition, install};
 pub use driver::{Config, Deps, Error, FLOWS_SOCKET, run};
+pub use learning::Answered;
 pub use metrics::register;
 pub use report::report;

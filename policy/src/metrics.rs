@@ -17,13 +17,17 @@ pub(crate) struct Metrics {
     pub(crate) endpoints: Gauge,
     dropped_ingress: Counter,
     dropped_egress: Counter,
+    accepted_ingress: Counter,
+    accepted_egress: Counter,
 }
 
 impl Metrics {
-    pub(crate) fn dropped(&self, direction: Direction) -> &Counter {
-        match direction {
-            Direction::Ingress => &self.dropped_ingress,
-            Direction::Egress => &self.dropped_egress,
+    pub(crate) fn logged(&self, direction: Direction, accepted: bool) -> &Counter {
+        match (direction, accepted) {
+            (Direction::Ingress, false) => &self.dropped_ingress,
+            (Direction::Egress, false) => &self.dropped_egress,
+            (Direction::Ingress, true) => &self.accepted_ingress,
+            (Direction::Egress, true) => &self.accepted_egress,
         }
     }
 }
@@ -35,6 +39,8 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     endpoints: Gauge::default(),
     dropped_ingress: Counter::default(),
     dropped_egress: Counter::default(),
+    accepted_ingress: Counter::default(),
+    accepted_egress: Counter::default(),
 });
 
 pub(crate) fn metrics() -> &'static Metrics {
@@ -73,5 +79,15 @@ pub fn register(registry: &mut Registry) {
         "fairlead_policy_logged_drops_egress",
         "Logged packets that were dropped on their way from a pod",
         m.dropped_egress.clone(),
+    );
+    registry.register(
+        "fairlead_policy_logged_accepts_ingress",
+        "Logged connections that were accepted on their way to a pod, while that is asked for",
+        m.accepted_ingress.clone(),
+    );
+    registry.register(
+        "fairlead_policy_logged_accepts_egress",
+        "Logged connections that were accepted on their way from a pod, while that is asked for",
+        m.accepted_egress.clone(),
     );
 }

@@ -107,6 +107,33 @@ pub enum Peer {
     },
     /// The addresses of the cluster's nodes.
     Nodes(Selector),
+    /// What the cluster DNS answered for names that one of the patterns matches.
+    Domains(BTreeSet<DomainPattern>),
+}
+
+/// A domain name, or `*.` and a name for everything below it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomainPattern(String);
+
+impl DomainPattern {
+    pub fn new(text: &str) -> Self {
+        Self(plain_name(text))
+    }
+
+    /// Whether a [`plain_name`] is meant.
+    pub fn matches(&self, name: &str) -> bool {
+        match self.0.strip_prefix("*.") {
+            Some(parent) => name
+                .strip_suffix(parent)
+                .is_some_and(|labels| labels.len() > 1 && labels.ends_with('.')),
+            None => self.0 == name,
+        }
+    }
+}
+
+/// A domain name as names are compared: lower case, without the final dot.
+pub fn plain_name(text: &str) -> String {
+    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -238,11 +265,37 @@ pub struct Pod {
     pub labels: Labels,
     pub addresses: BTreeSet<IpAddr>,
     pub named_ports: BTreeSet<(String, Protocol, u16)>,
+    /// `KIND/NAME` of who made it and its labels.
+    pub owner: Option<String>,
 }
 
-/// A pod's interface on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A pod's interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attachment {
     pub pod: ObjectName,
     pub addresses: BTreeSet<IpAddr>,
+    /// The name of the pod's node, where that is asked for: the kernel knows its own addresses.
+    pub node: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_labels() {
+        for (pattern, name, expected) in [
+            ("kubernetes.io", "kubernetes.io", true),
+            ("Kubernetes.IO.", "kubernetes.io", true),
+            ("kubernetes.io", "www.kubernetes.io", false),
+            ("*.kubernetes.io", "www.kubernetes.io", true),
+            ("*.kubernetes.io", "latest.blog.kubernetes.io", true),
+            ("*.kubernetes.io", "kubernetes.io", false),
+            ("*.kubernetes.io", ".kubernetes.io", false),
+            ("*.kubernetes.io", "my-kubernetes.io", false),
+        ] {
+            let matches = DomainPattern::new(pattern).matches(name);
+            assert_eq!(matches, expected, "{pattern} {name}");
+        }
+    }
 }

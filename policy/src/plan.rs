@@ -1,31 +1,46 @@
 //! From what is wanted to one nftables transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernel::nftables::{
-    BaseChain, Chain, CtField, DataType, Datum, Element, Family, Field, Hook, Name, Right, Rule,
-    Set, Statement, Table, Transaction, Verdict, ct_state,
+    BaseChain, Chain, CtField, DataType, Datum, Element, Family, FibKey, FibResult, Field, Hook,
+    Name, Right, Rule, Set, Statement, Table, Transaction, Verdict, address_type, ct_state,
 };
 
-use crate::index::SetContent;
+use crate::index::{Lease, SetContent};
 use crate::render::dropping;
-pub use crate::render::{Compiled, LOG_GROUP, Log, Names, compile};
+pub use crate::render::{Compiled, LOG_GROUP, Log, Names, Told, compile};
 
 /// Our table; nobody else writes it.
 pub const TABLE: &str = "fairlead-policy";
 
 pub(crate) const FROM_POD: &str = "from-pod";
+pub(crate) const TO_NODE: &str = "to-node";
 pub(crate) const TO_ANY: &str = "to-any";
 pub(crate) const TO_POD: &str = "to-pod";
 const EGRESS: &str = "egress";
+const EGRESS_TO_NODE: &str = "egress-to-node";
 const INGRESS: &str = "ingress";
 /// Each pod's interface with itself: a pod cannot block the way to itself, through a Service.
 const ITSELF: &str = "itself";
 /// Before other filters of the same hook, after Service translation.
 const PRIORITY: i32 = -10;
+/// After IPVS has taken what is sent to its Services (at 98 and 99): that is judged on its way out,
+/// with the real back end.
+const PRIORITY_OF_INPUT: i32 = 150;
+/// An element outlives its lease by this: the agent takes it away or renews it before, and only
+/// where no agent runs does the kernel end it.
+const LONGEST_WITHOUT_AGENT: Duration = Duration::from_secs(60);
 /// Neighbour discovery between a pod and its node: ICMPv6 types 133 to 136.
 const NEIGHBOUR_DISCOVERY: (u8, u8) = (133, 136);
+/// fe80::/10, from its first address to its last.
+const LINK_LOCAL: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
+    Ipv6Addr::from_bits((0xfec0 << 112) - 1),
+];
 
 pub fn table() -> Table {
     Table::new(Family::Inet, TABLE)
@@ -46,8 +61,7 @@ pub fn plan(committed: Option<&Compiled>, wanted: &Compiled) -> Transaction {
     if committed.is_none() {
         frame(wanted.log, &mut transaction);
     }
-    write_map(EGRESS, &old.egress, &wanted.egress, &mut transaction);
-    write_map(INGRESS, &old.ingress, &wanted.ingress, &mut transaction);
+    write_maps(old, wanted, &mut transaction);
     write_itself(old, wanted, &mut transaction);
     let gone: Vec<&String> = old
         .chains
@@ -92,127 +106,250 @@ fn verdict_map(name: &str) -> Arc<Set> {
     Arc::new(Set::verdict_map(&table(), name, [DataType::Ifname]))
 }
 
+/// The way out of the pod that has an address.
+fn by_source(v6: bool) -> Arc<Set> {
+    let name = format!("{EGRESS}-{}", family(v6));
+    let address = DataType::address(v6);
+    Arc::new(Set::verdict_map(&table(), name.as_str(), [address]))
+}
+
 fn itself() -> Arc<Set> {
-    Arc::new(Set::new(
-        &table(),
-        ITSELF,
-        [DataType::Ifname, DataType::Ifname],
-    ))
+    let interface = DataType::Ifname;
+    Arc::new(Set::new(&table(), ITSELF, [interface, interface]))
+}
+
+/// Each pod's address with its interface.
+fn itself_by_source(v6: bool) -> Arc<Set> {
+    let name = format!("{ITSELF}-{}", family(v6));
+    let key = [DataType::address(v6), DataType::Ifname];
+    Arc::new(Set::new(&table(), name.as_str(), key))
+}
+
+fn family(v6: bool) -> &'static str {
+    if v6 { "v6" } else { "v4" }
+}
+
+fn interface(name: &str) -> Datum {
+    Datum::Ifname(name.into())
 }
 
 fn write_itself(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
-    let only_in = |a: &Compiled, b: &Compiled| -> Vec<Element> {
-        let names = a.egress.keys().filter(|name| !b.egress.contains_key(*name));
-        let datum = |name: &String| Datum::Ifname(name.as_str().into());
+    let interfaces = |of: &Compiled| -> BTreeSet<Vec<Datum>> {
+        let names = of.egress.keys();
         names
-            .map(|name| Element::new([datum(name), datum(name)]))
+            .map(|name| vec![interface(name), interface(name)])
             .collect()
+    };
+    write_set(
+        &itself(),
+        &interfaces(old),
+        &interfaces(wanted),
+        transaction,
+    );
+    for v6 in [false, true] {
+        let addresses = |of: &Compiled| -> BTreeSet<Vec<Datum>> {
+            let own = of
+                .addresses
+                .iter()
+                .filter(|(address, _)| address.is_ipv6() == v6);
+            own.map(|(address, name)| vec![Datum::from(*address), interface(name)])
+                .collect()
+        };
+        let set = itself_by_source(v6);
+        write_set(&set, &addresses(old), &addresses(wanted), transaction);
+    }
+}
+
+fn write_set(
+    set: &Arc<Set>,
+    old: &BTreeSet<Vec<Datum>>,
+    wanted: &BTreeSet<Vec<Datum>>,
+    transaction: &mut Transaction,
+) {
+    let only_in = |a: &BTreeSet<Vec<Datum>>, b: &BTreeSet<Vec<Datum>>| -> Vec<Element> {
+        a.difference(b).cloned().map(Element::new).collect()
     };
     let (gone, new) = (only_in(old, wanted), only_in(wanted, old));
     if !gone.is_empty() {
-        transaction.delete_elements(&itself(), gone);
+        transaction.delete_elements(set, gone);
     }
     if !new.is_empty() {
-        transaction.add_elements(&itself(), new);
+        transaction.add_elements(set, new);
     }
 }
 
 /// What other rules refer to.
 fn frame_targets(transaction: &mut Transaction) {
-    for name in [FROM_POD, TO_ANY, TO_POD] {
+    for name in [FROM_POD, TO_NODE, TO_ANY, TO_POD] {
         transaction.add_chain(Chain::new(&table(), name));
     }
-    transaction.add_set(&verdict_map(EGRESS));
-    transaction.add_set(&verdict_map(INGRESS));
+    for name in [EGRESS, EGRESS_TO_NODE, INGRESS] {
+        transaction.add_set(&verdict_map(name));
+    }
     transaction.add_set(&itself());
+    for v6 in [false, true] {
+        transaction.add_set(&by_source(v6));
+        transaction.add_set(&itself_by_source(v6));
+    }
+}
+
+fn pods(field: Field) -> Statement {
+    let prefix: Name = kernel::POD_INTERFACE_PREFIX.into();
+    Statement::eq(field, Right::NamePrefix(prefix))
+}
+
+/// Writes rules into one chain.
+struct Rules<'a> {
+    table: Table,
+    transaction: &'a mut Transaction,
+}
+
+impl Rules<'_> {
+    fn add(&mut self, chain: &str, body: Vec<Statement>) {
+        let rule = Rule::new(&self.table, chain, body);
+        self.transaction.add_rule(rule);
+    }
+
+    fn base(&mut self, name: &str, hook: Hook, priority: i32) {
+        let base = BaseChain::filter(hook, priority);
+        let chain = Chain::new(&self.table, name).base(base);
+        self.transaction.add_chain(chain);
+        // Replies, and errors about what was sent.
+        self.add(
+            name,
+            vec![
+                Statement::ct_state(ct_state::ESTABLISHED | ct_state::RELATED),
+                Statement::eq(Field::Ct(CtField::Direction), Datum::CtDirection(1)),
+                Statement::accept(),
+            ],
+        );
+        self.add(
+            name,
+            vec![Statement::ct_state(ct_state::RELATED), Statement::accept()],
+        );
+    }
+
+    fn neighbour_discovery(&mut self, chain: &str, field: Field) {
+        let (first, last) = NEIGHBOUR_DISCOVERY;
+        let types = Right::Range(Datum::Byte(first), Datum::Byte(last));
+        let body = vec![
+            pods(field),
+            Statement::eq(Field::Icmpv6Type, types),
+            Statement::accept(),
+        ];
+        self.add(chain, body);
+    }
+
+    /// Asks a map, and drops what it does not know.
+    fn ask(&mut self, chain: &str, field: Field, map: &str, log: Log) {
+        self.add(chain, vec![Statement::vmap([field], map)]);
+        for body in dropping(&[], log, chain, 0) {
+            self.add(chain, body);
+        }
+    }
 }
 
 /// The rules that every packet passes.
 fn frame(log: Log, transaction: &mut Transaction) {
     let table = table();
-    let pods = |field| {
-        let prefix: Name = kernel::POD_INTERFACE_PREFIX.into();
-        Statement::eq(field, Right::NamePrefix(prefix))
-    };
-    let replies = vec![
-        Statement::ct_state(ct_state::ESTABLISHED | ct_state::RELATED),
-        Statement::eq(Field::Ct(CtField::Direction), Datum::CtDirection(1)),
-        Statement::accept(),
-    ];
-    let errors = vec![Statement::ct_state(ct_state::RELATED), Statement::accept()];
-    let mut rule = |chain: &str, body: Vec<Statement>| {
-        transaction.add_rule(Rule::new(&table, chain, body));
-    };
-    rule(FROM_POD, vec![Statement::vmap([Field::Iifname], EGRESS)]);
-    for body in dropping(&[], log, FROM_POD, 0) {
-        rule(FROM_POD, body);
+    let mut rules = Rules { table, transaction };
+    rules.ask(FROM_POD, Field::Iifname, EGRESS, log);
+    rules.ask(TO_NODE, Field::Iifname, EGRESS_TO_NODE, log);
+    rules.add(TO_ANY, vec![pods(Field::Oifname), Statement::goto(TO_POD)]);
+    rules.add(TO_ANY, vec![Statement::accept()]);
+    rules.ask(TO_POD, Field::Oifname, INGRESS, log);
+
+    rules.base("forward", Hook::Forward, PRIORITY);
+    let ends = [Field::Iifname, Field::Oifname];
+    let itself = vec![Statement::is_in(ends, ITSELF), Statement::accept()];
+    rules.add("forward", itself);
+    rules.add(
+        "forward",
+        vec![pods(Field::Iifname), Statement::goto(FROM_POD)],
+    );
+    rules.add(
+        "forward",
+        vec![pods(Field::Oifname), Statement::goto(TO_POD)],
+    );
+
+    rules.base("input", Hook::Input, PRIORITY_OF_INPUT);
+    rules.neighbour_discovery("input", Field::Iifname);
+    rules.add(
+        "input",
+        vec![pods(Field::Iifname), Statement::goto(TO_NODE)],
+    );
+
+    frame_output(&mut rules);
+}
+
+/// What IPVS sends on has no incoming interface, and the source that it came with; what the node
+/// sends itself is allowed.
+fn frame_output(rules: &mut Rules<'_>) {
+    let chain = "output";
+    rules.base(chain, Hook::Output, PRIORITY);
+    let source = Field::Fib(vec![FibKey::Saddr], FibResult::Type);
+    let local = Datum::AddressType(address_type::LOCAL);
+    rules.add(
+        chain,
+        vec![Statement::eq(source, local), Statement::accept()],
+    );
+    // Nothing is sent on from an address that is good on one link only.
+    let (first, last) = LINK_LOCAL.map(Datum::V6).into();
+    let link_local = Statement::eq(Field::saddr(true), Right::Range(first, last));
+    rules.add(chain, vec![link_local, Statement::accept()]);
+    rules.neighbour_discovery(chain, Field::Oifname);
+    for v6 in [false, true] {
+        let ends = [Field::saddr(v6), Field::Oifname];
+        let itself = Statement::is_in(ends, itself_by_source(v6).name.clone());
+        rules.add(chain, vec![itself, Statement::accept()]);
     }
-    rule(TO_ANY, vec![pods(Field::Oifname), Statement::goto(TO_POD)]);
-    rule(TO_ANY, vec![Statement::accept()]);
-    rule(TO_POD, vec![Statement::vmap([Field::Oifname], INGRESS)]);
-    for body in dropping(&[], log, TO_POD, 0) {
-        rule(TO_POD, body);
+    for v6 in [false, true] {
+        let map = by_source(v6).name.clone();
+        rules.add(chain, vec![Statement::vmap([Field::saddr(v6)], map)]);
     }
-    for (name, hook) in [("forward", Hook::Forward), ("input", Hook::Input)] {
-        let base = BaseChain::filter(hook, PRIORITY);
-        transaction.add_chain(Chain::new(&table, name).base(base));
-        let mut rule = |body: Vec<Statement>| {
-            transaction.add_rule(Rule::new(&table, name, body));
-        };
-        rule(replies.clone());
-        rule(errors.clone());
-        if hook == Hook::Input {
-            let (first, last) = NEIGHBOUR_DISCOVERY;
-            let types = Right::Range(Datum::Byte(first), Datum::Byte(last));
-            rule(vec![
-                pods(Field::Iifname),
-                Statement::eq(Field::Icmpv6Type, types),
-                Statement::accept(),
-            ]);
-        }
-        if hook == Hook::Forward {
-            let ends = [Field::Iifname, Field::Oifname];
-            rule(vec![Statement::is_in(ends, ITSELF), Statement::accept()]);
-        }
-        rule(vec![pods(Field::Iifname), Statement::goto(FROM_POD)]);
-        if hook == Hook::Forward {
-            rule(vec![pods(Field::Oifname), Statement::goto(TO_POD)]);
-        }
-    }
+    rules.add(chain, vec![pods(Field::Oifname), Statement::goto(TO_POD)]);
 }
 
 fn set(name: &str, content: &SetContent) -> Arc<Set> {
     let address = DataType::address(name.ends_with("v6"));
     Arc::new(match content {
         SetContent::Addresses(_) => Set::new(&table(), name, [address]),
-        SetContent::Ports(_) => Set::new(
-            &table(),
-            name,
-            [address, DataType::InetProto, DataType::InetService],
-        ),
+        SetContent::Learnt(_) => Set::new(&table(), name, [address]).with_timeouts(),
+        SetContent::Ports(_) => {
+            let key = [address, DataType::InetProto, DataType::InetService];
+            Set::new(&table(), name, key)
+        }
     })
 }
 
+/// Keys, and how long those stay that are learnt.
+type Elements = BTreeMap<Vec<Datum>, Option<Lease>>;
+
 /// The set's elements of the family that its name tells.
-fn elements(name: &str, content: &SetContent) -> BTreeSet<Vec<Datum>> {
-    let v6 = name.ends_with("v6");
+fn elements(name: &str, content: &SetContent) -> Elements {
+    let is_ours = |address: &IpAddr| address.is_ipv6() == name.ends_with("v6");
     match content {
-        SetContent::Addresses(addresses) => addresses
-            .iter()
-            .filter(|address| address.is_ipv6() == v6)
-            .map(|address| vec![Datum::from(*address)])
-            .collect(),
-        SetContent::Ports(ports) => ports
-            .iter()
-            .filter(|(address, _, _)| address.is_ipv6() == v6)
-            .map(|(address, protocol, port)| {
-                vec![
-                    Datum::from(*address),
-                    Datum::Proto(protocol.number()),
-                    Datum::Port(*port),
-                ]
+        SetContent::Addresses(addresses) => {
+            let own = addresses.iter().filter(|address| is_ours(address));
+            own.map(|address| (vec![Datum::from(*address)], None))
+                .collect()
+        }
+        SetContent::Learnt(addresses) => {
+            let own = addresses.iter().filter(|(address, _)| is_ours(address));
+            own.map(|(address, lease)| (vec![Datum::from(*address)], Some(*lease)))
+                .collect()
+        }
+        SetContent::Ports(ports) => {
+            let own = ports.iter().filter(|(address, _, _)| is_ours(address));
+            own.map(|(address, protocol, port)| {
+                let protocol = Datum::Proto(protocol.number());
+                (
+                    vec![Datum::from(*address), protocol, Datum::Port(*port)],
+                    None,
+                )
             })
-            .collect(),
+            .collect()
+        }
     }
 }
 
@@ -220,6 +357,7 @@ fn is_shared(a: &SetContent, b: &SetContent) -> bool {
     match (a, b) {
         (SetContent::Addresses(a), SetContent::Addresses(b)) => Arc::ptr_eq(a, b),
         (SetContent::Ports(a), SetContent::Ports(b)) => Arc::ptr_eq(a, b),
+        (SetContent::Learnt(a), SetContent::Learnt(b)) => Arc::ptr_eq(a, b),
         _ => false,
     }
 }
@@ -232,13 +370,26 @@ fn grow_sets(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
             Some(old) => elements(name, old),
             None => {
                 transaction.add_set(&set);
-                BTreeSet::new()
+                Elements::new()
             }
         };
         let want = elements(name, content);
-        let keys = |keys: Vec<Vec<Datum>>| keys.into_iter().map(Element::new).collect::<Vec<_>>();
-        let gone = keys(have.difference(&want).cloned().collect());
-        let new = keys(want.difference(&have).cloned().collect());
+        let only_in = |a: &Elements, b: &Elements| -> Vec<(Vec<Datum>, Option<Lease>)> {
+            let differs =
+                |(key, lease): &(&Vec<Datum>, &Option<Lease>)| b.get(*key) != Some(*lease);
+            let own = a.iter().filter(differs);
+            own.map(|(key, lease)| (key.clone(), *lease)).collect()
+        };
+        // A changed lease is an element anew: the kernel does not change that of an old one.
+        let gone = only_in(&have, &want).into_iter();
+        let gone: Vec<Element> = gone.map(|(key, _)| Element::new(key)).collect();
+        let new = only_in(&want, &have)
+            .into_iter()
+            .map(|(key, lease)| match lease {
+                Some(lease) => Element::new(key).timeout(lease.lifetime + LONGEST_WITHOUT_AGENT),
+                None => Element::new(key),
+            });
+        let new: Vec<Element> = new.collect();
         if !gone.is_empty() {
             transaction.delete_elements(&set, gone);
         }
@@ -248,29 +399,58 @@ fn grow_sets(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
     }
 }
 
-fn write_map(
-    name: &str,
-    old: &BTreeMap<String, Verdict>,
-    wanted: &BTreeMap<String, Verdict>,
-    transaction: &mut Transaction,
-) {
-    let map = verdict_map(name);
-    let key = |interface: &str| Datum::Ifname(interface.into());
+/// Verdicts by the key of a map.
+type Goals<'a> = BTreeMap<Datum, &'a Verdict>;
+
+fn write_maps(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
+    type Of = fn(&Compiled) -> &BTreeMap<String, Verdict>;
+    let by_interface: [(&str, Of); 3] = [
+        (EGRESS, |of| &of.egress),
+        (EGRESS_TO_NODE, |of| &of.to_node),
+        (INGRESS, |of| &of.ingress),
+    ];
+    for (name, of) in by_interface {
+        let (old, wanted) = (of(old), of(wanted));
+        if old != wanted {
+            let goals = |of| -> Goals<'_> { goals_by_interface(of) };
+            write_map(&verdict_map(name), &goals(old), &goals(wanted), transaction);
+        }
+    }
+    for v6 in [false, true] {
+        let goals = |of| -> Goals<'_> { goals_by_source(of, v6) };
+        write_map(&by_source(v6), &goals(old), &goals(wanted), transaction);
+    }
+}
+
+fn goals_by_interface(goals: &BTreeMap<String, Verdict>) -> Goals<'_> {
+    goals
+        .iter()
+        .map(|(name, goal)| (interface(name), goal))
+        .collect()
+}
+
+fn goals_by_source(of: &Compiled, v6: bool) -> Goals<'_> {
+    let own = of
+        .addresses
+        .iter()
+        .filter(|(address, _)| address.is_ipv6() == v6);
+    own.filter_map(|(address, name)| Some((Datum::from(*address), of.egress.get(name)?)))
+        .collect()
+}
+
+fn write_map(map: &Arc<Set>, old: &Goals<'_>, wanted: &Goals<'_>, transaction: &mut Transaction) {
+    let only_in = |a: &Goals<'_>, b: &Goals<'_>| -> Vec<Element> {
+        a.iter()
+            .filter(|(key, goal)| b.get(*key) != Some(*goal))
+            .map(|(key, goal)| Element::new([key.clone()]).verdict((*goal).clone()))
+            .collect()
+    };
     // A map's element has to be deleted with the verdict that it has.
-    let stale: Vec<Element> = old
-        .iter()
-        .filter(|(interface, verdict)| wanted.get(*interface) != Some(verdict))
-        .map(|(interface, verdict)| Element::new(key(interface)).verdict(verdict.clone()))
-        .collect();
-    let new: Vec<Element> = wanted
-        .iter()
-        .filter(|(interface, verdict)| old.get(*interface) != Some(verdict))
-        .map(|(interface, verdict)| Element::new(key(interface)).verdict(verdict.clone()))
-        .collect();
+    let (stale, new) = (only_in(old, wanted), only_in(wanted, old));
     if !stale.is_empty() {
-        transaction.delete_elements(&map, stale);
+        transaction.delete_elements(map, stale);
     }
     if !new.is_empty() {
-        transaction.add_elements(&map, new);
+        transaction.add_elements(map, new);
     }
 }

@@ -22,6 +22,7 @@ pub struct PodView {
 #[serde(rename_all = "camelCase", default)]
 pub struct SpecView {
     pub host_network: bool,
+    pub node_name: String,
     pub containers: Vec<ContainerView>,
     pub init_containers: Vec<ContainerView>,
 }
@@ -55,7 +56,7 @@ pub struct AddressView {
     pub ip: String,
 }
 
-/// Name, namespace, uid, revision and labels; most of the rest is who manages which field.
+/// Name, namespace, uid, revision, labels and the controller; most of the rest is who manages which field.
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let full = ObjectMeta::deserialize(deserializer)?;
     Ok(ObjectMeta {
@@ -64,6 +65,10 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         uid: full.uid,
         resource_version: full.resource_version,
         labels: full.labels,
+        owner_references: full.owner_references.map(|mut owners| {
+            owners.retain(|own| own.controller == Some(true));
+            owners
+        }),
         ..Default::default()
     })
 }

@@ -1,8 +1,11 @@
 //! What is wanted as the content of our table: chains, sets and the maps from interface to chain.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use kernel::nftables::{Datum, Element, Field, LimitUnit, Right, Statement, Verdict as Goal};
+use kernel::nftables::{
+    Datum, Element, Field, LimitUnit, Right, Statement, Verdict as Goal, ct_state,
+};
 
 use crate::index::{CompiledPeer, CompiledPort, CompiledRule, Desired, Judgement, SetContent};
 use crate::model::{Action, Direction, ObjectName, PolicyId, Tier};
@@ -11,17 +14,37 @@ use crate::verdict::Decision;
 
 /// Where the kernel sends the packets that were dropped.
 pub const LOG_GROUP: u16 = 4217;
-/// What every prefix of ours starts with.
-const PREFIX: &str = "fairlead:";
+/// What the prefixes of ours start with.
+const DROPPED: &str = "fairlead:";
+const ACCEPTED: &str = "fairlead+:";
 /// Of one chain, each second; who floods is told about, not followed.
 const LOGGED_PER_SECOND: u64 = 50;
 
-/// Whether dropped packets are told about.
+/// Which packets are told about.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Log {
-    #[default]
-    Nothing,
-    Drops,
+pub struct Log {
+    pub drops: bool,
+    /// The first packets of connections.
+    pub accepted: bool,
+}
+
+impl Log {
+    pub const NOTHING: Self = Self {
+        drops: false,
+        accepted: false,
+    };
+    pub const DROPS: Self = Self {
+        drops: true,
+        accepted: false,
+    };
+}
+
+/// What the prefix of a logged packet tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub direction: Direction,
+    pub accepted: bool,
+    pub decision: Decision,
 }
 
 /// The content of our table, with what is shared kept shared, so that equal parts of two
@@ -33,8 +56,12 @@ pub struct Compiled {
     pub chains: BTreeMap<String, Vec<Vec<Statement>>>,
     /// By interface, where a packet from the pod goes.
     pub egress: BTreeMap<String, Goal>,
+    /// By interface, where a packet from the pod to its own node goes.
+    pub to_node: BTreeMap<String, Goal>,
     /// By interface, where a packet to the pod goes.
     pub ingress: BTreeMap<String, Goal>,
+    /// The interface of each pod's address.
+    pub addresses: BTreeMap<IpAddr, String>,
     pub log: Log,
 }
 
@@ -82,24 +109,47 @@ impl Names {
         self.chains.retain(|_, id| suffixes.contains(id));
     }
 
-    /// Who dropped a packet, from the prefix that the kernel's log gives it.
-    pub fn decision(&self, prefix: &str, desired: &Desired) -> Option<(Direction, Decision)> {
-        let (chain, rule) = prefix.strip_prefix(PREFIX)?.split_once(':')?;
+    /// Who decided about a packet, from the prefix that the kernel's log gives it.
+    pub fn told(&self, prefix: &str, desired: &Desired) -> Option<Told> {
+        let (rest, accepted) = match prefix.strip_prefix(ACCEPTED) {
+            Some(rest) => (rest, true),
+            None => (prefix.strip_prefix(DROPPED)?, false),
+        };
+        let (chain, rule) = rest.split_once(':')?;
+        let unprotected = |direction| Told {
+            direction,
+            accepted,
+            decision: Decision::Unprotected,
+        };
         match chain {
-            crate::plan::FROM_POD => return Some((Direction::Egress, Decision::Unprotected)),
-            crate::plan::TO_POD => return Some((Direction::Ingress, Decision::Unprotected)),
+            crate::plan::FROM_POD | crate::plan::TO_NODE => {
+                return Some(unprotected(Direction::Egress));
+            }
+            crate::plan::TO_POD => return Some(unprotected(Direction::Ingress)),
             _ => {}
         }
         let wanted: u32 = chain.rsplit('-').next()?.parse().ok()?;
+        let rule = rule.parse().ok()?;
         let ((direction, of), _) = self.chains.iter().find(|(_, id)| **id == wanted)?;
         let decision = match of {
-            ChainOf::Policy(_) => return None,
+            ChainOf::Policy(name) => Decision::Rule {
+                policy: PolicyId {
+                    tier: Tier::NetworkPolicy,
+                    name: name.clone(),
+                },
+                rule,
+            },
+            ChainOf::Judgement(_) if accepted => Decision::Default,
             ChainOf::Judgement(judgement) => {
                 Decision::NoneAllows(judgement.isolating.clone().unwrap_or_default())
             }
-            ChainOf::Tier(policies) => rule_of(policies, *direction, rule.parse().ok()?, desired)?,
+            ChainOf::Tier(policies) => rule_of(policies, *direction, rule, desired)?,
         };
-        Some((*direction, decision))
+        Some(Told {
+            direction: *direction,
+            accepted,
+            decision,
+        })
     }
 }
 
@@ -131,7 +181,7 @@ pub fn compile(desired: &Desired, names: &mut Names, log: Log) -> Compiled {
     };
     for (id, content) in &desired.sets {
         let name = match content {
-            SetContent::Addresses(_) => set_name,
+            SetContent::Addresses(_) | SetContent::Learnt(_) => set_name,
             SetContent::Ports(_) => port_set_name,
         };
         for v6 in [false, true] {
@@ -141,29 +191,30 @@ pub fn compile(desired: &Desired, names: &mut Names, log: Log) -> Compiled {
     for ((policy, direction), rules) in &desired.policies {
         if policy.tier == Tier::NetworkPolicy {
             let name = names.of(*direction, ChainOf::Policy(policy.name.clone()));
-            let allowed = [Statement::Verdict(allowed(*direction))];
             let rules = rules
                 .iter()
-                .flat_map(|rule| statements(rule, *direction, &allowed));
-            compiled.chains.insert(name, rules.collect());
+                .enumerate()
+                .flat_map(|(position, rule)| accepted_by(rule, *direction, log, &name, position));
+            let rules = rules.collect();
+            compiled.chains.insert(name, rules);
         }
     }
     for (interface, rules) in &desired.endpoints {
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let goal = goal(
-                rules.of(direction),
-                direction,
-                desired,
-                names,
-                &mut compiled,
-            );
-            let map = match direction {
-                Direction::Egress => &mut compiled.egress,
-                Direction::Ingress => &mut compiled.ingress,
-            };
-            map.insert(interface.clone(), goal);
-        }
+        let mut goal = |judgement: &Judgement, direction| {
+            goal(judgement, direction, desired, names, &mut compiled)
+        };
+        let egress = goal(&rules.egress, Direction::Egress);
+        let to_node = goal(&rules.egress.towards_own_node(), Direction::Egress);
+        let ingress = goal(&rules.ingress, Direction::Ingress);
+        compiled.egress.insert(interface.clone(), egress);
+        compiled.to_node.insert(interface.clone(), to_node);
+        compiled.ingress.insert(interface.clone(), ingress);
     }
+    let protected = desired.addresses.iter();
+    let protected = protected.filter(|(_, interface)| compiled.egress.contains_key(*interface));
+    compiled.addresses = protected
+        .map(|(address, own)| (*address, own.clone()))
+        .collect();
     names.retain(&compiled.chains);
     compiled
 }
@@ -176,7 +227,7 @@ fn goal(
     names: &mut Names,
     compiled: &mut Compiled,
 ) -> Goal {
-    if judgement.is_open() {
+    if judgement.is_open() && !compiled.log.accepted {
         return allowed(direction);
     }
     let name = names.of(direction, ChainOf::Judgement(judgement.clone()));
@@ -205,7 +256,7 @@ fn judgement_rules(
     jump_to_tier(&judgement.admin, names, &mut rules);
     let Some(isolating) = &judgement.isolating else {
         jump_to_tier(&judgement.baseline, names, &mut rules);
-        rules.push(vec![Statement::Verdict(allowed(direction))]);
+        rules.extend(accepting(&[], direction, compiled.log, name, 0));
         return rules;
     };
     rules.extend(isolating.iter().map(|policy| {
@@ -232,9 +283,7 @@ fn tier(
     let rules = policies.iter().filter_map(of_policy).flatten().enumerate();
     let rules = rules
         .flat_map(|(position, rule)| match rule.action {
-            Action::Accept => {
-                statements(rule, direction, &[Statement::Verdict(allowed(direction))])
-            }
+            Action::Accept => accepted_by(rule, direction, compiled.log, &name, position),
             Action::Pass => statements(rule, direction, &[Statement::Verdict(Goal::Return)]),
             Action::Deny => statements(rule, direction, &[])
                 .iter()
@@ -255,22 +304,60 @@ pub(crate) fn dropping(
 ) -> Vec<Vec<Statement>> {
     let with = |last: &[Statement]| [matching, last].concat();
     let dropped = with(&[Statement::drop()]);
-    match log {
-        Log::Nothing => vec![dropped],
-        Log::Drops => {
-            let limit = Statement::Limit {
-                rate: LOGGED_PER_SECOND,
-                unit: LimitUnit::Second,
-                burst: 100,
-                over: false,
-            };
-            let log = Statement::Log {
-                prefix: Some(format!("{PREFIX}{chain}:{rule}").as_str().into()),
-                group: Some(LOG_GROUP),
-            };
-            vec![with(&[limit, log]), dropped]
+    match log.drops {
+        false => vec![dropped],
+        true => vec![with(&logging(DROPPED, chain, rule)), dropped],
+    }
+}
+
+/// Rules that allow what matches, and tell the first packet of each connection if that was asked for.
+fn accepting(
+    matching: &[Statement],
+    direction: Direction,
+    log: Log,
+    chain: &str,
+    rule: usize,
+) -> Vec<Vec<Statement>> {
+    let with = |last: &[Statement]| [matching, last].concat();
+    let accepted = with(&[Statement::Verdict(allowed(direction))]);
+    match log.accepted {
+        false => vec![accepted],
+        true => {
+            let new = [Statement::ct_state(ct_state::NEW)];
+            let logged = [&new[..], &logging(ACCEPTED, chain, rule)].concat();
+            vec![with(&logged), accepted]
         }
     }
+}
+
+/// What a rule of a policy accepts.
+fn accepted_by(
+    rule: &CompiledRule,
+    direction: Direction,
+    log: Log,
+    chain: &str,
+    position: usize,
+) -> Vec<Vec<Statement>> {
+    statements(rule, direction, &[])
+        .iter()
+        .flat_map(|matching| accepting(matching, direction, log, chain, position))
+        .collect()
+}
+
+/// Statements that tell about a packet, as long as the chain's share of this second lasts.
+fn logging(prefix: &str, chain: &str, rule: usize) -> [Statement; 2] {
+    [
+        Statement::Limit {
+            rate: LOGGED_PER_SECOND,
+            unit: LimitUnit::Second,
+            burst: 100,
+            over: false,
+        },
+        Statement::Log {
+            prefix: Some(format!("{prefix}{chain}:{rule}").as_str().into()),
+            group: Some(LOG_GROUP),
+        },
+    ]
 }
 
 /// What is allowed to leave a pod may still have to enter another one.

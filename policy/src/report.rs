@@ -4,58 +4,132 @@
 //! Runs once in a cluster, beside the controllers: nodes do not write about policies.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
-use watch_cache::WatchCaches;
+use watch_cache::{Change, WatchCaches};
 
 use crate::api::{self, ClusterNetworkPolicy};
 use crate::model::ObjectName;
 
-/// What could not be written is written then.
-const RESYNC: Duration = Duration::from_secs(30);
+/// What could not be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(30);
 const ACCEPTED: &str = "Accepted";
 
 /// Writes until `shutdown`. The cluster has to know ClusterNetworkPolicy, see [`crate::install`].
 pub async fn report(client: Client, caches: WatchCaches, shutdown: CancellationToken) {
     let cluster_policies = caches.of::<ClusterNetworkPolicy>();
     let policies = caches.of::<NetworkPolicy>();
-    let (mut cluster_changes, mut changes) = (cluster_policies.subscribe(), policies.subscribe());
-    // What was told about a policy is told once.
-    let mut told: BTreeMap<ObjectName, Vec<String>> = BTreeMap::new();
+    let mut changes = futures::stream::select(
+        cluster_policies.updates(of_cluster, || None),
+        policies.updates(of_namespace, || None),
+    );
+    let mut reporter = Reporter {
+        client,
+        told: BTreeMap::new(),
+        later: Vec::new(),
+    };
+    // What was there before the first change that is told.
+    let mut all = true;
     loop {
-        for policy in cluster_policies.list() {
-            if let Err(error) = write_status(&client, &policy).await {
-                tracing::warn!(%error, "the status of a ClusterNetworkPolicy is written later");
+        if std::mem::take(&mut all) {
+            for policy in cluster_policies.list() {
+                reporter.report(Changed::OfCluster(policy)).await;
             }
-        }
-        let listed = policies.list();
-        told.retain(|name, _| listed.iter().any(|own| api::name(&own.metadata) == *name));
-        for policy in listed {
-            let (_, faults) = api::policy(&policy);
-            let name = api::name(&policy.metadata);
-            if faults.is_empty() || told.get(&name) == Some(&faults) {
-                continue;
-            }
-            match write_event(&client, &policy, &faults).await {
-                Ok(()) => drop(told.insert(name, faults)),
-                Err(error) => {
-                    tracing::warn!(%error, "an Event about a NetworkPolicy is written later")
-                }
+            for policy in policies.list() {
+                reporter.report(Changed::OfNamespace(policy)).await;
             }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            changed = cluster_changes.recv() => if matches!(changed, Err(RecvError::Closed)) { return },
-            changed = changes.recv() => if matches!(changed, Err(RecvError::Closed)) { return },
-            () = tokio::time::sleep(RESYNC) => {}
+            change = changes.next() => match change {
+                Some(Some(changed)) => reporter.report(changed).await,
+                Some(None) => all = true,
+                None => return,
+            },
+            () = tokio::time::sleep(RETRY), if !reporter.later.is_empty() => {
+                for changed in std::mem::take(&mut reporter.later) {
+                    reporter.report(changed).await;
+                }
+            }
         }
+    }
+}
+
+enum Changed {
+    OfCluster(Arc<ClusterNetworkPolicy>),
+    OfNamespace(Arc<NetworkPolicy>),
+    Gone(ObjectName),
+}
+
+impl Changed {
+    fn name(&self) -> ObjectName {
+        match self {
+            Self::OfCluster(policy) => api::name(&policy.metadata),
+            Self::OfNamespace(policy) => api::name(&policy.metadata),
+            Self::Gone(name) => name.clone(),
+        }
+    }
+}
+
+fn of_cluster(change: Change<ClusterNetworkPolicy>) -> Option<Changed> {
+    Some(match change {
+        Change::Applied { new, .. } => Changed::OfCluster(new),
+        // A status goes with its object.
+        Change::Deleted { old } => Changed::Gone(api::name(&old.metadata)),
+    })
+}
+
+fn of_namespace(change: Change<NetworkPolicy>) -> Option<Changed> {
+    Some(match change {
+        Change::Applied { new, .. } => Changed::OfNamespace(new),
+        Change::Deleted { old } => Changed::Gone(api::name(&old.metadata)),
+    })
+}
+
+struct Reporter {
+    client: Client,
+    /// What was told about a policy is told once.
+    told: BTreeMap<ObjectName, Vec<String>>,
+    /// What could not be written.
+    later: Vec<Changed>,
+}
+
+impl Reporter {
+    async fn report(&mut self, changed: Changed) {
+        let name = changed.name();
+        self.later.retain(|older| older.name() != name);
+        let written = match &changed {
+            Changed::OfCluster(policy) => write_status(&self.client, policy).await,
+            Changed::OfNamespace(policy) => self.tell(policy).await,
+            Changed::Gone(name) => {
+                self.told.remove(name);
+                Ok(())
+            }
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "what of a policy cannot be enforced is told later");
+            self.later.push(changed);
+        }
+    }
+
+    async fn tell(&mut self, policy: &NetworkPolicy) -> Result<(), kube::Error> {
+        let (_, faults) = api::policy(policy);
+        let name = api::name(&policy.metadata);
+        if faults.is_empty() {
+            self.told.remove(&name);
+        } else if self.told.get(&name) != Some(&faults) {
+            write_event(&self.client, policy, &faults).await?;
+            self.told.insert(name, faults);
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::{self, ClusterNetworkPolicy, NodeView, PodView};
+use crate::connections::Seen;
 use crate::index::{Desired, Index};
 use crate::model::{Attachment, Direction, ObjectName, Pod, Protocol};
 use crate::verdict::{Packet, judge};
@@ -35,14 +36,12 @@ pub enum Error {
         name: String,
         source: serde_json::Error,
     },
-    #[error("{0:?} is neither a pod (NAMESPACE/NAME) nor an address")]
+    #[error("{0:?} is neither a pod (NAMESPACE/NAME), nor a node, nor an address")]
     UnknownSource(String),
     #[error(
-        "{0:?} is not reachable by a name or address: write NAMESPACE/POD:PORT, NAMESPACE/SERVICE:PORT or ADDRESS:PORT"
+        "{0:?} is not reachable by a name or address: write NAMESPACE/POD:PORT, NAMESPACE/SERVICE:PORT, NODE:PORT or ADDRESS:PORT"
     )]
     UnknownDestination(String),
-    #[error("{0:?} has no port of that number and protocol")]
-    NoServicePort(String),
     #[error("{0} has no address of the family of {1}")]
     NoAddress(String, String),
 }
@@ -74,15 +73,31 @@ pub struct Way {
     pub allowed: bool,
 }
 
-/// What becomes of a connection.
+/// Where a connection comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub name: String,
+    pub address: IpAddr,
+    /// Whether it is a pod with a network of its own.
+    pub is_pod: bool,
+    /// The pod's node, or the node itself; `None`: from outside of the cluster.
+    pub node: Option<String>,
+}
+
+/// Where a connection goes, behind Service translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub address: SocketAddr,
+    /// The source that the destination's policies see.
+    pub seen: IpAddr,
+}
+
+/// A connection that was seen and that policies would end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Trace {
-    pub source: String,
-    pub source_address: IpAddr,
-    /// The Service that is translated, with the address that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    pub ways: Vec<Way>,
+pub struct Cut {
+    #[serde(flatten)]
+    pub seen: Seen,
+    pub because: String,
 }
 
 /// A pair of pods whose connectivity differs between two snapshots.
@@ -193,52 +208,41 @@ impl Snapshot {
         let attachment = Attachment {
             pod: name.clone(),
             addresses: pod.addresses.clone(),
+            node: object.spec.node_name.clone(),
         };
         self.index.set_attachment(display(&name), attachment);
         self.index.set_pod(name, pod);
     }
 
-    /// Follows a connection from a pod or an address to a pod, a Service or an address.
-    pub fn trace(
-        &mut self,
-        source: &str,
-        destination: &str,
-        protocol: Protocol,
-    ) -> Result<Trace, Error> {
-        let (service, targets) = self.targets(destination, protocol)?;
-        let from = |v6: bool| self.source(source, v6);
-        let v6 = targets.first().is_some_and(SocketAddr::is_ipv6);
-        let (source, source_address) = from(v6)?;
+    /// Follows a connection of this protocol to each of its targets.
+    pub fn ways(&mut self, source: IpAddr, targets: &[Target], protocol: Protocol) -> Vec<Way> {
         let desired = self.index.desired();
-        let ways = targets
-            .into_iter()
-            .map(|address| {
-                let packet = Packet {
-                    source: source_address,
-                    destination: address.ip(),
-                    protocol,
-                    port: address.port(),
-                };
-                self.way(&desired, &packet)
-            })
-            .collect();
-        Ok(Trace {
-            source,
-            source_address,
-            service,
-            ways,
-        })
+        let ways = targets.iter().map(|target| {
+            let packet = Packet {
+                source,
+                destination: target.address.ip(),
+                protocol,
+                port: target.address.port(),
+            };
+            self.way(&desired, &packet, target.seen)
+        });
+        ways.collect()
     }
 
-    fn way(&self, desired: &Desired, packet: &Packet) -> Way {
+    fn way(&self, desired: &Desired, packet: &Packet, seen: IpAddr) -> Way {
         let (from, to) = (self.pod_at(packet.source), self.pod_at(packet.destination));
         let mut steps = Vec::new();
         // A pod cannot block the way to itself.
         if from.is_none() || from != to {
-            for (pod, direction) in [(&from, Direction::Egress), (&to, Direction::Ingress)] {
-                if let Some(pod) = pod {
-                    steps.push(said(desired, pod, direction, packet));
-                }
+            if let Some(pod) = &from {
+                steps.push(said(desired, pod, Direction::Egress, packet));
+            }
+            if let Some(pod) = &to {
+                let packet = Packet {
+                    source: seen,
+                    ..*packet
+                };
+                steps.push(said(desired, pod, Direction::Ingress, &packet));
             }
         }
         Way {
@@ -256,108 +260,129 @@ impl Snapshot {
         Some(name.clone())
     }
 
-    fn source(&self, text: &str, v6: bool) -> Result<(String, IpAddr), Error> {
+    /// The pod, node or address that a text means, with its address of the family.
+    pub fn origin(&self, text: &str, v6: bool) -> Result<Origin, Error> {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        let none = || Error::NoAddress(text.to_owned(), family.to_owned());
         if let Ok(address) = text.parse::<IpAddr>() {
-            let name = self.pod_at(address).unwrap_or_else(|| text.to_owned());
-            return Ok((name, address));
+            let pod = self.pod_at(address);
+            let attachment = pod
+                .as_ref()
+                .and_then(|own| self.index.attachments().get(own));
+            let node = match attachment {
+                Some(own) => Some(own.node.clone()),
+                None => self.node_at(address),
+            };
+            let (name, is_pod) = (
+                pod.clone().unwrap_or_else(|| text.to_owned()),
+                pod.is_some(),
+            );
+            return Ok(Origin {
+                name,
+                address,
+                is_pod,
+                node,
+            });
+        }
+        if let Some(node) = self.index.node(text) {
+            let mut own = node.addresses.iter().copied();
+            return Ok(Origin {
+                name: text.to_owned(),
+                address: own.find(|own| own.is_ipv6() == v6).ok_or_else(none)?,
+                is_pod: false,
+                node: Some(text.to_owned()),
+            });
         }
         let name = object_name(text);
         let pod = self.index.pod(&name);
         let pod = pod.ok_or_else(|| Error::UnknownSource(text.to_owned()))?;
-        let family = if v6 { "IPv6" } else { "IPv4" };
-        let none = || Error::NoAddress(display(&name), family.to_owned());
-        let address = address_of(pod, v6).ok_or_else(none)?;
-        Ok((display(&name), address))
+        let attachment = self.index.attachments().get(&display(&name));
+        Ok(Origin {
+            name: display(&name),
+            address: address_of(pod, v6).ok_or_else(none)?,
+            is_pod: true,
+            node: attachment.map(|own| own.node.clone()),
+        })
     }
 
-    /// Where a connection to this really goes.
-    fn targets(
-        &self,
-        text: &str,
-        protocol: Protocol,
-    ) -> Result<(Option<String>, Vec<SocketAddr>), Error> {
-        let unknown = || Error::UnknownDestination(text.to_owned());
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return match self.service_at(address.ip()) {
-                Some(name) => self.backends(&name, address.port(), protocol, address.is_ipv6()),
-                None => Ok((None, vec![address])),
-            };
-        }
-        let (name, port) = text.rsplit_once(':').ok_or_else(unknown)?;
-        let port: u16 = port.parse().map_err(|_| unknown())?;
-        let name = object_name(name);
-        if let Some(pod) = self.index.pod(&name) {
-            let address = address_of(pod, false).or_else(|| address_of(pod, true));
-            return Ok((
-                None,
-                vec![SocketAddr::new(address.ok_or_else(unknown)?, port)],
-            ));
-        }
-        let service = self.services.get(&name).ok_or_else(unknown)?;
-        let cluster_ip = service
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.cluster_ip.as_deref());
-        let v6 = cluster_ip.is_some_and(|address| address.contains(':'));
-        self.backends(&name, port, protocol, v6)
-    }
-
-    fn service_at(&self, address: IpAddr) -> Option<ObjectName> {
-        let text = address.to_string();
-        let has = |service: &Service| {
-            let spec = service.spec.as_ref();
-            let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref());
-            addresses.is_some_and(|addresses| addresses.contains(&text))
-        };
-        let (name, _) = self.services.iter().find(|(_, service)| has(service))?;
+    /// The node that has an address.
+    pub fn node_at(&self, address: IpAddr) -> Option<String> {
+        let mut nodes = self.index.nodes().iter();
+        let (name, _) = nodes.find(|(_, node)| node.addresses.contains(&address))?;
         Some(name.clone())
     }
 
-    fn backends(
-        &self,
-        name: &ObjectName,
-        port: u16,
-        protocol: Protocol,
-        v6: bool,
-    ) -> Result<(Option<String>, Vec<SocketAddr>), Error> {
-        let spec = self
-            .services
-            .get(name)
-            .and_then(|service| service.spec.as_ref());
-        let ports = spec.and_then(|spec| spec.ports.as_ref());
-        let wanted = ports.into_iter().flatten().find(|own| {
-            own.port == i32::from(port)
-                && Protocol::parse(own.protocol.as_deref()) == Some(protocol)
-        });
-        let wanted = wanted.ok_or_else(|| Error::NoServicePort(display(name)))?;
-        let service_name = "kubernetes.io/service-name";
-        let of_service = |slice: &&EndpointSlice| {
-            let labels = slice.metadata.labels.as_ref();
-            slice.metadata.namespace.as_deref() == Some(&name.0)
-                && labels.and_then(|labels| labels.get(service_name)) == Some(&name.1)
-        };
-        let mut targets = BTreeSet::new();
-        for slice in self.slices.iter().filter(of_service) {
-            let port = slice.ports.iter().flatten().find(|own| {
-                own.name.as_deref().unwrap_or_default()
-                    == wanted.name.as_deref().unwrap_or_default()
-            });
-            let Some(port) = port.and_then(|own| u16::try_from(own.port?).ok()) else {
-                continue;
-            };
-            let ready = |own: &&k8s_openapi::api::discovery::v1::Endpoint| {
-                own.conditions.as_ref().and_then(|own| own.ready) != Some(false)
-            };
-            for endpoint in slice.endpoints.iter().flatten().filter(ready) {
-                let addresses = endpoint
-                    .addresses
-                    .iter()
-                    .filter_map(|text| text.parse().ok());
-                let addresses = addresses.filter(|own: &IpAddr| own.is_ipv6() == v6);
-                targets.extend(addresses.map(|address| SocketAddr::new(address, port)));
-            }
+    /// The addresses of a node.
+    pub fn node_addresses(&self, name: &str) -> BTreeSet<IpAddr> {
+        let node = self.index.node(name);
+        node.map(|node| node.addresses.clone()).unwrap_or_default()
+    }
+
+    /// The node where the pod is that has an address.
+    pub fn node_of_pod(&self, address: IpAddr) -> Option<String> {
+        let attachment = self.index.attachments().get(&self.pod_at(address)?)?;
+        Some(attachment.node.clone())
+    }
+
+    /// Where a connection to this is sent: the address of a pod, a node or a Service, in the family
+    /// that both have, IPv4 first.
+    pub fn destination(&self, text: &str, source: &str) -> Result<SocketAddr, Error> {
+        let unknown = || Error::UnknownDestination(text.to_owned());
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(address);
         }
-        Ok((Some(display(name)), targets.into_iter().collect()))
+        let (name, port) = text.rsplit_once(':').ok_or_else(unknown)?;
+        let port: u16 = port.parse().map_err(|_| unknown())?;
+        let addresses: Vec<IpAddr> = if let Some(node) = self.index.node(name) {
+            node.addresses.iter().copied().collect()
+        } else if let Some(pod) = self.index.pod(&object_name(name)) {
+            pod.addresses.iter().copied().collect()
+        } else {
+            let service = self.services.get(&object_name(name)).ok_or_else(unknown)?;
+            let spec = service.spec.as_ref();
+            let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref());
+            let addresses = addresses.into_iter().flatten();
+            addresses.filter_map(|text| text.parse().ok()).collect()
+        };
+        let mut families = [false, true].into_iter();
+        let common = families.find_map(|v6| {
+            self.origin(source, v6).ok()?;
+            addresses.iter().copied().find(|own| own.is_ipv6() == v6)
+        });
+        let address = common.or(addresses.first().copied()).ok_or_else(unknown)?;
+        Ok(SocketAddr::new(address, port))
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    pub fn slices(&self) -> &[EndpointSlice] {
+        &self.slices
+    }
+
+    /// Which of the connections that were seen are allowed here and not afterwards.
+    pub fn cut(&mut self, after: &mut Self, seen: &[Seen]) -> Vec<Cut> {
+        let (before, now) = (self.index.desired(), after.index.desired());
+        let cut = seen.iter().filter_map(|seen| {
+            let own = &seen.connection;
+            let packet = Packet {
+                source: own.source,
+                destination: own.destination,
+                protocol: Protocol::parse(Some(&own.protocol))?,
+                port: own.port,
+            };
+            if !self.way(&before, &packet, own.source).allowed {
+                return None;
+            }
+            let way = after.way(&now, &packet, own.source);
+            let denied = way.steps.into_iter().find(|own| !own.allowed)?;
+            Some(Cut {
+                seen: seen.clone(),
+                because: denied.decision,
+            })
+        });
+        cut.collect()
     }
 
     /// Who reaches whom, between the pods of a namespace, or all pods without one.
@@ -406,7 +431,7 @@ impl Snapshot {
             protocol,
             port,
         };
-        Some(self.way(desired, &packet))
+        Some(self.way(desired, &packet, packet.source))
     }
 
     /// What changes for the pods of both when this becomes that: the ports that the destination
@@ -539,20 +564,58 @@ mod tests {
             "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}], "ports": [{"port": "http"}]}]}})
     }
 
+    fn way(own: &mut Snapshot, source: &str, destination: &str) -> Result<Way, Error> {
+        let address = own.destination(destination, source)?;
+        let source = own.origin(source, address.is_ipv6())?.address;
+        let target = Target {
+            address,
+            seen: source,
+        };
+        let mut ways = own.ways(source, &[target], Protocol::Tcp);
+        Ok(ways.remove(0))
+    }
+
     #[test]
-    fn a_trace_names_who_decides() {
+    fn a_way_names_who_decides() {
         let mut own = snapshot();
         own.apply(&only_http_from_a(), "ns").unwrap();
-        let trace = own.trace("ns/a", "ns/b:80", Protocol::Tcp).unwrap();
-        assert!(trace.ways[0].allowed);
-        let ingress = &trace.ways[0].steps[1];
+        let allowed = way(&mut own, "ns/a", "ns/b:80").unwrap();
+        assert!(allowed.allowed);
+        let ingress = &allowed.steps[1];
         assert_eq!(ingress.decision, "rule 1 of NetworkPolicy ns/p");
-        let trace = own.trace("ns/a", "ns/b:81", Protocol::Tcp).unwrap();
-        assert!(!trace.ways[0].allowed);
-        assert!(own.trace("ns/c", "ns/b:81", Protocol::Tcp).is_err());
-        assert!(own.trace("ns/a", "ns/b", Protocol::Tcp).is_err());
-        let itself = own.trace("ns/b", "ns/b:81", Protocol::Tcp).unwrap();
-        assert!(itself.ways[0].allowed, "a pod reaches itself");
+        assert!(!way(&mut own, "ns/a", "ns/b:81").unwrap().allowed);
+        assert!(way(&mut own, "ns/c", "ns/b:81").is_err());
+        assert!(way(&mut own, "ns/a", "ns/b").is_err());
+        let itself = way(&mut own, "ns/b", "ns/b:81").unwrap();
+        assert!(itself.allowed, "a pod reaches itself");
+    }
+
+    #[test]
+    fn what_was_seen_and_is_denied_afterwards_is_cut() {
+        let (mut before, mut after) = (snapshot(), snapshot());
+        after.apply(&only_http_from_a(), "ns").unwrap();
+        let seen = |port| {
+            let address = |name| before.origin(name, false).unwrap().address;
+            let connection = crate::connections::Connection {
+                source: address("ns/a"),
+                destination: address("ns/b"),
+                protocol: "TCP".into(),
+                port,
+                source_pod: None,
+                destination_pod: None,
+            };
+            Seen {
+                connection,
+                seen: 0,
+            }
+        };
+        let seen = [seen(80), seen(81)];
+        let cut = before.cut(&mut after, &seen);
+        let expected = Cut {
+            seen: seen[1].clone(),
+            because: "no rule of NetworkPolicy ns/p allows it".into(),
+        };
+        assert_eq!(cut, [expected]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Decision {
     NoneAllows(BTreeSet<ObjectName>),
     /// Nobody has a say, or everybody passed.
     Default,
+    /// A pod and the node where it runs: NetworkPolicies do not count.
+    OwnNode,
     /// The interface has no rules (yet).
     Unprotected,
 }
@@ -46,6 +48,7 @@ impl fmt::Display for Decision {
                 write!(f, "no rule of {kind} {} allows it", names.join(", "))
             }
             Self::Default => f.write_str("no policy decides, the default is to allow"),
+            Self::OwnNode => f.write_str("NetworkPolicies always allow a pod's own node"),
             Self::Unprotected => f.write_str("the pod's rules are not in the kernel"),
         }
     }
@@ -69,7 +72,20 @@ pub fn judge(desired: &Desired, interface: &str, direction: Direction, packet: &
             asked: Vec::new(),
         };
     };
-    let judgement = rules.of(direction);
+    let from_own_node = direction == Direction::Ingress && rules.own_node.contains(&packet.source);
+    if from_own_node {
+        // Probes: no policy of any kind keeps the node away.
+        return Verdict {
+            allowed: true,
+            decision: Decision::OwnNode,
+            asked: Vec::new(),
+        };
+    }
+    let to_own_node = rules.own_node.contains(&packet.destination);
+    let judgement = match to_own_node {
+        true => &rules.of(direction).towards_own_node(),
+        false => rules.of(direction),
+    };
     let mut asked = Vec::new();
     let mut first_match = |policies: &[PolicyId]| {
         for policy in policies {
@@ -100,6 +116,7 @@ pub fn judge(desired: &Desired, interface: &str, direction: Direction, packet: &
         };
     }
     let (action, decision) = match decided {
+        Some((Action::Pass, _)) | None if to_own_node => (Action::Accept, Decision::OwnNode),
         Some((Action::Pass, _)) | None => (Action::Accept, Decision::Default),
         Some(decided) => decided,
     };
@@ -118,6 +135,7 @@ fn matches(rule: &CompiledRule, direction: Direction, packet: &Packet, desired: 
     let is_peer = |own: &CompiledPeer| match own {
         CompiledPeer::Set(id) => match desired.sets.get(id) {
             Some(SetContent::Addresses(addresses)) => addresses.contains(&peer),
+            Some(SetContent::Learnt(addresses)) => addresses.contains_key(&peer),
             _ => false,
         },
         CompiledPeer::Block { network, except } => {

@@ -15,7 +15,6 @@ use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use watch_cache::{Cacheable, Change, ObjectKey, WatchCache, WatchCaches};
@@ -164,14 +163,7 @@ fn changes<K: Cacheable>(
     cache: &WatchCache<K>,
     wrap: fn(Change<K>) -> Update,
 ) -> BoxStream<'static, Update> {
-    futures::stream::unfold(cache.subscribe(), move |mut receiver| async move {
-        match receiver.recv().await {
-            Ok(change) => Some((wrap(change), receiver)),
-            Err(RecvError::Lagged(_)) => Some((Update::Rebuild, receiver)),
-            Err(RecvError::Closed) => None,
-        }
-    })
-    .boxed()
+    cache.updates(wrap, || Update::Rebuild)
 }
 
 /// How a write ended that the queue waits for.

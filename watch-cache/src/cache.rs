@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -111,6 +113,23 @@ impl<K: Cacheable> WatchCache<K> {
             }
         });
         Self { shared }
+    }
+
+    /// The changes as a stream of the component's own updates; `lost` stands for changes that came
+    /// faster than they were read. Ends with the cache.
+    pub fn updates<U: Send + 'static>(
+        &self,
+        wrap: fn(Change<K>) -> U,
+        lost: fn() -> U,
+    ) -> BoxStream<'static, U> {
+        let next = move |mut receiver: broadcast::Receiver<Change<K>>| async move {
+            match receiver.recv().await {
+                Ok(change) => Some((wrap(change), receiver)),
+                Err(RecvError::Lagged(_)) => Some((lost(), receiver)),
+                Err(RecvError::Closed) => None,
+            }
+        };
+        futures::stream::unfold(self.subscribe(), next).boxed()
     }
 
     /// Waits for the first complete list.

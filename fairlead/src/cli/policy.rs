@@ -18,6 +18,12 @@ pub(crate) struct Policy {
     /// The API server and the part's credentials
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where metrics are served, such as 127.0.0.1:9180; a node that joined serves them with its kubelet's
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<std::net::SocketAddr>,
+    /// Where the plugin asks and people ask, and what a restart has to know
+    #[arg(long, default_value = "/run/fairlead", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
     /// Taken for the sake of other parts' scripts: policies need no node's name
     #[arg(long, value_name = "NAME", hide = true)]
     pub(crate) node_name: Option<String>,
@@ -29,7 +35,8 @@ pub(crate) enum PolicyQuestion {
     Matrix(PolicyMatrix),
 }
 
-/// Shows which pods would gain or lose connections if the manifests were applied
+/// Shows which pods would gain or lose connections if the manifests were applied, and which
+/// connections of the last hour would be cut
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  fairlead policy check -f new-policy.yaml\n  \
@@ -42,6 +49,10 @@ pub(crate) struct PolicyCheck {
     /// Manifests that stand for the cluster; the live cluster when not given
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Vec<PathBuf>,
+    /// Connections that were seen, as `fairlead flows --connections -o json` prints them on a node;
+    /// of a live cluster they are asked for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seen: Vec<PathBuf>,
     /// The namespace of objects that name none
     #[arg(short, long, default_value = "default")]
     pub(crate) namespace: String,
@@ -72,14 +83,21 @@ pub(crate) struct PolicyAsking {
     pub(crate) output: Output,
 }
 
-/// Shows what this node's policies dropped, with the policy and rule that decided
+/// Shows what this node's policies dropped or accept, with the policy and rule that decided
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  fairlead flows --drop --pod shop/cart\n  \
-                  fairlead lab exec demo node1 -- fairlead flows --follow")]
+                  fairlead lab exec demo node1 -- fairlead flows --accepted --follow\n  \
+                  fairlead flows --connections -o json")]
 pub(crate) struct Flows {
-    /// Only dropped connections; others are not logged yet
-    #[arg(long)]
+    /// Only dropped connections
+    #[arg(long, conflicts_with = "accepted")]
     pub(crate) drop: bool,
+    /// Accepted connections too: they are logged while this runs
+    #[arg(long, requires = "follow")]
+    pub(crate) accepted: bool,
+    /// The connections that this node's pods had in the last hour, instead
+    #[arg(long, conflicts_with_all = ["drop", "accepted", "follow"])]
+    pub(crate) connections: bool,
     /// Only from and to this pod
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     pub(crate) pod: Option<String>,
@@ -93,19 +111,24 @@ pub(crate) struct Flows {
     pub(crate) socket: PathBuf,
 }
 
-/// Explains what becomes of a connection: Service, policies, and the rule that decides
+/// Explains what becomes of a connection: Service, policies, the rule that decides, and the route
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  fairlead trace shop/cart shop/db:5432\n  \
-                  fairlead trace shop/cart 10.96.0.10:53 --protocol udp")]
+                  fairlead trace shop/cart 10.96.0.10:53 --protocol udp\n  \
+                  fairlead trace node1 shop/db:5432\n  \
+                  fairlead trace shop/cart shop/db:5432 --probe")]
 pub(crate) struct Trace {
-    /// A pod (NAMESPACE/NAME) or an address
+    /// A pod (NAMESPACE/NAME), a node or an address
     pub(crate) source: String,
-    /// A pod, a Service or an address, with its port
+    /// A pod, a Service, a node or an address, with its port
     #[arg(value_name = "DESTINATION:PORT")]
     pub(crate) destination: String,
     /// tcp, udp or sctp
     #[arg(long, default_value = "tcp")]
     pub(crate) protocol: String,
+    /// Also make the connection, from the pod that is the source
+    #[arg(long)]
+    pub(crate) probe: bool,
     #[command(flatten)]
     pub(crate) asking: PolicyAsking,
 }

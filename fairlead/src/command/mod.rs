@@ -5,6 +5,7 @@ mod client;
 mod image;
 mod lab;
 mod network;
+mod metrics;
 mod node;
 mod observed;
 mod part;
@@ -13,6 +14,7 @@ mod process;
 mod running;
 mod server;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -40,7 +42,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dns(options) => part::dns(&options),
         Command::Policy(options) => policy::run(options),
         Command::Flows(options) => policy::flows(&options),
-        Command::Trace(options) => policy::trace(&options),
+        Command::Trace(options) => trace::trace(&options),
         Command::Image(command) => image::run(command),
     }
 }

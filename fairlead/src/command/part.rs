@@ -159,7 +159,14 @@ pub(crate) fn dns(options: &Dns) -> anyhow::Result<ExitCode> {
     alone(
         "dns",
         &options.part.kubeconfig,
-        |client, caches, shutdown| dns::run(config, dns::Deps { client, caches }, shutdown),
+        |client, caches, shutdown| {
+            let deps = dns::Deps {
+                client,
+                caches,
+                listener: None,
+            };
+            dns::run(config, deps, shutdown)
+        },
     )
 }
 

@@ -1,38 +1,60 @@
-//! `fairlead policy`, `fairlead flows` and `fairlead trace`.
+//! `fairlead policy` and `fairlead flows`.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use policy::connections::Seen;
 use policy::flows::{End, Flow};
 use policy::model::Protocol;
-use policy::snapshot::{Snapshot, Trace};
+use policy::snapshot::{Cut, Difference, Snapshot};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::client::from_kubeconfig;
+use super::metrics::serve_metrics;
+use super::node::served::CONNECTIONS;
 use super::part::alone;
 use super::running::block_on;
 use crate::cli::{self, Output, PolicyAsking, PolicyCheck, PolicyMatrix, PolicyQuestion};
 
 pub(crate) fn run(options: cli::Policy) -> anyhow::Result<ExitCode> {
     match options.question {
-        None => enforce(&kubeconfig(options.kubeconfig.as_deref())?),
+        None => enforce(
+            &kubeconfig(options.kubeconfig.as_deref())?,
+            &options.run_dir,
+            options.metrics,
+        ),
         Some(PolicyQuestion::Check(options)) => check(&options),
         Some(PolicyQuestion::Matrix(options)) => matrix(&options),
     }
 }
 
-fn enforce(kubeconfig: &Path) -> anyhow::Result<ExitCode> {
-    alone("policy", kubeconfig, |_, caches, shutdown| {
-        policy::run(policy::Config::default(), policy::Deps { caches }, shutdown)
+fn enforce(
+    kubeconfig: &Path,
+    run_dir: &Path,
+    metrics: Option<SocketAddr>,
+) -> anyhow::Result<ExitCode> {
+    let config = policy::Config::below(run_dir);
+    alone("policy", kubeconfig, |_, caches, shutdown| async move {
+        if let Some(address) = metrics {
+            serve_metrics(address, policy::register, shutdown.clone()).await?;
+        }
+        let deps = policy::Deps {
+            caches,
+            answers: None,
+        };
+        Ok::<_, anyhow::Error>(policy::run(config, deps, shutdown).await?)
     })
 }
 
-fn kubeconfig(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn kubeconfig(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = given.context("name the cluster with --kubeconfig, or set KUBECONFIG")?;
     Ok(path.to_owned())
 }
@@ -45,7 +67,7 @@ fn live(asking: &PolicyAsking) -> anyhow::Result<Snapshot> {
     })
 }
 
-fn print_json(answer: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn print_json(answer: &impl Serialize) -> anyhow::Result<()> {
     show(&(serde_json::to_string_pretty(answer)? + "\n"))
 }
 
@@ -72,10 +94,17 @@ fn check(options: &PolicyCheck) -> anyhow::Result<ExitCode> {
         eprintln!("cannot be enforced: {fault}");
     }
     let differences = before.differences(&mut after);
+    let seen = seen(options)?;
+    let cut = before.cut(&mut after, &seen);
     if options.asking.output == Output::Json {
-        print_json(&differences)?;
+        print_json(&serde_json::json!({ "pairs": differences, "cut": cut }))?;
         return Ok(ExitCode::SUCCESS);
     }
+    show(&text_of_check(&differences, &cut, seen.len()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text_of_check(differences: &[Difference], cut: &[Cut], seen: usize) -> String {
     let lines = differences.iter().map(|own| {
         let change = if own.allowed { "gains" } else { "loses" };
         format!(
@@ -83,11 +112,62 @@ fn check(options: &PolicyCheck) -> anyhow::Result<ExitCode> {
             own.source, own.destination, own.port, own.because
         )
     });
-    match differences.len() {
-        0 => show("No pair of pods gains or loses a connection.\n")?,
-        _ => show(&lines.collect::<String>())?,
+    let mut text: String = lines.collect();
+    if differences.is_empty() {
+        text += "No pair of pods gains or loses a connection.\n";
     }
-    Ok(ExitCode::SUCCESS)
+    for own in cut {
+        let connection = &own.seen.connection;
+        let name = |pod: &Option<String>, address: IpAddr| {
+            pod.clone().unwrap_or_else(|| address.to_string())
+        };
+        text += &format!(
+            "cut: {} to {} {}/{}, seen in the last hour: {}\n",
+            name(&connection.source_pod, connection.source),
+            name(&connection.destination_pod, connection.destination),
+            connection.port,
+            connection.protocol,
+            own.because
+        );
+    }
+    if cut.is_empty() && seen > 0 {
+        text += &format!("None of {seen} connections of the last hour would be cut.\n");
+    }
+    text
+}
+
+/// The connections of the last hour: from files, or from the nodes of a live cluster.
+fn seen(options: &PolicyCheck) -> anyhow::Result<Vec<Seen>> {
+    let mut text = String::new();
+    for path in &options.seen {
+        text += &std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    }
+    if options.seen.is_empty() && options.against.is_empty() {
+        let path = kubeconfig(options.asking.kubeconfig.as_deref())?;
+        text = block_on(async { Ok(from_nodes(&from_kubeconfig(&path).await?).await?) })?;
+    }
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let seen = lines.map(|line| serde_json::from_str(line).context("a connection that was seen"));
+    seen.collect()
+}
+
+/// A node that does not answer is told and left out.
+async fn from_nodes(client: &Client) -> Result<String, kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let mut text = String::new();
+    for node in nodes.list(&ListParams::default()).await? {
+        let name = node.metadata.name.unwrap_or_default();
+        let path = format!("/api/v1/nodes/{name}/proxy{CONNECTIONS}");
+        let request = http::Request::get(path).body(Vec::new());
+        match client
+            .request_text(request.map_err(kube::Error::HttpError)?)
+            .await
+        {
+            Ok(lines) => text += &lines,
+            Err(error) => eprintln!("the connections of {name} are not known: {error}"),
+        }
+    }
+    Ok(text)
 }
 
 /// Applies the manifests of files and folders.
@@ -166,52 +246,9 @@ fn parse_port(text: &str) -> anyhow::Result<(Protocol, u16)> {
     ))
 }
 
-fn parse_protocol(text: &str) -> anyhow::Result<Protocol> {
+pub(crate) fn parse_protocol(text: &str) -> anyhow::Result<Protocol> {
     let upper = text.to_ascii_uppercase();
     Protocol::parse(Some(&upper)).with_context(|| format!("{text:?} is none of tcp, udp, sctp"))
-}
-
-pub(crate) fn trace(options: &cli::Trace) -> anyhow::Result<ExitCode> {
-    let protocol = parse_protocol(&options.protocol)?;
-    let trace = live(&options.asking)?.trace(&options.source, &options.destination, protocol)?;
-    if options.asking.output == Output::Json {
-        print_json(&trace)?;
-    } else {
-        print_trace(&trace, protocol);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn print_trace(trace: &Trace, protocol: Protocol) {
-    println!(
-        "from {} ({}), {}",
-        trace.source,
-        trace.source_address,
-        protocol.name()
-    );
-    if let Some(service) = &trace.service {
-        match trace.ways.len() {
-            0 => println!("Service {service} has no ready endpoint: the connection is refused"),
-            count => println!("Service {service}: one of {count} endpoints is chosen"),
-        }
-    }
-    for way in &trace.ways {
-        let result = if way.allowed { "allowed" } else { "DROPPED" };
-        println!("to {} ({}): {result}", way.destination, way.address);
-        if way.steps.is_empty() {
-            println!("  no pod's policies are asked");
-        }
-        for step in &way.steps {
-            let result = if step.allowed { "allows" } else { "drops" };
-            println!(
-                "  {} of {} {result}: {}",
-                step.direction, step.pod, step.decision
-            );
-            for policy in &step.asked {
-                println!("    asked: {policy}");
-            }
-        }
-    }
 }
 
 pub(crate) fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
@@ -222,12 +259,22 @@ pub(crate) fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
             socket.display()
         )
     })?;
-    let question = if options.follow { "follow\n" } else { "\n" };
-    stream.write_all(question.as_bytes())?;
+    let words = [
+        (options.follow, "follow"),
+        (options.accepted, "accepted"),
+        (options.connections, "connections"),
+    ];
+    let words: Vec<&str> = words.iter().filter(|own| own.0).map(|own| own.1).collect();
+    stream.write_all((words.join(" ") + "\n").as_bytes())?;
     for line in BufReader::new(stream).lines() {
         let line = line?;
+        if options.connections {
+            show(&text_of_connection(&line, options)?)?;
+            continue;
+        }
         let flow: Flow = serde_json::from_str(&line).context("the agent's answer")?;
-        if options.pod.as_ref().is_some_and(|pod| !flow.concerns(pod)) {
+        let other_pod = options.pod.as_ref().is_some_and(|pod| !flow.concerns(pod));
+        if other_pod || (options.drop && flow.verdict != "drop") {
             continue;
         }
         let printed = match options.output {
@@ -243,6 +290,34 @@ pub(crate) fn flows(options: &cli::Flows) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line of the answer, or nothing of one that is about other pods.
+fn text_of_connection(line: &str, options: &cli::Flows) -> anyhow::Result<String> {
+    let seen: Seen = serde_json::from_str(line).context("the agent's answer")?;
+    let own = &seen.connection;
+    let concerns = |pod: &String| {
+        let ends = [&own.source_pod, &own.destination_pod]
+            .into_iter()
+            .flatten();
+        let mut ends = ends.map(String::as_str);
+        ends.any(|end| end == pod || end.split('/').nth(1) == Some(pod))
+    };
+    if !options.pod.as_ref().is_none_or(concerns) {
+        return Ok(String::new());
+    }
+    if options.output == Output::Json {
+        return Ok(format!("{line}\n"));
+    }
+    let name =
+        |pod: &Option<String>, address: IpAddr| pod.clone().unwrap_or_else(|| address.to_string());
+    let time = jiff::Timestamp::from_second(i64::try_from(seen.seen)?)?;
+    let source = name(&own.source_pod, own.source);
+    let destination = name(&own.destination_pod, own.destination);
+    let (protocol, port) = (&own.protocol, own.port);
+    Ok(format!(
+        "{time} {protocol} {source} -> {destination}:{port}\n"
+    ))
 }
 
 fn text_of(flow: &Flow) -> anyhow::Result<String> {

@@ -276,6 +276,12 @@ impl Set {
         self
     }
 
+    /// Elements may expire.
+    pub fn with_timeouts(mut self) -> Self {
+        self.flags.timeout = true;
+        self
+    }
+
     pub fn comment(mut self, comment: impl Into<Name>) -> Self {
         self.comment = Some(comment.into());
         self

@@ -29,7 +29,7 @@ pub use tls::{Identity, Serving, TlsError};
 
 use crate::config::Config;
 use crate::context::Context;
-use crate::run::Error;
+use crate::run::{Beside, Error};
 use auth::Peer;
 
 /// A server that has its port and does not answer yet.
@@ -50,8 +50,13 @@ pub(crate) async fn bind(config: &Config) -> Result<Option<Server>, Error> {
 }
 
 impl Server {
-    pub(crate) async fn run(self, context: Arc<Context>, shutdown: CancellationToken) {
-        let router = routes::router(context);
+    pub(crate) async fn run(
+        self,
+        context: Arc<Context>,
+        beside: Beside,
+        shutdown: CancellationToken,
+    ) {
+        let router = routes::router(context, beside);
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::auth::{self, Gate};
 use super::{logs, metrics, stats, stream};
 use crate::context::Context;
+use crate::run::Beside;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -22,9 +23,12 @@ pub(super) struct Shared {
     registry: Arc<Registry>,
 }
 
-pub(super) fn router(context: Arc<Context>) -> Router {
+pub(super) fn router(context: Arc<Context>, beside: Beside) -> Router {
     let mut registry = Registry::default();
     context.metrics.register(&mut registry);
+    for register in beside.metrics {
+        register(&mut registry);
+    }
     let gate = Arc::new(Gate::new(
         context.client.clone(),
         context.config.node_name.clone(),
@@ -58,8 +62,9 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/attach/{namespace}/{pod}/{uid}/{container}", attach())
         .route("/portForward/{namespace}/{pod}", forward())
         .route("/portForward/{namespace}/{pod}/{uid}", forward())
-        .layer(middleware::from_fn_with_state(gate, auth::check))
         .with_state(shared)
+        .merge(beside.routes)
+        .layer(middleware::from_fn_with_state(gate, auth::check))
 }
 
 async fn healthz() -> &'static str {

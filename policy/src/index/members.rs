@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{SetContent, picks};
-use crate::model::{Labels, Node, ObjectName, Pod, PodSelector, Protocol, Selector};
+use super::{Learnt, SetContent, picks};
+use crate::model::{DomainPattern, Labels, Node, ObjectName, Pod, PodSelector, Protocol, Selector};
 
 /// A port's name in a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +20,7 @@ pub(super) enum Interned {
     Pods(PodSelector),
     Port(NamedPort),
     Nodes(Selector),
+    Domains(BTreeSet<DomainPattern>),
 }
 
 /// A pod as a selector sees it: its namespace, the namespace's labels, itself.
@@ -96,11 +97,25 @@ impl Members {
         }
     }
 
-    pub(super) fn contents(&mut self) -> BTreeMap<u32, SetContent> {
+    /// Something is new about a name; whether a set has it.
+    pub(super) fn learnt(&mut self, name: &str) -> bool {
+        let mut concerned = false;
+        for (interned, entry) in &mut self.entries {
+            if let Interned::Domains(patterns) = interned
+                && patterns.iter().any(|pattern| pattern.matches(name))
+            {
+                entry.stale = true;
+                concerned = true;
+            }
+        }
+        concerned
+    }
+
+    pub(super) fn contents(&mut self, learnt: &Learnt) -> BTreeMap<u32, SetContent> {
         self.entries
-            .values_mut()
-            .map(|entry| {
-                entry.refresh();
+            .iter_mut()
+            .map(|(interned, entry)| {
+                entry.refresh(interned, learnt);
                 (entry.id, entry.content.clone())
             })
             .collect()
@@ -112,13 +127,14 @@ impl Entry {
         let content = match interned {
             Interned::Pods(_) | Interned::Nodes(_) => SetContent::Addresses(Arc::default()),
             Interned::Port(_) => SetContent::Ports(Arc::default()),
+            Interned::Domains(_) => SetContent::Learnt(Arc::default()),
         };
         Self {
             id,
             addresses: BTreeMap::new(),
             ports: BTreeMap::new(),
+            stale: matches!(interned, Interned::Domains(_)),
             content,
-            stale: false,
         }
     }
 
@@ -143,7 +159,7 @@ impl Entry {
                     }
                 }
             }
-            Interned::Nodes(_) => {}
+            Interned::Nodes(_) | Interned::Domains(_) => {}
         }
     }
 
@@ -158,7 +174,7 @@ impl Entry {
         }
     }
 
-    fn refresh(&mut self) {
+    fn refresh(&mut self, interned: &Interned, learnt: &Learnt) {
         if !std::mem::take(&mut self.stale) {
             return;
         }
@@ -167,12 +183,17 @@ impl Entry {
                 replace(content, self.addresses.keys().copied().collect());
             }
             SetContent::Ports(content) => replace(content, self.ports.keys().copied().collect()),
+            SetContent::Learnt(content) => {
+                if let Interned::Domains(patterns) = interned {
+                    replace(content, learnt.matching(patterns));
+                }
+            }
         }
     }
 }
 
 /// Keeps the shared content where nothing changed in the end.
-fn replace<T: Ord>(content: &mut Arc<BTreeSet<T>>, new: BTreeSet<T>) {
+fn replace<T: PartialEq>(content: &mut Arc<T>, new: T) {
     if **content != new {
         *content = Arc::new(new);
     }

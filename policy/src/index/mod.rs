@@ -3,16 +3,19 @@
 //! Selectors are interned: each different one that is in use has its members counted once and
 //! kept up to date with every change, in sets that are shared, not copied.
 
+mod learnt;
 mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::model::{
     Action, Attachment, ClusterPolicy, Direction, Labels, Namespaces, Node, ObjectName, Peer, Pod,
     PodSelector, Policy, PolicyId, Port, PortMatch, Protocol, Rule, Tier,
 };
+pub use learnt::{Learnt, Lease};
 pub use members::NamedPort;
 use members::{Interned, Members};
 
@@ -22,6 +25,8 @@ pub enum SetContent {
     Addresses(Arc<BTreeSet<IpAddr>>),
     /// Addresses with the protocol and number that a port's name means there.
     Ports(Arc<BTreeSet<(IpAddr, Protocol, u16)>>),
+    /// What names resolved to, for a time.
+    Learnt(Arc<BTreeMap<IpAddr, Lease>>),
 }
 
 /// A rule whose selectors are replaced by the numbers of sets.
@@ -72,6 +77,16 @@ impl Judgement {
             .chain(self.baseline.iter().cloned())
     }
 
+    /// Who decides about traffic between the pod and the node where it runs: NetworkPolicies
+    /// always allow it, the cluster's policies speak of nodes.
+    pub fn towards_own_node(&self) -> Self {
+        Self {
+            admin: self.admin.clone(),
+            isolating: None,
+            baseline: self.baseline.clone(),
+        }
+    }
+
     /// Whether nobody has a say.
     pub fn is_open(&self) -> bool {
         self.admin.is_empty() && self.isolating.is_none() && self.baseline.is_empty()
@@ -82,6 +97,8 @@ impl Judgement {
 pub struct EndpointRules {
     pub ingress: Judgement,
     pub egress: Judgement,
+    /// The addresses of the pod's node, where the attachment names it.
+    pub own_node: BTreeSet<IpAddr>,
 }
 
 impl EndpointRules {
@@ -101,6 +118,8 @@ pub struct Desired {
     /// The rules of the policies that have a say here.
     pub policies: BTreeMap<(PolicyId, Direction), Vec<CompiledRule>>,
     pub sets: BTreeMap<u32, SetContent>,
+    /// The interface of each address of a pod of this node.
+    pub addresses: BTreeMap<IpAddr, String>,
 }
 
 /// See the module's documentation.
@@ -113,6 +132,7 @@ pub struct Index {
     cluster_policies: BTreeMap<String, ClusterPolicy>,
     attachments: BTreeMap<String, Attachment>,
     members: Members,
+    learnt: Learnt,
 }
 
 impl Index {
@@ -120,23 +140,25 @@ impl Index {
         if self.namespaces.get(name) == Some(&labels) {
             return;
         }
-        let of_namespace = || (name.to_owned(), String::new())..;
-        let pods = self
-            .pods
-            .range(of_namespace())
-            .take_while(|((ns, _), _)| ns == name);
-        let old = self.namespaces.get(name);
-        for (_, pod) in pods {
-            let is = Some((name, Some(&labels), pod));
-            self.members.change(Some((name, old, pod)), is);
-        }
+        self.relabel_pods(name, Some(&labels));
         self.namespaces.insert(name.to_owned(), labels);
     }
 
-    /// The namespace's pods stay until they are removed themselves.
+    /// The namespace's pods stay until they are removed themselves; no selector of namespaces picks
+    /// them any more.
     pub fn remove_namespace(&mut self, name: &str) {
-        self.set_namespace(name, Labels::new());
+        self.relabel_pods(name, None);
         self.namespaces.remove(name);
+    }
+
+    fn relabel_pods(&mut self, namespace: &str, labels: Option<&Labels>) {
+        let old = self.namespaces.get(namespace);
+        let from = (namespace.to_owned(), String::new());
+        let pods = self.pods.range(from..);
+        for (_, pod) in pods.take_while(|((own, _), _)| own == namespace) {
+            let was = Some((namespace, old, pod));
+            self.members.change(was, Some((namespace, labels, pod)));
+        }
     }
 
     pub fn set_pod(&mut self, name: ObjectName, pod: Pod) {
@@ -199,12 +221,52 @@ impl Index {
         }
     }
 
+    /// Whether a node has the address.
+    pub fn is_node(&self, address: &IpAddr) -> bool {
+        let mut nodes = self.nodes.values();
+        nodes.any(|node| node.addresses.contains(address))
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    pub fn nodes(&self) -> &BTreeMap<String, Node> {
+        &self.nodes
+    }
+
     pub fn set_attachment(&mut self, interface: String, attachment: Attachment) {
         self.attachments.insert(interface, attachment);
     }
 
     pub fn remove_attachment(&mut self, interface: &str) {
         self.attachments.remove(interface);
+    }
+
+    /// The cluster DNS answered with these addresses, each to be kept for a time. Whether a set
+    /// that is in use changes.
+    pub fn learn(&mut self, name: &str, addresses: &[(IpAddr, Duration)], now: SystemTime) -> bool {
+        let name = crate::model::plain_name(name);
+        self.learnt.learn(&name, addresses, now) && self.members.learnt(&name)
+    }
+
+    /// Forgets what is past its time, but for addresses that are in use. Whether a set changes.
+    pub fn forget_past(&mut self, now: SystemTime, in_use: &BTreeSet<IpAddr>) -> bool {
+        let names = self.learnt.forget_past(now, in_use);
+        let mut changed = false;
+        for name in names {
+            changed |= self.members.learnt(&name);
+        }
+        changed
+    }
+
+    /// What names resolved to; to be kept across a restart.
+    pub fn learnt(&self) -> &Learnt {
+        &self.learnt
+    }
+
+    pub fn set_learnt(&mut self, learnt: Learnt) {
+        self.learnt = learnt;
     }
 
     pub fn attachments(&self) -> &BTreeMap<String, Attachment> {
@@ -215,16 +277,22 @@ impl Index {
     /// passes nothing.
     pub fn desired(&mut self) -> Desired {
         let mut endpoints = BTreeMap::new();
+        let mut addresses = BTreeMap::new();
         let mut used = BTreeSet::new();
         for (interface, attachment) in &self.attachments {
             let Some(pod) = self.pods.get(&attachment.pod) else {
                 continue;
             };
-            let rules = self.rules_of(&attachment.pod.0, pod);
+            let mut rules = self.rules_of(&attachment.pod.0, pod);
+            if let Some(node) = self.nodes.get(&attachment.node) {
+                rules.own_node.clone_from(&node.addresses);
+            }
             for direction in [Direction::Ingress, Direction::Egress] {
                 let policies = rules.of(direction).policies();
                 used.extend(policies.map(|policy| (policy, direction)));
             }
+            let own = attachment.addresses.iter();
+            addresses.extend(own.map(|address| (*address, interface.clone())));
             endpoints.insert(interface.clone(), rules);
         }
         let mut policies = BTreeMap::new();
@@ -237,7 +305,8 @@ impl Index {
         Desired {
             endpoints,
             policies,
-            sets: self.members.contents(),
+            sets: self.members.contents(&self.learnt),
+            addresses,
         }
     }
 
@@ -288,6 +357,7 @@ impl Index {
         EndpointRules {
             ingress: judgement(Direction::Ingress),
             egress: judgement(Direction::Egress),
+            own_node: BTreeSet::new(),
         }
     }
 
@@ -329,6 +399,7 @@ fn compiled(rule: &Rule, intern: &mut impl FnMut(Interned) -> u32) -> CompiledRu
         let of_peer = |peer: &Peer| match peer {
             Peer::Pods(selector) => CompiledPeer::Set(intern(Interned::Pods(selector.clone()))),
             Peer::Nodes(selector) => CompiledPeer::Set(intern(Interned::Nodes(selector.clone()))),
+            Peer::Domains(names) => CompiledPeer::Set(intern(Interned::Domains(names.clone()))),
             Peer::Block { network, except } => CompiledPeer::Block {
                 network: *network,
                 except: except.clone(),

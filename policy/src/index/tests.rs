@@ -21,6 +21,7 @@ fn pod(app: &str, address: &str) -> Pod {
         labels: labels(&[("app", app)]),
         addresses: [address.parse().unwrap()].into(),
         named_ports: [("http".to_owned(), Protocol::Tcp, 8080)].into(),
+        ..Pod::default()
     }
 }
 
@@ -38,6 +39,7 @@ fn index() -> Index {
         Attachment {
             pod: name("ns", "web"),
             addresses,
+            ..Attachment::default()
         },
     );
     let namespaces = Namespaces::Selected(equals("team", "a"));
@@ -115,7 +117,7 @@ fn what_did_not_change_stays_shared() {
     let arc = |desired: &Desired| {
         desired.sets.values().find_map(|content| match content {
             SetContent::Addresses(addresses) => Some(addresses.clone()),
-            SetContent::Ports(_) => None,
+            _ => None,
         })
     };
     assert!(Arc::ptr_eq(&arc(&before).unwrap(), &arc(&after).unwrap()));
@@ -188,4 +190,77 @@ fn an_interface_of_an_unknown_pod_has_no_rules() {
     index.remove_pod(&name("ns", "web"));
     assert!(index.desired().endpoints.is_empty());
     assert!(index.desired().sets.is_empty());
+}
+
+#[test]
+fn selectors_pick_all_none_or_a_hundred_thousand_pods() {
+    let mut index = index();
+    for number in 0..100_000u32 {
+        let address = std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string();
+        index.set_pod(name("crowd", &number.to_string()), pod("crowd", &address));
+    }
+    index.set_namespace("crowd", labels(&[]));
+    let peer = |pods: Selector| {
+        Peer::Pods(PodSelector {
+            namespaces: Namespaces::Selected(Selector::default()),
+            pods,
+        })
+    };
+    let rule = |selector| Rule {
+        peers: Some(vec![peer(selector)]),
+        ..Rule::default()
+    };
+    let never = Selector([Requirement::Never].into());
+    let selectors = [Selector::default(), equals("app", "crowd"), never];
+    index.set_policy(Policy {
+        name: name("ns", "allow"),
+        pods: Selector::default(),
+        ingress: Some(selectors.map(rule).into()),
+        egress: None,
+    });
+    let count = |index: &mut Index| -> Vec<usize> {
+        let desired = index.desired();
+        let rules = &desired.policies[&(
+            PolicyId {
+                tier: Tier::NetworkPolicy,
+                name: name("ns", "allow"),
+            },
+            Direction::Ingress,
+        )];
+        let peers = rules.iter().flat_map(|rule| rule.peers.as_ref().unwrap());
+        peers
+            .map(|peer| match peer {
+                CompiledPeer::Set(id) => match &desired.sets[id] {
+                    SetContent::Addresses(addresses) => addresses.len(),
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    assert_eq!(count(&mut index), [100_002, 100_000, 0]);
+    // A namespace that goes takes its labels with it: its pods are in no namespace that is known.
+    index.remove_namespace("crowd");
+    assert_eq!(count(&mut index), [2, 0, 0]);
+}
+
+#[test]
+fn of_two_cluster_policies_of_one_priority_the_first_by_name_is_asked_first() {
+    let mut index = index();
+    for policy in ["b", "a"] {
+        index.set_cluster_policy(ClusterPolicy {
+            name: policy.to_owned(),
+            tier: Tier::Admin,
+            priority: 5,
+            subject: Some(PodSelector {
+                namespaces: Namespaces::Selected(Selector::default()),
+                pods: Selector::default(),
+            }),
+            ingress: vec![Rule::default()],
+            egress: vec![],
+        });
+    }
+    let admin = &index.desired().endpoints["fld1"].ingress.admin;
+    let names: Vec<&str> = admin.iter().map(|own| own.name.1.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
 }

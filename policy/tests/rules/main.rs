@@ -2,6 +2,7 @@
 //! the tracer, by the planned rules and by real packets. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test can do nothing else")]
 
+mod ends;
 mod log;
 mod node;
 mod oracle;

@@ -45,7 +45,7 @@ impl Node {
             pods: BTreeMap::new(),
             index: Index::default(),
             names: Names::default(),
-            log: Log::Nothing,
+            log: Log::NOTHING,
             committed: None,
         };
         node.index.set_namespace("ns", labels(&[]));
@@ -83,11 +83,13 @@ impl Node {
             labels: labels(&[("app", name)]),
             addresses: [address].into(),
             named_ports: [("http".to_owned(), Protocol::Tcp, 80)].into(),
+            ..Pod::default()
         };
         self.index.set_pod(pod_name.clone(), pod);
         let attachment = Attachment {
             pod: pod_name,
             addresses: [address].into(),
+            ..Attachment::default()
         };
         self.index.set_attachment(interface, attachment);
         self.pods.insert(name.to_owned(), (netns, address));

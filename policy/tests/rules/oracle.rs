@@ -22,6 +22,10 @@ pub(crate) struct World {
     pub(crate) pods: Vec<TestPod>,
     pub(crate) node_labels: Value,
     pub(crate) node_address: IpAddr,
+    /// The node where the pods are. It has no labels.
+    pub(crate) host: IpAddr,
+    /// What the cluster DNS answered: names with an address each.
+    pub(crate) learnt: Vec<(String, IpAddr)>,
     pub(crate) policies: Vec<Value>,
     pub(crate) cluster_policies: Vec<Value>,
 }
@@ -77,7 +81,8 @@ impl World {
     }
 
     pub(crate) fn allows(&self, attempt: &Attempt) -> bool {
-        if attempt.from == attempt.to {
+        // A pod cannot block the way to itself, and nothing blocks the node's way to its pods.
+        if attempt.from == attempt.to || attempt.from == self.host {
             return true;
         }
         let leaves = self.pod_at(attempt.from);
@@ -97,6 +102,11 @@ impl World {
             .filter(|policy| selects(&policy["spec"]["podSelector"], &pod.labels))
             .filter(|policy| isolates(policy, direction))
             .collect();
+        // "Traffic to and from the node where a Pod is running is always allowed", says the API of
+        // NetworkPolicies; cluster policies select nodes as they select others.
+        if !selecting.is_empty() && attempt.to == self.host {
+            return true;
+        }
         if !selecting.is_empty() {
             return selecting.iter().any(|policy| {
                 let rules = policy["spec"][direction].as_array().into_iter().flatten();
@@ -223,7 +233,12 @@ impl World {
             return networks.iter().any(|network| in_network(network, address));
         }
         if let Some(nodes) = peer.get("nodes") {
-            return address == self.node_address && selects(nodes, &self.node_labels);
+            return (address == self.node_address && selects(nodes, &self.node_labels))
+                || (address == self.host && selects(nodes, &Value::Null));
+        }
+        if let Some(patterns) = peer["domainNames"].as_array() {
+            let mut learnt = self.learnt.iter().filter(|(_, own)| *own == address);
+            return learnt.any(|(name, _)| patterns.iter().any(|own| is_name(own, name)));
         }
         let Some(pod) = self.pod_at(address) else {
             return false;
@@ -262,6 +277,16 @@ impl World {
                 (start..=end).contains(&number)
             }
         }
+    }
+}
+
+/// A name itself, or `*` for one or more labels before the rest.
+fn is_name(pattern: &Value, name: &str) -> bool {
+    let pattern: Vec<&str> = pattern.as_str().unwrap().split('.').collect();
+    let name: Vec<&str> = name.split('.').collect();
+    match pattern[0] {
+        "*" => name.len() >= pattern.len() && name.ends_with(&pattern[1..]),
+        _ => name == pattern,
     }
 }
 

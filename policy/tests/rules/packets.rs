@@ -179,3 +179,34 @@ fn a_pod_reaches_itself_through_its_node() {
     let connected = pod.run(|| TcpStream::connect_timeout(&service, Duration::from_secs(5)));
     assert!(connected.is_ok(), "{connected:?}");
 }
+
+#[test]
+fn a_policy_of_a_thousand_rules_is_one_policy() {
+    let mut node = Node::new(false, &["a", "b", "c"]);
+    let c = node.pods["c"].1;
+    let rules = (0..1000u16).map(|number| Rule {
+        action: Action::Accept,
+        peers: Some(vec![from("a")]),
+        ports: Some(vec![tcp(Port::Range(10_000 + number, 10_000 + number))]),
+    });
+    let except = ["10.9.2.0/24", "10.9.2.2/32", "10.0.0.0/9"];
+    let overlapping = Rule {
+        action: Action::Accept,
+        peers: Some(vec![Peer::Block {
+            network: "10.0.0.0/8".parse().unwrap(),
+            except: except.map(|own| own.parse().unwrap()).into(),
+        }]),
+        ports: None,
+    };
+    let rules = rules.chain([overlapping]).collect();
+    node.index
+        .set_policy(policy("many", "b", Some(rules), None));
+    node.write();
+    assert_eq!(c.to_string(), "10.9.2.2");
+    node.check(&[
+        ("a", "b", 10_000, true),
+        ("a", "b", 10_999, true),
+        ("a", "b", 11_000, false),
+        ("c", "b", 10_500, false),
+    ]);
+}

@@ -2,6 +2,7 @@
 //! rules agree; for some of them real packets agree as well.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 use policy::api;
 use policy::index::Index;
@@ -155,6 +156,8 @@ fn cluster_rule(peers_field: &'static str, v6: bool) -> impl Strategy<Value = Va
         "to" => prop_oneof![
             selector().prop_map(|own| json!({"nodes": own})),
             network(v6).prop_map(|own| json!({"networks": [own]})),
+            prop::sample::select(vec!["a.example", "*.example", "*.a.example"])
+                .prop_map(|own| json!({"domainNames": [own]})),
         ]
         .boxed(),
         _ => cluster_pods().boxed(),
@@ -174,6 +177,9 @@ fn cluster_rule(peers_field: &'static str, v6: bool) -> impl Strategy<Value = Va
     let protocols = prop::option::of(prop::collection::vec(protocol, 1..3));
     (action, prop::collection::vec(peer, 1..3), protocols).prop_map(
         move |(action, peers, protocols)| {
+            // The API takes names in rules that accept only.
+            let names = json!(peers).to_string().contains("domainNames");
+            let action = if names { "Accept" } else { action };
             let mut rule = json!({"action": action, peers_field: peers});
             if let Some(protocols) = protocols {
                 rule["protocols"] = protocols.into();
@@ -227,7 +233,15 @@ fn world(v6: bool) -> impl Strategy<Value = World> {
                         ("dns".to_owned(), "UDP", 90),
                     ],
                 });
-            let node = if v6 { "2001:db8::1" } else { "192.0.2.1" };
+            let (node, host, [first, second]) = match v6 {
+                true => ("2001:db8::1", "2001:db8::2", ["2001:db8::9", "2001:db8::8"]),
+                false => ("192.0.2.1", "192.0.2.2", ["198.51.100.1", "198.51.100.2"]),
+            };
+            let learnt = [
+                ("a.example", first),
+                ("b.a.example", second),
+                ("b.other", second),
+            ];
             let namespaces = namespaces.into_iter().enumerate();
             World {
                 namespaces: namespaces
@@ -236,6 +250,10 @@ fn world(v6: bool) -> impl Strategy<Value = World> {
                 pods: pods.collect(),
                 node_labels,
                 node_address: node.parse().unwrap(),
+                host: host.parse().unwrap(),
+                learnt: learnt
+                    .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+                    .into(),
                 policies,
                 cluster_policies,
             }
@@ -266,11 +284,13 @@ impl World {
                 labels: model_labels(&pod.labels),
                 addresses: [pod.address].into(),
                 named_ports: ports.collect(),
+                ..Pod::default()
             };
             index.set_pod(name.clone(), model);
             let attachment = Attachment {
                 pod: name,
                 addresses: [pod.address].into(),
+                node: "host".to_owned(),
             };
             index.set_attachment(format!("fld{number}"), attachment);
         }
@@ -279,6 +299,15 @@ impl World {
             addresses: [self.node_address].into(),
         };
         index.set_node("node", node);
+        let host = ModelNode {
+            addresses: [self.host].into(),
+            ..ModelNode::default()
+        };
+        index.set_node("host", host);
+        for (name, address) in &self.learnt {
+            let hour = Duration::from_secs(3600);
+            index.learn(name, &[(*address, hour)], SystemTime::now());
+        }
         for object in &self.policies {
             index.set_policy(api::policy(&serde_json::from_value(object.clone()).unwrap()).0);
         }
@@ -300,15 +329,16 @@ impl World {
 
     /// From each pod to each pod, to the node and to somewhere else.
     fn attempts(&self, protocols: &[&'static str]) -> Vec<Attempt> {
-        let other = if self.node_address.is_ipv6() {
-            "2001:db8::9"
-        } else {
-            "198.51.100.1"
-        };
-        let beyond = [self.node_address, other.parse().unwrap()];
+        let mut beyond = vec![self.node_address, self.host];
+        beyond.extend(self.learnt.iter().map(|(_, address)| *address));
         let mut attempts = Vec::new();
         for from in &self.pods {
-            for to in self.pods.iter().map(|pod| pod.address).chain(beyond) {
+            for to in self
+                .pods
+                .iter()
+                .map(|pod| pod.address)
+                .chain(beyond.clone())
+            {
                 for protocol in protocols {
                     attempts.extend(PORTS.map(|port| Attempt {
                         from: from.address,
@@ -348,8 +378,13 @@ fn agree(world: &World, index: &mut Index, compiled: &Compiled) {
             port: attempt.port,
         };
         let (mut traced, mut planned) = (true, true);
+        // The kernel finds its own addresses in another hook.
+        let egress = match attempt.to == world.host {
+            true => &compiled.to_node,
+            false => &compiled.egress,
+        };
         let ends = [
-            (attempt.from, Direction::Egress, &compiled.egress),
+            (attempt.from, Direction::Egress, egress),
             (attempt.to, Direction::Ingress, &compiled.ingress),
         ];
         for (address, direction, goals) in ends {
@@ -373,9 +408,10 @@ proptest! {
     /// Also after the index has seen another world before, as a cluster changes.
     #[test]
     fn evaluator_tracer_and_rules_agree(
-        first in world(false), second in world(false), v6 in world(true), drops in any::<bool>(),
+        first in world(false), second in world(false), v6 in world(true),
+        drops in any::<bool>(), accepted in any::<bool>(),
     ) {
-        let log = if drops { Log::Drops } else { Log::Nothing };
+        let log = Log { drops, accepted };
         let (mut index, mut names) = (Index::default(), Names::default());
         for world in [&first, &second] {
             world.enter(&mut index);

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use kernel::nftables::{CmpOp, Datum, ElementKey, Field, Right, SetRef, Statement, Verdict};
+use kernel::nftables::{
+    CmpOp, CtField, Datum, ElementKey, Field, Right, SetRef, Statement, Verdict, ct_state,
+};
 use policy::index::SetContent;
 use policy::model::Protocol;
 use policy::plan::Compiled;
@@ -89,6 +91,7 @@ fn value(field: &Field, packet: &Seen) -> Option<Datum> {
         }
     }
     match field {
+        Field::Ct(CtField::State) => Some(Datum::CtState(ct_state::NEW)),
         Field::L4Proto => Some(Datum::Proto(packet.protocol.number())),
         Field::Dport => Some(Datum::Port(packet.port)),
         other => panic!("{other:?}"),
@@ -105,6 +108,7 @@ fn matches(value: &Datum, right: &Right) -> bool {
     };
     match right {
         Right::Value(own) => value == own,
+        Right::AnyBit(bits) => value == bits,
         Right::Network(network) => network.contains(address(value)),
         Right::Range(first, last) => first <= value && value <= last,
         other => panic!("{other:?}"),
@@ -120,6 +124,9 @@ fn contains(set: &SetRef, values: &[Datum], compiled: &Compiled) -> bool {
         SetRef::Named(name) => {
             let v6 = name.ends_with("v6");
             match (&compiled.sets[&**name], values) {
+                (SetContent::Learnt(own), [address]) => own
+                    .keys()
+                    .any(|own| own.is_ipv6() == v6 && Datum::from(*own) == *address),
                 (SetContent::Addresses(own), [address]) => own
                     .iter()
                     .any(|own| own.is_ipv6() == v6 && Datum::from(*own) == *address),

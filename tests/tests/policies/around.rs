@@ -1,8 +1,16 @@
 //! What is told about policies, and what keeps them in place.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use cluster_tests::cluster::{Cluster, SOON, wait_for};
 use cluster_tests::command::{command, fairlead, outcome};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::Suite;
@@ -97,7 +105,7 @@ pub(crate) fn questions_are_answered_from_the_live_cluster(suite: &Suite) -> any
     std::fs::write(&file, deny_all("y"))?;
     let file = file.to_str().context("the path is no text")?;
     let check = ask(&["policy", "check", "-f", file])?;
-    let lost = check.as_array().context("no list")?;
+    let lost = check["pairs"].as_array().context("no list")?;
     ensure!(
         lost.iter().any(|own| own["source"] == "x/a"
             && own["destination"] == "y/b"
@@ -125,4 +133,244 @@ pub(crate) fn questions_are_answered_from_the_live_cluster(suite: &Suite) -> any
         "{matrix}"
     );
     remove(cluster, "y")
+}
+
+/// Policies that keep on denying x/a and allowing z/a what they say, and are written anew all the
+/// time; then the agent is killed.
+pub(crate) fn nothing_gets_through_or_is_cut_while_policies_are_edited(
+    suite: &Suite,
+) -> anyhow::Result<()> {
+    const EDITS: u16 = 60;
+    let cluster = &suite.cluster;
+    let edit = |number: u16| -> anyhow::Result<()> {
+        let ports: Vec<Value> = (0..number % 7).map(|n| json!({"port": 7000 + n})).collect();
+        let from = json!([{"namespaceSelector": {"matchLabels": {"ns": "z"}}}]);
+        let other = json!({"from": [{"podSelector": {}}], "ports": ports});
+        let rules = match number % 2 {
+            0 => json!([{"from": from}, other]),
+            _ => json!([other, {"from": from, "ports": [{"port": 80}]}]),
+        };
+        let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": POLICY, "namespace": "y"},
+            "spec": {"podSelector": {"matchLabels": {"pod": "b"}}, "ingress": rules}});
+        cluster.apply("y", &object.to_string())
+    };
+    edit(0)?;
+    let probe = |client: &str, v6| Probe {
+        client: client.to_owned(),
+        server: "y/b".to_owned(),
+        port: (80, "TCP"),
+        v6,
+    };
+    let families = [false, true];
+    let expected: BTreeMap<Probe, bool> = families
+        .iter()
+        .flat_map(|v6| [(probe("x/a", *v6), false), (probe("z/a", *v6), true)])
+        .collect();
+    suite.holds(&expected)?;
+    let node = &suite.places["y/b"].node;
+    let (done, outcome) = (AtomicBool::new(false), Mutex::new(Ok(())));
+    let probes: Vec<Probe> = expected.keys().cloned().collect();
+    let mut rounds = 0;
+    thread::scope(|scope| -> anyhow::Result<()> {
+        scope.spawn(|| {
+            let changes = || -> anyhow::Result<()> {
+                for number in 0..EDITS {
+                    edit(number)?;
+                }
+                let before = cluster.process(node, "node")?;
+                kill(Pid::from_raw(before), Signal::SIGKILL)?;
+                wait_for("another node process", SOON, || {
+                    Ok(cluster.process(node, "node").is_ok_and(|now| now != before))
+                })?;
+                for number in 0..EDITS / 4 {
+                    edit(number)?;
+                }
+                Ok(())
+            };
+            let result = changes();
+            if let Ok(mut outcome) = outcome.lock() {
+                *outcome = result;
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            // Long enough for what is allowed on a busy machine: one lost packet is sent again.
+            let seen = suite.prober.reached(&probes, Duration::from_secs(4))?;
+            ensure!(seen == expected, "round {rounds}: {seen:?}");
+            rounds += 1;
+        }
+        Ok(())
+    })?;
+    outcome
+        .into_inner()
+        .unwrap_or_else(|_| anyhow::bail!("the editor panicked"))?;
+    ensure!(rounds > 3, "only {rounds} rounds");
+    remove(cluster, "y")
+}
+
+pub(crate) fn a_trace_is_confirmed_by_a_real_connection(suite: &Suite) -> anyhow::Result<()> {
+    let cluster = &suite.cluster;
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "b", "namespace": "y"},
+        "spec": {"selector": {"pod": "b"}, "ports": [{"port": 8000, "targetPort": 80}]}});
+    cluster.apply("y", &service.to_string())?;
+    let address = cluster.get("service b -n y")?["spec"]["clusterIP"]
+        .as_str()
+        .context("no address")?
+        .to_owned();
+    let through_service = format!("{address}:8000");
+    let probe = |destination: &str| ask(suite, &["trace", "x/a", destination, "--probe"]);
+    wait_for("the Service", SOON, || {
+        let trace = probe(&through_service)?;
+        let way = &trace["ways"][0];
+        Ok(way["allowed"] == true
+            && way["destination"] == "y/b"
+            && trace["probe"] == "connected"
+            && trace["service"]
+                .as_array()
+                .is_some_and(|steps| steps.len() > 1)
+            && way["route"]
+                .as_array()
+                .is_some_and(|route| !route.is_empty()))
+    })?;
+    cluster.apply("y", &deny_all("y"))?;
+    wait_until(suite, "x/a", "y/b", false)?;
+    for destination in ["y/b:80", &through_service] {
+        let trace = probe(destination)?;
+        ensure!(
+            trace["ways"][0]["allowed"] == false && trace["probe"] == "noAnswer",
+            "{trace}"
+        );
+    }
+    remove(cluster, "y")?;
+    cluster.kubectl("delete service b -n y")?.success()?;
+    Ok(())
+}
+
+pub(crate) fn a_check_tells_which_connections_of_the_last_hour_would_be_cut(
+    suite: &Suite,
+) -> anyhow::Result<()> {
+    wait_until(suite, "x/b", "y/b", true)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("policy.json");
+    std::fs::write(&file, deny_all("y"))?;
+    let file = file.to_str().context("the path is no text")?;
+    wait_for("the connection in the check", SOON, || {
+        let check = ask(suite, &["policy", "check", "-f", file])?;
+        let mut cut = check["cut"].as_array().context("no list")?.iter();
+        Ok(cut.any(|own| {
+            own["sourcePod"] == "x/b" && own["destinationPod"] == "y/b" && own["port"] == 80
+        }))
+    })
+}
+
+pub(crate) fn accepted_connections_are_told_while_somebody_asks(
+    suite: &Suite,
+) -> anyhow::Result<()> {
+    let cluster = &suite.cluster;
+    let program = fairlead();
+    let program = program.to_str().context("the path is no text")?;
+    let node = &suite.places["y/c"].node;
+    // The stream has no end: the listener is given this time.
+    let listen = [
+        "timeout",
+        "20",
+        program,
+        "flows",
+        "--accepted",
+        "--follow",
+        "--pod",
+        "y/c",
+        "-o",
+        "json",
+    ];
+    let told = thread::scope(|scope| -> anyhow::Result<String> {
+        let listener = scope.spawn(|| cluster.exec(node, &listen));
+        while !listener.is_finished() {
+            wait_until(suite, "x/a", "y/c", true)?;
+        }
+        let joined = listener.join();
+        Ok(joined
+            .map_err(|_| anyhow::anyhow!("the listener panicked"))??
+            .stdout)
+    })?;
+    let mut flows = told
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let found = flows.find(|own| own["verdict"] == "accept" && own["source"]["pod"] == "x/a");
+    ensure!(found.is_some(), "{told}");
+    Ok(())
+}
+
+pub(crate) fn the_nodes_metrics_count_what_was_dropped(suite: &Suite) -> anyhow::Result<()> {
+    let cluster = &suite.cluster;
+    let node = &suite.places["y/b"].node;
+    cluster.apply("y", &deny_all("y"))?;
+    wait_until(suite, "x/a", "y/b", false)?;
+    wait_for("the counter", SOON, || {
+        let path = format!("get --raw /api/v1/nodes/{node}/proxy/metrics");
+        let metrics = cluster.kubectl(&path)?.success()?;
+        let name = "fairlead_policy_logged_drops_ingress_total ";
+        let mut counts = metrics.lines().filter_map(|line| line.strip_prefix(name));
+        Ok(counts.any(|count| count != "0"))
+    })?;
+    remove(cluster, "y")
+}
+
+pub(crate) fn what_cannot_be_enforced_is_told(suite: &Suite) -> anyhow::Result<()> {
+    let cluster = &suite.cluster;
+    let policy = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy", "metadata": {"name": POLICY},
+        "spec": {"tier": "Baseline", "priority": 1000,
+            "subject": {"namespaces": {"matchLabels": {"ns": "nobody"}}},
+            "egress": [{"action": "Deny", "to": [{"domainNames": ["example.com"]}]}]}});
+    cluster.apply("default", &policy.to_string())?;
+    wait_for("the status", SOON, || {
+        let policy = cluster.get(&format!("clusternetworkpolicy {POLICY}"))?;
+        let condition = &policy["status"]["conditions"][0];
+        Ok(condition["type"] == "Accepted" && condition["status"] == "False")
+    })?;
+    let removal = format!("delete clusternetworkpolicy {POLICY}");
+    cluster.kubectl(&removal)?.success()?;
+    Ok(())
+}
+
+pub(crate) fn a_name_opens_the_way_when_the_clusters_dns_has_answered(
+    suite: &Suite,
+) -> anyhow::Result<()> {
+    let cluster = &suite.cluster;
+    let name = "named.y.svc.cluster.local";
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "named", "namespace": "y"},
+        "spec": {"clusterIP": "None", "selector": {"pod": "b"}, "ports": [{"port": 80}]}});
+    cluster.apply("y", &service.to_string())?;
+    let dial = format!("exec a -n x -- /testserver dial tcp {name}:80 hostname");
+    wait_for("the name", SOON, || {
+        Ok(cluster.kubectl(&dial)?.code == Some(0))
+    })?;
+    let namespaces = json!({"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}});
+    let dns = json!({"namespaceSelector": namespaces,
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}});
+    let subject = json!({"namespaceSelector": {"matchLabels": {"ns": "x"}},
+        "podSelector": {"matchLabels": {"pod": "c"}}});
+    let policy = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
+    "kind": "ClusterNetworkPolicy", "metadata": {"name": POLICY},
+    "spec": {"tier": "Admin", "priority": 1, "subject": {"pods": subject}, "egress": [
+        {"action": "Accept", "to": [{"pods": dns}]},
+        {"action": "Accept", "to": [{"domainNames": ["*.y.svc.cluster.local"]}]},
+        {"action": "Deny", "to": [{"networks": ["0.0.0.0/0", "::/0"]}]},
+    ]}});
+    cluster.apply("default", &policy.to_string())?;
+    // Nobody of its node has asked for another name of the namespace.
+    wait_until(suite, "x/c", "y/c", false)?;
+    let dial = format!("exec c -n x -- /testserver dial tcp {name}:80 hostname");
+    let answer = cluster.kubectl(&dial)?.success()?;
+    ensure!(answer.trim() == "b", "{answer}");
+    wait_until(suite, "x/c", "y/c", false)?;
+    cluster
+        .kubectl(&format!("delete clusternetworkpolicy {POLICY}"))?
+        .success()?;
+    cluster.kubectl("delete service named -n y")?.success()?;
+    Ok(())
 }

@@ -37,6 +37,13 @@ fn main() -> ExitCode {
         around::a_dropped_connection_is_told_with_its_policy,
         around::a_table_that_somebody_flushed_comes_back,
         around::questions_are_answered_from_the_live_cluster,
+        around::nothing_gets_through_or_is_cut_while_policies_are_edited,
+        around::a_trace_is_confirmed_by_a_real_connection,
+        around::a_check_tells_which_connections_of_the_last_hour_would_be_cut,
+        around::accepted_connections_are_told_while_somebody_asks,
+        around::the_nodes_metrics_count_what_was_dropped,
+        around::what_cannot_be_enforced_is_told,
+        around::a_name_opens_the_way_when_the_clusters_dns_has_answered,
     ];
     // One at a time: they share the pods.
     cluster_tests::harness::run("policies", 1, cases, || {

@@ -123,12 +123,18 @@ impl Step {
                 _ => policies.push(object),
             }
         }
-        let node = if v6 { "2001:db8::1" } else { "192.0.2.1" };
+        // Nobody asks about nodes.
+        let [node, host] = match v6 {
+            true => ["2001:db8::1", "2001:db8::2"],
+            false => ["192.0.2.1", "192.0.2.2"],
+        };
         Ok(World {
             namespaces,
             pods,
             node_labels: json!({}),
             node_address: node.parse()?,
+            host: host.parse()?,
+            learnt: Vec::new(),
             policies,
             cluster_policies,
         })

@@ -5,7 +5,8 @@ mod machine;
 mod membership;
 pub(crate) mod network;
 pub(crate) mod pools;
-mod settings;
+pub(crate) mod served;
+pub(crate) mod settings;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -25,6 +26,8 @@ use crate::cli::{Join, NodeSettings, Up};
 /// Where the CNI plugin asks whether a pod's policy is in the kernel.
 pub(crate) const POLICY_SOCKET: &str = "/run/fairlead/policy.sock";
 const KUBELET_PORT: u16 = 10250;
+/// Answers of the cluster DNS that the policies have not learnt yet.
+const ANSWERS: usize = 256;
 const CNI_DIRECTORY: &str = "/opt/cni/bin";
 
 pub(crate) fn run(options: Join) -> anyhow::Result<ExitCode> {
@@ -111,12 +114,15 @@ pub(crate) async fn start(
         settings,
     };
     components.spawn("kubelet", {
-        let deps = kubelet::Deps::new(node.member.client.clone(), node.caches.clone());
+        let mut deps = kubelet::Deps::new(node.member.client.clone(), node.caches.clone());
+        deps.beside = served::beside();
         kubelet::run(node.kubelet(options)?, deps, shutdown.clone())
     });
+    let (listener, answers) = tokio::sync::mpsc::channel(ANSWERS);
     components.spawn("policy", {
         let deps = policy::Deps {
             caches: node.caches.clone(),
+            answers: Some(answers),
         };
         let config = policy::Config {
             socket: POLICY_SOCKET.into(),
@@ -152,7 +158,12 @@ pub(crate) async fn start(
     });
     components.spawn("dns", {
         let (client, caches) = (node.member.client.clone(), node.caches.clone());
-        dns::run(node.dns(), dns::Deps { client, caches }, shutdown.clone())
+        let deps = dns::Deps {
+            client,
+            caches,
+            listener: Some(listener),
+        };
+        dns::run(node.dns(), deps, shutdown.clone())
     });
     let member = node.member.clone();
     components.spawn("certificates", async move {

@@ -86,6 +86,14 @@ where
         .collect()
 }
 
+/// The settings of a cluster of ours; `None` for another one.
+pub(crate) async fn get(client: Client) -> anyhow::Result<Option<Settings>> {
+    let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let map = maps.get_opt(NAME).await?;
+    map.map(|map| Settings::read(&map.data.unwrap_or_default()))
+        .transpose()
+}
+
 /// Reads the settings; a server that has just started may not have written them yet.
 pub(crate) async fn wait(client: Client) -> anyhow::Result<Settings> {
     let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
