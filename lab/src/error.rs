@@ -28,6 +28,8 @@ pub enum LabError {
         program: String,
         advice: &'static str,
     },
+    #[error("Services by ipvs: {0}; or take another --proxy")]
+    NoIpvs(#[from] kernel::ipvs::Error),
     #[error("there is no {}; build the images with `fairlead image build`", path.display())]
     NoImage { path: PathBuf },
     #[error("the lab {lab:?} has no node {node:?}; it has {}", known.join(", "))]

@@ -29,6 +29,14 @@ pub struct Options {
     pub images: PathBuf,
     /// Leave everything where it is when something fails, to look at it.
     pub keep_on_failure: bool,
+    /// How many times longer than usual everything may take, as on an emulated machine.
+    pub slow: u32,
+}
+
+impl Options {
+    fn patience(&self, usual: Duration) -> Duration {
+        usual * self.slow.max(1)
+    }
 }
 
 /// Something that was done, with the time since the start.
@@ -64,6 +72,10 @@ fn check(options: &Options) -> Result<(), LabError> {
     let pause = options.images.join("pause.tar");
     if !pause.exists() {
         return Err(LabError::NoImage { path: pause });
+    }
+    if options.settings.proxy == "ipvs" {
+        // Its nodes would end by themselves, one after the other.
+        kernel::ipvs::Ipvs::open()?;
     }
     let advice = "install it with `apt-get install containerd runc`";
     for program in ["containerd", "ctr", "runc"] {
@@ -114,14 +126,14 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
     thread::scope(|scope| {
         let loads: Vec<_> = nodes
             .iter()
-            .map(|node| scope.spawn(|| load_all(&lab, &node.name, &options.settings, &images)))
+            .map(|node| scope.spawn(|| load_all(&lab, &node.name, options, &images)))
             .collect();
-        let join = wait_for_server(&topology)?;
+        let join = wait_for_server(&topology, options.patience(SERVER_PATIENCE))?;
         for node in &nodes {
             launch::admit(&options.name, &node.name, &join)?;
         }
         tell("control plane ready");
-        ready::wait(&topology, NODE_PATIENCE, &mut |node| {
+        ready::wait(&topology, options.patience(NODE_PATIENCE), &mut |node| {
             tell(&format!("{node} Ready"))
         })?;
         for load in loads {
@@ -175,16 +187,16 @@ fn archives(directory: &Path) -> Result<Vec<PathBuf>, LabError> {
 
 /// Waits until the server answers, writes the kubeconfig for this machine and returns the
 /// arguments with which a node joins.
-fn wait_for_server(topology: &Topology) -> Result<Vec<String>, LabError> {
+fn wait_for_server(topology: &Topology, patience: Duration) -> Result<Vec<String>, LabError> {
     let directories = Directories::of(&topology.lab);
     let data = directories.place(SERVER).join("var-lib/fairlead");
     let (admin, join) = (data.join("admin.kubeconfig"), data.join("join-command"));
     let start = Instant::now();
     while !(admin.exists() && join.exists()) {
-        if start.elapsed() > SERVER_PATIENCE {
+        if start.elapsed() > patience {
             return Err(timeout(
                 "the server is not up",
-                SERVER_PATIENCE,
+                patience,
                 topology,
                 SERVER,
                 "server",
@@ -195,7 +207,7 @@ fn wait_for_server(topology: &Topology) -> Result<Vec<String>, LabError> {
     let text = fs::read_to_string(&admin).map_err(LabError::file(&admin))?;
     let text = with_server(&text, &topology.server_url());
     state::write_private(&directories.kubeconfig(), text.as_bytes())?;
-    ready::wait_for_api(topology, SERVER_PATIENCE)?;
+    ready::wait_for_api(topology, patience)?;
     let line = fs::read_to_string(&join).map_err(LabError::file(&join))?;
     Ok(line.split_whitespace().skip(2).map(str::to_owned).collect())
 }
@@ -236,21 +248,16 @@ pub(crate) fn timeout(
 fn load_all(
     lab: &LabState,
     node: &str,
-    settings: &Settings,
+    options: &Options,
     images: &[PathBuf],
 ) -> Result<(), LabError> {
-    let runtime = runtime_of(lab, node, &settings.runtime)?;
+    let runtime = runtime_of(lab, node, &options.settings.runtime)?;
+    let patience = options.patience(RUNTIME_PATIENCE);
     let start = Instant::now();
     while std::os::unix::net::UnixStream::connect(&runtime.socket).is_err() {
-        if start.elapsed() > RUNTIME_PATIENCE {
+        if start.elapsed() > patience {
             let what = format!("containerd of {node} does not answer");
-            return Err(timeout(
-                &what,
-                RUNTIME_PATIENCE,
-                &lab.topology,
-                node,
-                "containerd",
-            ));
+            return Err(timeout(&what, patience, &lab.topology, node, "containerd"));
         }
         thread::sleep(Duration::from_millis(20));
     }

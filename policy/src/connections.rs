@@ -58,8 +58,11 @@ pub(crate) struct Tracking {
     looks: Interval,
     /// Away while a look is taken.
     conntrack: Option<Conntrack>,
-    looking: Option<JoinHandle<(Conntrack, Result<Vec<conntrack::Flow>, Error>)>>,
+    looking: Option<JoinHandle<Look>>,
 }
+
+/// The socket comes back with what it was told.
+type Look = (Conntrack, Result<Vec<conntrack::Flow>, Error>);
 
 impl Tracking {
     /// Of the calling thread's network namespace.

@@ -29,7 +29,6 @@ pub fn kind_of(object: &Value) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
 

@@ -53,6 +53,9 @@ pub(crate) struct LabUp {
     pub(crate) proxy: ProxyMode,
     #[arg(long, default_value = "ipv4")]
     pub(crate) ip_family: IpFamily,
+    /// Waits this many times longer than usual, as an emulated machine needs
+    #[arg(long, default_value_t = 1, value_name = "TIMES")]
+    pub(crate) slow: u32,
     /// Use the containerd, ctr and shims of this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) containerd: Option<PathBuf>,

@@ -78,6 +78,9 @@ pub(crate) struct Proxy {
     /// Where `/healthz` and `/livez` answer
     #[arg(long, default_value = "0.0.0.0:10256", value_name = "ADDRESS")]
     pub(crate) healthz_bind_address: SocketAddr,
+    /// Where `/metrics` and `/proxyMode` answer
+    #[arg(long, default_value = "127.0.0.1:10249", value_name = "ADDRESS")]
+    pub(crate) metrics_bind_address: SocketAddr,
     #[command(flatten)]
     pub(crate) ipvs: Ipvs,
     /// Offloads established connections between these devices (nftables)

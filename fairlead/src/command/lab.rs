@@ -58,6 +58,7 @@ fn up(options: LabUp) -> anyhow::Result<()> {
         },
         images,
         keep_on_failure: options.keep,
+        slow: options.slow,
     };
     let kubeconfig = lab::up(&options, &mut |elapsed: Duration, text: &str| {
         eprintln!("{:6.1} s  {text}", elapsed.as_secs_f32());

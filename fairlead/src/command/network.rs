@@ -51,11 +51,11 @@ fn start(options: &NodeNetwork, client: Client, components: &mut Components) -> 
             socket: POLICY_SOCKET.into(),
             ..policy::Config::default()
         };
-        let caches = caches.clone();
-        components.spawn(
-            "policy",
-            policy::run(config, policy::Deps { caches }, shutdown.clone()),
-        );
+        let deps = policy::Deps {
+            caches: caches.clone(),
+            answers: None,
+        };
+        components.spawn("policy", policy::run(config, deps, shutdown.clone()));
     }
     overlay.pools = Some(node::pools::followed(&caches, shutdown.clone()));
     components.spawn(

@@ -129,6 +129,7 @@ fn proxy_config(options: &Proxy) -> anyhow::Result<proxy::Config> {
         proxy_name: options.service_proxy_name.clone(),
         min_sync: std::time::Duration::from_millis(options.min_sync_period),
         healthz: Some(options.healthz_bind_address),
+        metrics: Some(options.metrics_bind_address),
         ipvs: proxy::config::Ipvs {
             scheduler: ipvs.ipvs_scheduler.clone(),
             strict_arp: ipvs.ipvs_strict_arp,

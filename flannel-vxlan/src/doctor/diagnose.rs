@@ -8,7 +8,7 @@ pub fn diagnose(machine: &Machine, peers: &[Peer]) -> Vec<Finding> {
     for peer in peers {
         findings.extend(of_peer(machine, peer));
     }
-    findings.sort_by(|a, b| b.level.cmp(&a.level));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     findings
 }
 

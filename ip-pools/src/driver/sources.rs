@@ -42,7 +42,7 @@ pub(super) struct Sources {
 
 /// A block as this node wrote or read it.
 enum Known {
-    There(IpamBlock),
+    There(Box<IpamBlock>),
     /// It was deleted when it had this version.
     Gone(Option<String>),
 }
@@ -210,7 +210,7 @@ impl Sources {
         known.retain(|cidr, own| own.is_newer(blocks.get(cidr).map(Arc::as_ref), revision));
         for (cidr, own) in known.iter() {
             match own {
-                Known::There(object) => blocks.insert(*cidr, Arc::new(object.clone())),
+                Known::There(object) => blocks.insert(*cidr, Arc::new((**object).clone())),
                 Known::Gone(_) => blocks.remove(cidr),
             };
         }
@@ -226,7 +226,7 @@ impl Sources {
     /// What the API has answered about a block.
     pub(super) fn learn(&self, block: IpNetwork, object: IpamBlock) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(block, Known::There(object));
+        known.insert(block, Known::There(Box::new(object)));
         self.changed.send_replace(());
     }
 

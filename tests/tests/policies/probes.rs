@@ -104,7 +104,7 @@ impl Prober {
         let answers = thread::scope(|scope| {
             let threads: Vec<_> = by_client
                 .iter()
-                .map(|(client, own)| scope.spawn(|| self.from_pod(client, own, patience)))
+                .map(|(client, own)| scope.spawn(|| self.ask_from_pod(client, own, patience)))
                 .collect();
             let joined = threads.into_iter().map(|thread| {
                 let panicked = |_| anyhow::anyhow!("a probe panicked");
@@ -141,7 +141,7 @@ impl Prober {
         Ok(tags)
     }
 
-    fn from_pod(
+    fn ask_from_pod(
         &self,
         client: &str,
         probes: &[&Probe],

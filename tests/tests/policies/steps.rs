@@ -49,8 +49,9 @@ impl Step {
                         both_families(&mut rule[peers], places);
                     }
                     // Indexing made them.
-                    rule.as_object_mut()
-                        .map(|own| own.retain(|_, value| !value.is_null()));
+                    if let Some(own) = rule.as_object_mut() {
+                        own.retain(|_, value| !value.is_null());
+                    }
                 }
             }
             if let Some(spec) = spec.as_object_mut() {
