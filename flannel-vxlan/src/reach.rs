@@ -161,7 +161,6 @@ fn apply(socket: &mut Socket, op: &Op) -> Result<(), netlink::Error> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
     use serde_json::json;
 
