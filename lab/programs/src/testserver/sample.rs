@@ -12,7 +12,10 @@ const GROUP: &str = "/apis/wardle.example.com";
 const VERSION: &str = "wardle.example.com/v1alpha1";
 
 /// By namespace and name; the number is the last resource version.
-static STORE: Mutex<(u64, BTreeMap<(String, String), Value>)> = Mutex::new((0, BTreeMap::new()));
+static STORE: Mutex<(u64, Objects)> = Mutex::new((0, Objects::new()));
+
+/// By namespace and name.
+type Objects = BTreeMap<(String, String), Value>;
 
 /// Whether the path is this API's.
 pub(crate) fn owns(path: &str) -> bool {
