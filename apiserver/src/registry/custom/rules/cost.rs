@@ -430,11 +430,12 @@ fn function<'a>(name: &str, target: Option<&Estimate<'a>>, args: &[Estimate<'a>]
             Estimate::of(part(value.size(), TEXT), Kind::Text).sized(value.size())
         }
         (
-            "url" | "isURL" | "quantity" | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR"
-            | "timestamp" | "duration",
+            "url" | "isURL" | "quantity" | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR",
             _,
             [value],
         ) => Estimate::of(part(value.size(), TEXT), Kind::Scalar),
+        // The conversions of the language itself count as one step, however long the text.
+        ("timestamp" | "duration", ..) => one(Kind::Scalar),
         _ => one(Kind::Unknown),
     }
 }

@@ -149,3 +149,11 @@ fn fields_that_no_object_has_are_found() {
     check("self.nope", Some("nope"));
     check("self.metadata.name == 'x'", None);
 }
+
+#[test]
+fn reading_a_duration_is_one_step_however_long_its_text_may_be() {
+    let schema = json!({"type": "object", "properties": {
+        "a": {"type": "string"}, "b": {"type": "string"}}});
+    assert!(cost("duration(self.a) > duration(self.b)", &schema) < 20);
+    assert!(cost("isURL(self.a)", &schema) > 100_000);
+}
