@@ -64,7 +64,7 @@ lab-programs: nextest programs
 	$(TARGET)/debug/fairlead image build >/dev/null
 
 # Suites with whole clusters that make test runs.
-CLUSTERS := binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services) or binary(surface)
+CLUSTERS := binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services)
 
 test: lab-programs clients check ## what CI runs
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \

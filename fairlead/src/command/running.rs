@@ -12,11 +12,17 @@ use tokio_util::sync::CancellationToken;
 /// How long components may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Of a worker thread, in bytes. Objects nest, and what walks them walks down: the depth that a
+/// request may have needs more than the usual two MiB where the compiler does not optimize. Pages
+/// that are never reached take no memory.
+const STACK: usize = 32 << 20;
+
 /// Runs the future on a runtime of its own.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, 8))
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
