@@ -88,6 +88,22 @@ impl Site {
         }
     }
 
+    /// As text: what a pod or a kubelet answers.
+    pub fn text(&self, path: &str) -> anyhow::Result<String> {
+        let request = http::Request::get(path).body(Vec::new())?;
+        self.runtime
+            .block_on(self.client.request_text(request))
+            .with_context(|| format!("GET {path}"))
+    }
+
+    /// Runs what needs a client of its own.
+    pub fn block_on<T>(
+        &self,
+        work: impl FnOnce(Client) -> futures::future::BoxFuture<'static, anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        self.runtime.block_on(work(self.client.clone()))
+    }
+
     /// Any request with JSON; `Value::Null` is no body.
     pub fn ask(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Answer> {
         let body = match body {

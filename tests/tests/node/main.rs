@@ -7,6 +7,7 @@ mod nodes;
 mod plugin;
 mod pods;
 mod probes;
+mod resize;
 mod site;
 mod streams;
 mod tokens;
@@ -54,8 +55,8 @@ fn main() -> ExitCode {
         lifecycle::deadlines_end_pods_also_when_they_are_shortened,
         pods::generations_count_changes_of_the_spec,
         pods::five_hundred_updates_are_observed,
-        pods::resources_are_resized_in_place,
-        pods::a_resize_restarts_where_the_policy_asks_for_it,
+        resize::resources_are_resized_in_place,
+        resize::a_resize_restarts_where_the_policy_asks_for_it,
         pods::classes_of_service_are_told_at_once,
         pods::pods_and_their_statuses_are_changed_and_deleted,
         pods::a_rejected_pod_follows_its_generation,

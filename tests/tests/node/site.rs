@@ -1,114 +1,40 @@
 //! The lab of the suite, asked as the conformance tests ask: plain requests, no kubectl between.
 
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use cluster_tests::cluster::Cluster;
 use cluster_tests::command::Outcome;
+use cluster_tests::site::{self, Patch};
+pub(crate) use cluster_tests::site::{PATIENCE, Refusal};
+use futures::FutureExt;
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::runtime::Runtime;
 
 /// The image of the containers that only run a shell.
 pub(crate) const BUSYBOX: &str = "busybox:latest";
 
-/// How long a case waits for what the node is to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// The suite's lab: what every suite asks, and what this one asks besides.
+pub(crate) struct Site(site::Site);
 
-/// The suite's lab and a client of its API server.
-pub(crate) struct Site {
-    pub(crate) cluster: Cluster,
-    client: Client,
-    runtime: Runtime,
+impl Deref for Site {
+    type Target = site::Site;
+
+    fn deref(&self) -> &site::Site {
+        &self.0
+    }
 }
-
-/// What the server refused, as its Status says it.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    pub(crate) code: u16,
-    pub(crate) message: String,
-}
-
-type Answer = Result<Value, Refusal>;
 
 impl Site {
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let cluster = Cluster::start("node", &["--nodes=2"])?;
-        let runtime = Runtime::new()?;
-        let client = runtime.block_on(async {
-            let kubeconfig = Kubeconfig::read_from(&cluster.kubeconfig)?;
-            let options = KubeConfigOptions::default();
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-            anyhow::Ok(Client::try_from(config)?)
-        })?;
-        Ok(Self {
-            cluster,
-            client,
-            runtime,
-        })
-    }
-
-    /// A request and its body's media type; the answer as JSON, or as a JSON string if it is none.
-    fn send(&self, method: &str, path: &str, kind: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("Content-Type", kind)
-            .body(body)?;
-        match self.runtime.block_on(self.client.request_text(request)) {
-            Ok(text) => Ok(Ok(
-                serde_json::from_str(&text).unwrap_or(Value::String(text))
-            )),
-            Err(kube::Error::Api(status)) => Ok(Err(Refusal {
-                code: status.code,
-                message: status.message.clone(),
-            })),
-            Err(error) => Err(error).with_context(|| format!("{method} {path}")),
-        }
-    }
-
-    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Answer> {
-        let body = match body {
-            Value::Null => Vec::new(),
-            body => body.to_string().into_bytes(),
-        };
-        self.send(method, path, "application/json", body)
-    }
-
-    pub(crate) fn get(&self, path: &str) -> anyhow::Result<Value> {
-        accepted(path, self.ask("GET", path, &Value::Null)?)
-    }
-
-    pub(crate) fn create(&self, path: &str, object: &Value) -> anyhow::Result<Value> {
-        accepted(path, self.ask("POST", path, object)?)
-    }
-
-    pub(crate) fn delete(&self, path: &str) -> anyhow::Result<Value> {
-        accepted(path, self.ask("DELETE", path, &Value::Null)?)
-    }
-
-    pub(crate) fn replace(&self, path: &str, object: &Value) -> anyhow::Result<Value> {
-        accepted(path, self.ask("PUT", path, object)?)
+        site::Site::start("node").map(Self)
     }
 
     /// A strategic merge patch.
     pub(crate) fn patch(&self, path: &str, patch: &Value) -> anyhow::Result<Value> {
-        let kind = "application/strategic-merge-patch+json";
-        accepted(
-            path,
-            self.send("PATCH", path, kind, patch.to_string().into_bytes())?,
-        )
-    }
-
-    /// As text: what a pod or a kubelet answers.
-    pub(crate) fn text(&self, path: &str) -> anyhow::Result<String> {
-        let request = http::Request::builder().uri(path).body(Vec::new())?;
-        self.runtime
-            .block_on(self.client.request_text(request))
-            .with_context(|| format!("GET {path}"))
+        self.0.patch(path, Patch::Strategic, patch)
     }
 
     /// Everything that comes through a WebSocket with this subprotocol until its end.
@@ -121,13 +47,14 @@ impl Site {
             .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
             .header("Sec-WebSocket-Protocol", protocol)
             .body(kube::client::Body::empty())?;
-        let bytes = self.runtime.block_on(async {
-            let answer = self.client.send(request).await?;
+        let (path, protocol) = (path.to_owned(), protocol.to_owned());
+        let heard = |client: Client| async move {
+            let answer = client.send(request).await?;
             let (status, headers) = (answer.status(), answer.headers().clone());
             ensure!(status == 101, "{path}: {status}");
             let chosen = headers.get("sec-websocket-protocol");
             ensure!(
-                chosen.is_some_and(|chosen| chosen == protocol),
+                chosen.is_some_and(|chosen| chosen == protocol.as_str()),
                 "{headers:?}"
             );
             let mut stream = TokioIo::new(hyper::upgrade::on(answer).await?);
@@ -135,16 +62,9 @@ impl Site {
             // A server that is done may end the connection without a word.
             let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await?;
             anyhow::Ok(bytes)
-        })?;
+        };
+        let bytes = self.block_on(|client| heard(client).boxed())?;
         Ok(messages(&bytes))
-    }
-
-    /// Runs what needs a client of its own.
-    pub(crate) fn block_on<T>(
-        &self,
-        work: impl FnOnce(Client) -> futures::future::BoxFuture<'static, anyhow::Result<T>>,
-    ) -> anyhow::Result<T> {
-        self.runtime.block_on(work(self.client.clone()))
     }
 
     /// A namespace of one case, with its ServiceAccount. It is deleted with the value.
@@ -187,10 +107,6 @@ fn messages(bytes: &[u8]) -> Vec<Vec<u8>> {
         rest = tail;
     }
     messages
-}
-
-fn accepted(path: &str, answer: Answer) -> anyhow::Result<Value> {
-    answer.map_err(|refusal| anyhow::anyhow!("{path}: {} {}", refusal.code, refusal.message))
 }
 
 /// A namespace for one case.
@@ -244,10 +160,8 @@ impl Space<'_> {
 
     /// The message with which the server refuses a pod.
     pub(crate) fn refused(&self, pod: &Value) -> anyhow::Result<Refusal> {
-        match self.site.ask("POST", &self.path("pods"), pod)? {
-            Ok(made) => bail!("{} was accepted", made["metadata"]["name"]),
-            Err(refusal) => Ok(refusal),
-        }
+        let path = self.path("pods");
+        site::refused("the pod", self.site.ask("POST", &path, pod)?)
     }
 
     /// Asks for an object until it is as wanted.
@@ -286,14 +200,7 @@ impl Space<'_> {
 
     /// Waits until an object is gone.
     pub(crate) fn until_gone(&self, what: &str) -> anyhow::Result<()> {
-        let start = Instant::now();
-        loop {
-            match self.site.ask("GET", &self.path(what), &Value::Null)? {
-                Err(refusal) if refusal.code == 404 => return Ok(()),
-                found if start.elapsed() > PATIENCE => bail!("{what} is still there: {found:?}"),
-                _ => std::thread::sleep(Duration::from_millis(300)),
-            }
-        }
+        self.site.until_gone(&self.path(what))
     }
 
     /// Holds for so long that an object stays as it is.
@@ -304,13 +211,7 @@ impl Space<'_> {
         wanted: &str,
         is_so: impl Fn(&Value) -> bool,
     ) -> anyhow::Result<()> {
-        let start = Instant::now();
-        while start.elapsed() < time {
-            let found = self.get(what)?;
-            ensure!(is_so(&found), "{what} is not {wanted}: {}", found["status"]);
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        Ok(())
+        self.site.stays(time, &self.path(what), wanted, is_so)
     }
 
     /// The events of an object, as `reason: message` lines.
