@@ -4,7 +4,6 @@ mod bgp;
 mod client;
 mod image;
 mod lab;
-mod metrics;
 mod network;
 mod node;
 mod observed;

@@ -14,12 +14,13 @@ use policy::connections::Seen;
 use policy::flows::{End, Flow};
 use policy::model::Protocol;
 use policy::snapshot::{Cut, Difference, Snapshot};
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::client::from_kubeconfig;
-use super::metrics::serve_metrics;
 use super::node::served::CONNECTIONS;
+use super::observed::Observed;
 use super::part::alone;
 use super::running::block_on;
 use crate::cli::{self, Output, PolicyAsking, PolicyCheck, PolicyMatrix, PolicyQuestion};
@@ -42,15 +43,16 @@ fn enforce(
     metrics: Option<SocketAddr>,
 ) -> anyhow::Result<ExitCode> {
     let config = policy::Config::below(run_dir);
-    alone("policy", kubeconfig, |_, caches, shutdown| async move {
-        if let Some(address) = metrics {
-            serve_metrics(address, policy::register, shutdown.clone()).await?;
-        }
+    let mut registry = Registry::default();
+    policy::register(&mut registry);
+    let observed = Observed::bind(metrics, registry)?;
+    alone("policy", kubeconfig, |_, caches, shutdown| {
+        tokio::spawn(observed.serve(shutdown.clone()));
         let deps = policy::Deps {
             caches,
             answers: None,
         };
-        Ok::<_, anyhow::Error>(policy::run(config, deps, shutdown).await?)
+        policy::run(config, deps, shutdown)
     })
 }
 
