@@ -172,6 +172,8 @@ impl Running {
                 "bgp".into(),
                 "--config".into(),
                 file,
+                "--control".into(),
+                place("control"),
             ],
             Kind::Bird => ["bird", "-f", "-c", &file, "-s", &place("control")]
                 .map(str::to_owned)

@@ -12,7 +12,7 @@ use clap::Parser;
 /// Example: bench server cluster
 #[derive(Debug, Parser)]
 struct Options {
-    /// server, cluster, cni, overlay, bgp, proxy; all when not given
+    /// server, cluster, cni, overlay, bgp, policy, proxy; all when not given
     sections: Vec<String>,
     /// Where the tables are replaced
     #[arg(long, default_value = "bench/RESULTS.md", value_name = "FILE")]
