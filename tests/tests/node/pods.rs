@@ -227,7 +227,7 @@ pub(crate) fn security_contexts_decide_who_the_process_is(site: &Site) -> anyhow
             "no-privileges",
             make(
                 "no-privileges",
-                "ip link add dummy1 type bridge && echo no || echo refused",
+                "ip link add dummy1 type bridge 2>/dev/null && echo no || echo refused",
                 none(),
                 json!({"privileged": false}),
             ),
@@ -257,7 +257,7 @@ pub(crate) fn security_contexts_decide_who_the_process_is(site: &Site) -> anyhow
             "read-only",
             make(
                 "read-only",
-                "touch /checkfile && echo no || echo refused",
+                "touch /checkfile 2>/dev/null && echo no || echo refused",
                 none(),
                 json!({"readOnlyRootFilesystem": true}),
             ),
