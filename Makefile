@@ -88,7 +88,7 @@ cluster: lab-programs clients ## whole clusters in the lab (TESTS=name for some 
 
 bench: packages build images ## measures; results into bench/RESULTS.md (SECTIONS=, all when not given)
 	@scripts/packages $(TEST_PACKAGES)
-	$(CARGO) build --release --locked -p bench -p bench-bgp -p bench-pod-network -p bench-policy -p bench-proxy --bins
+	$(CARGO) build --release --locked -p fairlead -p bench -p bench-bgp -p bench-pod-network -p bench-policy -p bench-proxy --bins
 	$(TARGET)/release/bench $(SECTIONS)
 
 fuzz: ## every decoder for FUZZ_SECONDS
