@@ -68,7 +68,7 @@ CLUSTERS := binary(cluster) or binary(faults) or binary(labs) or binary(server) 
 
 test: lab-programs clients check ## what CI runs
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \
-		-E 'not (package(cluster-tests) or binary(ipvs))'
+		-E 'not (package(cluster-tests) or (kind(test) and test(/^ipvs::/)))'
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests) and ($(CLUSTERS))'
 
 clients: nextest # kubectl old and new, Helm, client libraries
@@ -78,10 +78,10 @@ test-long: lab-programs clients ## suites that take long or were not yet seen to
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests) and not ($(CLUSTERS))'
 
 test-ipvs: nextest ## Services by IPVS, in a kernel that has it
-	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'binary(ipvs)'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E '(kind(test) and test(/^ipvs::/))'
 
 unit: nextest ## the tests of the parts, network namespaces included
-	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'not (package(cluster-tests) or binary(ipvs))'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'not (package(cluster-tests) or (kind(test) and test(/^ipvs::/)))'
 
 cluster: lab-programs clients ## whole clusters in the lab (TESTS=name for some of them)
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests)' $(TESTS)

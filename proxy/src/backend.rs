@@ -39,6 +39,9 @@ pub enum BackendError {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub failed: BTreeMap<ServiceKey, String>,
+    /// Somebody else had changed what was written, which nobody has been told yet. After
+    /// [`Backend::apply`] everything has to be written anew.
+    pub foreign: bool,
 }
 
 /// One way of bringing the picture into the kernel. All calls block.

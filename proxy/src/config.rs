@@ -80,8 +80,44 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Which iptables to use; `None` for the one that the machine uses.
     pub iptables_variant: Option<kernel::iptables::Variant>,
+    pub conntrack: Conntrack,
     pub ipvs: Ipvs,
     pub nftables: Nftables,
+}
+
+/// How connections are tracked. `None` and 0 leave what the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conntrack {
+    /// How many connections are tracked at most, for each processor; never lowered.
+    pub max_per_core: u64,
+    /// The least that follows from it.
+    pub min: u64,
+    /// How long an idle connection is remembered.
+    pub tcp_established: Option<Duration>,
+    /// How long one is remembered that one end has closed and the other has not.
+    pub tcp_close_wait: Option<Duration>,
+    /// Datagrams that nobody answered, and those that were.
+    pub udp: Option<Duration>,
+    pub udp_stream: Option<Duration>,
+    /// Takes packets outside of a connection's window for its own, and lets pass what belongs to
+    /// no connection. Otherwise that is dropped, since it would reach its receiver untranslated,
+    /// whose answer ends the connection.
+    pub tcp_be_liberal: bool,
+}
+
+impl Default for Conntrack {
+    /// As kube-proxy has it.
+    fn default() -> Self {
+        Self {
+            max_per_core: 32_768,
+            min: 131_072,
+            tcp_established: Some(Duration::from_secs(24 * 3600)),
+            tcp_close_wait: Some(Duration::from_secs(3600)),
+            udp: None,
+            udp_stream: None,
+            tcp_be_liberal: false,
+        }
+    }
 }
 
 /// Settings of the nftables backend.
@@ -140,6 +176,7 @@ impl Default for Config {
             healthz: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256)),
             metrics: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249)),
             iptables_variant: None,
+            conntrack: Conntrack::default(),
             ipvs: Ipvs::default(),
             nftables: Nftables::default(),
         }

@@ -55,6 +55,7 @@ pub(crate) async fn run(
         mode,
         reason: error.to_string(),
     })?;
+    crate::tracking::ensure(&config.conntrack);
     run_with(Writer::start(applier), mode, config, deps, shutdown).await;
     Ok(())
 }
@@ -429,9 +430,7 @@ impl Driver {
         match done {
             Some(Done::Intact(true)) => {}
             Some(Done::Intact(false)) => {
-                tracing::warn!("somebody changed the proxy's rules, they are written anew");
-                metrics().repairs.inc();
-                self.events.repaired(self.mode);
+                self.tell_foreign_change();
                 self.resync = Resync::Now;
             }
             Some(Done::Written(outcome)) => self.written(&job, outcome),
@@ -440,7 +439,20 @@ impl Driver {
         }
     }
 
+    fn tell_foreign_change(&self) {
+        tracing::warn!("somebody changed the proxy's rules, they are written anew");
+        metrics().repairs.inc();
+        self.events.repaired(self.mode);
+    }
+
     fn written(&mut self, job: &InFlight, outcome: Outcome) {
+        if outcome.foreign {
+            self.tell_foreign_change();
+            if job.changes.is_some() {
+                self.resync = Resync::Now;
+                return;
+            }
+        }
         let now = Instant::now();
         let seconds = job.started.elapsed().as_secs_f64();
         self.count(job, seconds);

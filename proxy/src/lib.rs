@@ -31,6 +31,7 @@ pub mod picture;
 mod samples;
 mod service;
 pub mod trace;
+mod tracking;
 mod writer;
 
 pub use applier::Applier;

@@ -82,10 +82,39 @@ pub(crate) struct Proxy {
     #[arg(long, default_value = "127.0.0.1:10249", value_name = "ADDRESS")]
     pub(crate) metrics_bind_address: SocketAddr,
     #[command(flatten)]
+    pub(crate) conntrack: Conntrack,
+    #[command(flatten)]
     pub(crate) ipvs: Ipvs,
     /// Offloads established connections between these devices (nftables)
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
     pub(crate) flowtable_devices: Vec<String>,
+}
+
+/// How the kernel tracks connections. 0 leaves what it has.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection tracking")]
+pub(crate) struct Conntrack {
+    /// How many connections are tracked at most, for each processor; never lowered
+    #[arg(long, default_value_t = 32_768, value_name = "NUMBER")]
+    pub(crate) conntrack_max_per_core: u64,
+    /// The least that follows from it
+    #[arg(long, default_value_t = 131_072, value_name = "NUMBER")]
+    pub(crate) conntrack_min: u64,
+    /// How long an idle TCP connection is remembered
+    #[arg(long, default_value = "86400", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) conntrack_tcp_timeout_established: Duration,
+    /// How long one is remembered that one end has closed and the other has not
+    #[arg(long, default_value = "3600", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) conntrack_tcp_timeout_close_wait: Duration,
+    /// The same for datagrams that nobody answered
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) conntrack_udp_timeout: Duration,
+    /// The same for those that were answered
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) conntrack_udp_timeout_stream: Duration,
+    /// Lets packets pass that belong to no connection, instead of dropping them
+    #[arg(long)]
+    pub(crate) conntrack_tcp_be_liberal: bool,
 }
 
 /// What only the mode ipvs knows.

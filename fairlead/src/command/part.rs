@@ -116,7 +116,7 @@ pub(crate) fn proxy(options: &Proxy) -> anyhow::Result<ExitCode> {
 }
 
 fn proxy_config(options: &Proxy) -> anyhow::Result<proxy::Config> {
-    let ipvs = &options.ipvs;
+    let (ipvs, conntrack) = (&options.ipvs, &options.conntrack);
     Ok(proxy::Config {
         mode: proxy_mode(&cli::name(options.mode))?,
         node_name: node_name(options.node_name.as_deref())?,
@@ -130,6 +130,15 @@ fn proxy_config(options: &Proxy) -> anyhow::Result<proxy::Config> {
         min_sync: std::time::Duration::from_millis(options.min_sync_period),
         healthz: Some(options.healthz_bind_address),
         metrics: Some(options.metrics_bind_address),
+        conntrack: proxy::config::Conntrack {
+            max_per_core: conntrack.conntrack_max_per_core,
+            min: conntrack.conntrack_min,
+            tcp_established: Some(conntrack.conntrack_tcp_timeout_established),
+            tcp_close_wait: Some(conntrack.conntrack_tcp_timeout_close_wait),
+            udp: Some(conntrack.conntrack_udp_timeout),
+            udp_stream: Some(conntrack.conntrack_udp_timeout_stream),
+            tcp_be_liberal: conntrack.conntrack_tcp_be_liberal,
+        },
         ipvs: proxy::config::Ipvs {
             scheduler: ipvs.ipvs_scheduler.clone(),
             strict_arp: ipvs.ipvs_strict_arp,

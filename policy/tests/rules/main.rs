@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test can do nothing else")]
 
 mod ends;
+mod ipvs;
 mod log;
 mod node;
 mod oracle;

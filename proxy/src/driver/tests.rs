@@ -1,7 +1,6 @@
 //! The driver with an API server in memory and a kernel that refuses what it is told to.
 
-#[path = "../../tests/api/mod.rs"]
-#[expect(unreachable_pub, reason = "shared with the tests of the whole crate")]
+#[path = "../../tests/node/api.rs"]
 mod api;
 
 use std::sync::{Arc, Mutex};

@@ -29,6 +29,8 @@ const LOOK_SHARE: u32 = 50;
 pub(crate) struct IptablesBackend {
     config: Config,
     families: Vec<FamilyState>,
+    /// Whoever asked knows that somebody changed the rules.
+    told: bool,
 }
 
 struct FamilyState {
@@ -74,6 +76,7 @@ impl IptablesBackend {
         Ok(Self {
             config: config.clone(),
             families,
+            told: false,
         })
     }
 }
@@ -88,6 +91,7 @@ impl Backend for IptablesBackend {
         for state in &mut self.families {
             state.resync(&desired.services, &self.config, &mut outcome)?;
         }
+        outcome.foreign &= !std::mem::take(&mut self.told);
         Ok(outcome)
     }
 
@@ -101,6 +105,7 @@ impl Backend for IptablesBackend {
     fn intact(&mut self) -> Result<bool, BackendError> {
         for state in &mut self.families {
             if !state.intact(&self.config)? {
+                self.told = true;
                 return Ok(false);
             }
         }
@@ -127,7 +132,9 @@ impl FamilyState {
         config: &Config,
         outcome: &mut Outcome,
     ) -> Result<(), BackendError> {
-        let observed = Observed::parse(&self.tables.save(None)?);
+        let saved = self.tables.save(None)?;
+        let observed = Observed::parse(&saved);
+        outcome.foreign |= self.was_changed(&saved, &observed, config);
         let endpoints: usize = pictures
             .values()
             .flat_map(|p| &p.ports)
@@ -199,6 +206,16 @@ impl FamilyState {
         self.guard.looked(start);
         Ok(intact)
     }
+
+    /// Whether somebody changed what was written, as these rules show.
+    fn was_changed(&mut self, saved: &str, observed: &Observed, config: &Config) -> bool {
+        let disturbed = self.watch.changed() || self.guard.disturbed;
+        if !self.guard.has_written || !disturbed {
+            return false;
+        }
+        let sizes = plan::sizes(&self.committed, config, &self.settings);
+        !(plan::intact(observed, &sizes, config, &self.settings) && self.guard.same(saved))
+    }
 }
 
 /// What our rules look like in the kernel's own spelling, which is not ours: a digest, taken
@@ -207,6 +224,8 @@ struct Guard {
     digest: Option<u64>,
     /// A foreign change was noticed at a write; the rules were not looked at since then.
     disturbed: bool,
+    /// Nothing that is there is ours before the first write.
+    has_written: bool,
     at_rest: Instant,
     next_look: Instant,
 }
@@ -216,6 +235,7 @@ impl Guard {
         Self {
             digest: None,
             disturbed: false,
+            has_written: false,
             at_rest: Instant::now(),
             next_look: Instant::now(),
         }
@@ -223,6 +243,7 @@ impl Guard {
 
     fn written(&mut self, disturbed: bool) {
         self.digest = None;
+        self.has_written = true;
         self.disturbed |= disturbed;
         self.at_rest = Instant::now() + REST;
     }

@@ -102,7 +102,10 @@ pub(crate) fn chains(config: &Config, family: Family) -> Vec<(Table, &'static st
         filter_services.push(format!("{comment} -p tcp -d {range} -j REJECT{reset}"));
         filter_services.push(format!("{comment} -d {range} -j REJECT"));
     }
-    let mut forward = vec!["-m conntrack --ctstate INVALID -j DROP".to_owned()];
+    let mut forward = Vec::new();
+    if !config.conntrack.tcp_be_liberal {
+        forward.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+    }
     forward.push(format!(
         "{} -m mark --mark {mark}/{mark} -j ACCEPT",
         comment("kubernetes forwarding rules")

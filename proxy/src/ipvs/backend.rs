@@ -32,10 +32,14 @@ pub(crate) struct IpvsBackend {
     context: Context,
     device: Option<Ifindex>,
     committed: BTreeMap<ServiceKey, Arc<ServicePicture>>,
+    /// Services that the kernel refused, in whole or in part.
+    refused: BTreeSet<ServiceKey>,
     /// By how many Services each address of the device is used.
     users: BTreeMap<IpAddr, usize>,
     draining: Draining,
     next_check: Instant,
+    /// Whoever asked knows that somebody changed what was written.
+    told: bool,
     /// Another backend has taken over; until when connections may last.
     retires_at: Option<Instant>,
 }
@@ -52,9 +56,11 @@ impl IpvsBackend {
             context: Context::default(),
             device: None,
             committed: BTreeMap::new(),
+            refused: BTreeSet::new(),
             users: BTreeMap::new(),
             draining: Draining::default(),
             next_check: Instant::now(),
+            told: false,
             retires_at: None,
         })
     }
@@ -180,17 +186,23 @@ impl IpvsBackend {
         Ok(false)
     }
 
-    /// Whether the kernel's virtual servers are those that were written.
+    /// Whether the kernel's virtual servers are those that were written. Of Services that it
+    /// refused it may have any part.
     fn same_services(&mut self) -> Result<bool, BackendError> {
         let (context, held) = self.read_context()?;
         if context != self.context || !self.users.keys().all(|address| held.contains(address)) {
             return Ok(false);
         }
-        let observed = self.observe(&held)?;
+        let mut observed = self.observe(&held)?;
         let leaving = self.draining.places();
         let mut wanted: Virtuals = BTreeMap::new();
-        for picture in self.committed.values() {
-            wanted.extend(virtuals(picture, &self.context));
+        for (key, picture) in &self.committed {
+            let own = virtuals(picture, &self.context);
+            if self.refused.contains(key) {
+                observed.retain(|id, _| !own.contains_key(id));
+            } else {
+                wanted.extend(own);
+            }
         }
         let same = |id: &VirtualId, held: &Virtual| {
             wanted.get(id).is_some_and(|wanted| {
@@ -263,6 +275,8 @@ fn refuse(
 
 impl Backend for IpvsBackend {
     fn resync(&mut self, desired: &Desired) -> Result<Outcome, BackendError> {
+        // Before anything of it is mended. What a failed check told is told by then.
+        let foreign = self.device.is_some() && !self.told && !self.same_services()?;
         settings::ensure(&self.config.ipvs)?;
         let timeouts = &self.config.ipvs;
         self.ipvs.set_timeouts(
@@ -290,6 +304,9 @@ impl Backend for IpvsBackend {
         let observed = self.observe(&held)?;
         self.table.leaving = &backends(&observed) - &backends(&wanted);
         let mut outcome = self.table.resync(desired)?;
+        outcome.foreign &= !self.told;
+        outcome.foreign |= foreign;
+        self.told = false;
         let come: Vec<IpAddr> = self
             .users
             .keys()
@@ -308,6 +325,7 @@ impl Backend for IpvsBackend {
         self.table.finish()?;
         device::remove(&mut self.route, device, &gone)?;
         self.committed.clone_from(&desired.services);
+        self.refused = outcome.failed.keys().cloned().collect();
         Ok(outcome)
     }
 
@@ -343,6 +361,10 @@ impl Backend for IpvsBackend {
         self.table.finish()?;
         device::remove(&mut self.route, device, &gone)?;
         for (key, picture) in changes {
+            match outcome.failed.contains_key(key) {
+                true => self.refused.insert(key.clone()),
+                false => self.refused.remove(key),
+            };
             match picture {
                 Some(picture) => self.committed.insert(key.clone(), picture.clone()),
                 None => self.committed.remove(key),
@@ -356,6 +378,7 @@ impl Backend for IpvsBackend {
             self.drain()?;
         }
         if !self.table.intact()? {
+            self.told = true;
             return Ok(false);
         }
         let start = Instant::now();
@@ -363,6 +386,7 @@ impl Backend for IpvsBackend {
             return Ok(true);
         }
         let same = self.same_services()?;
+        self.told = !same;
         self.next_check =
             Instant::now() + start.elapsed().max(Duration::from_millis(1)) * CHECK_SHARE;
         Ok(same)
@@ -407,6 +431,7 @@ impl Backend for IpvsBackend {
         self.device = None;
         self.draining.clear();
         self.committed.clear();
+        self.refused.clear();
         self.users.clear();
         Ok(())
     }

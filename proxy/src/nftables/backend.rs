@@ -23,6 +23,8 @@ pub(crate) struct NftablesBackend {
     own: BTreeSet<u32>,
     /// Somebody else changed our table.
     broken: bool,
+    /// Whoever asked knows that.
+    told: bool,
     /// Addresses of the node that are not virtual, with IPVS.
     pub(crate) own_addresses: BTreeSet<IpAddr>,
     /// With IPVS: back ends whose pairs the next rewrite keeps, until [`Self::finish`].
@@ -56,6 +58,7 @@ impl NftablesBackend {
             monitor,
             own: BTreeSet::new(),
             broken: false,
+            told: false,
             own_addresses: BTreeSet::new(),
             leaving: BTreeSet::new(),
             config: config.clone(),
@@ -202,7 +205,15 @@ impl NftablesBackend {
         part: &[Part<'_>],
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
-        match (self.apply_to(index, part), part) {
+        let result = self.apply_to(index, part);
+        if let Err(Error::Rejected(_)) = &result {
+            self.read_notices()?;
+            if self.broken {
+                // Nobody is to blame but who changed our table: it is written anew.
+                return Ok(());
+            }
+        }
+        match (result, part) {
             (Ok(()), _) | (Err(Error::Rejected(_)), []) => Ok(()),
             (Err(error @ Error::Rejected(_)), [(key, _)]) => {
                 outcome.failed.insert((*key).clone(), error.to_string());
@@ -215,6 +226,13 @@ impl NftablesBackend {
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// Whether somebody changed our table and nobody knows it yet; from now on somebody does.
+    fn tell(&mut self) -> bool {
+        let news = self.broken && !self.told;
+        self.told = self.broken;
+        news
     }
 
     fn touches_us(&self, tables: &[kernel::nftables::Table]) -> bool {
@@ -314,10 +332,10 @@ impl Backend for NftablesBackend {
         }
         self.config.service_cidrs.clone_from(&desired.service_cidrs);
         let mut outcome = Outcome::default();
-        // Notices from before this write are of no interest: everything is written anew.
-        self.monitor.changes()?;
+        self.read_notices()?;
+        outcome.foreign = self.tell();
+        (self.broken, self.told) = (false, false);
         self.own.clear();
-        self.broken = false;
         self.change_layouts();
         for index in 0..self.families.len() {
             match self.resync_family(index, &desired.services) {
@@ -332,27 +350,45 @@ impl Backend for NftablesBackend {
                 other => other?,
             }
         }
-        self.give_refusals()?;
+        let given = self.give_refusals();
         self.read_notices()?;
+        match given {
+            // Somebody removed the table that was just written; the next look tells.
+            Err(Error::Rejected(_)) if self.broken => {}
+            other => other?,
+        }
         Ok(outcome)
     }
 
     fn apply(&mut self, changes: &Changes) -> Result<Outcome, BackendError> {
         let mut outcome = Outcome::default();
         let part: Vec<Part<'_>> = changes.iter().collect();
+        self.read_notices()?;
         for index in 0..self.families.len() {
-            self.apply_in_parts(index, &part, &mut outcome)?;
+            if !self.broken {
+                self.apply_in_parts(index, &part, &mut outcome)?;
+            }
         }
         self.read_notices()?;
+        outcome.foreign = self.tell();
+        if self.broken {
+            outcome.failed.clear();
+        }
         Ok(outcome)
     }
 
     fn intact(&mut self) -> Result<bool, BackendError> {
         self.read_notices()?;
+        self.told = self.broken;
         Ok(!self.broken)
     }
 
     fn cleanup(&mut self) -> Result<(), BackendError> {
+        // The kernel removes one chain after the other. What another backend serves by now must
+        // not be refused because it was not translated here: its sender tries again.
+        for index in 0..self.families.len() {
+            self.hold_refusals(index)?;
+        }
         let mut transaction = Transaction::new();
         for state in &mut self.families {
             transaction.remove_table(&state.layout.table);

@@ -188,6 +188,7 @@ pub(crate) struct Layout {
     masquerade_all: bool,
     nodeport_addresses: Option<Vec<IpNetwork>>,
     localhost_nodeports: bool,
+    tcp_be_liberal: bool,
     pub(crate) service_cidrs: Vec<IpNetwork>,
     flowtable_devices: Vec<String>,
     /// The node's own addresses, which are never taken for virtual ones.
@@ -209,6 +210,7 @@ impl Layout {
             nodeport_addresses: Some(of(&config.nodeport_addresses))
                 .filter(|ranges| !ranges.is_empty()),
             localhost_nodeports: config.localhost_nodeports && family == Family::V4,
+            tcp_be_liberal: config.conntrack.tcp_be_liberal,
             service_cidrs: of(&config.service_cidrs),
             flowtable_devices: config.nftables.flowtable_devices.clone(),
             own_addresses: BTreeSet::new(),
@@ -494,6 +496,15 @@ impl Layout {
                     new(),
                     Statement::drop(),
                 ],
+            );
+        }
+        if !self.tcp_be_liberal {
+            // What belongs to no connection is not translated: who gets it does not know the
+            // sender, and resets what is a connection of the other's.
+            self.rule(
+                transaction,
+                "unserved-forward",
+                vec![Statement::ct_state(ct_state::INVALID), Statement::drop()],
             );
         }
         for chain in ["unserved-input", "unserved-forward", "unserved-output"] {

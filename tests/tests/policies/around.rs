@@ -1,7 +1,6 @@
 //! What is told about policies, and what keeps them in place.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::Suite;
-use crate::probes::Probe;
+use crate::probes::{At, Probe};
 
 const POLICY: &str = "around";
 
@@ -140,7 +139,8 @@ pub(crate) fn questions_are_answered_from_the_live_cluster(suite: &Suite) -> any
 pub(crate) fn nothing_gets_through_or_is_cut_while_policies_are_edited(
     suite: &Suite,
 ) -> anyhow::Result<()> {
-    const EDITS: u16 = 60;
+    /// Looks while policies are edited, before the agent is killed and when another one is there.
+    const ROUNDS: usize = 3;
     let cluster = &suite.cluster;
     let edit = |number: u16| -> anyhow::Result<()> {
         let ports: Vec<Value> = (0..number % 7).map(|n| json!({"port": 7000 + n})).collect();
@@ -169,43 +169,44 @@ pub(crate) fn nothing_gets_through_or_is_cut_while_policies_are_edited(
         .collect();
     suite.holds(&expected)?;
     let node = &suite.places["y/b"].node;
-    let (done, outcome) = (AtomicBool::new(false), Mutex::new(Ok(())));
     let probes: Vec<Probe> = expected.keys().cloned().collect();
-    let mut rounds = 0;
-    thread::scope(|scope| -> anyhow::Result<()> {
-        scope.spawn(|| {
-            let changes = || -> anyhow::Result<()> {
-                for number in 0..EDITS {
-                    edit(number)?;
-                }
-                let before = cluster.process(node, "node")?;
-                kill(Pid::from_raw(before), Signal::SIGKILL)?;
-                wait_for("another node process", SOON, || {
-                    Ok(cluster.process(node, "node").is_ok_and(|now| now != before))
-                })?;
-                for number in 0..EDITS / 4 {
-                    edit(number)?;
-                }
-                Ok(())
-            };
-            let result = changes();
-            if let Ok(mut outcome) = outcome.lock() {
-                *outcome = result;
-            }
-            done.store(true, Ordering::Relaxed);
-        });
-        while !done.load(Ordering::Relaxed) {
-            // Long enough for what is allowed on a busy machine: one lost packet is sent again.
-            let seen = suite.prober.reached(&probes, Duration::from_secs(4))?;
-            ensure!(seen == expected, "round {rounds}: {seen:?}");
-            rounds += 1;
-        }
+    let look = |when: &str| -> anyhow::Result<()> {
+        // Long enough for what is allowed on a busy machine: one lost packet is sent again.
+        let seen = suite
+            .prober
+            .reached(&probes, Duration::from_secs(4), At::Pods)?;
+        ensure!(seen == expected, "{when}: {seen:?}");
         Ok(())
+    };
+    let rounds = || -> anyhow::Result<()> {
+        (0..ROUNDS).try_for_each(|round| look(&format!("round {round} of edits")))?;
+        let before = cluster.process(node, "node")?;
+        kill(Pid::from_raw(before), Signal::SIGKILL)?;
+        let mut meanwhile = Ok(());
+        wait_for("another node process", SOON, || {
+            if meanwhile.is_ok() {
+                meanwhile = look("while no agent runs");
+            }
+            Ok(cluster.process(node, "node").is_ok_and(|now| now != before))
+        })?;
+        meanwhile?;
+        (0..ROUNDS).try_for_each(|round| look(&format!("round {round} of the next agent")))
+    };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| -> anyhow::Result<()> {
+        let editor = scope.spawn(|| -> anyhow::Result<()> {
+            let mut numbers = (0..u16::MAX).cycle();
+            while !done.load(Ordering::Relaxed) {
+                edit(numbers.next().unwrap_or_default())?;
+            }
+            Ok(())
+        });
+        let result = rounds();
+        done.store(true, Ordering::Relaxed);
+        let edited = editor.join();
+        result?;
+        edited.map_err(|_| anyhow::anyhow!("the editor panicked"))?
     })?;
-    outcome
-        .into_inner()
-        .unwrap_or_else(|_| anyhow::bail!("the editor panicked"))?;
-    ensure!(rounds > 3, "only {rounds} rounds");
     remove(cluster, "y")
 }
 

@@ -6,12 +6,21 @@ use anyhow::{Context, ensure};
 
 use crate::Suite;
 use crate::pods::Places;
-use crate::probes::{PortProtocol, Probe};
+use crate::probes::{At, PortProtocol, Probe};
 use crate::steps::Step;
 
 const CATALOGUE: &str = include_str!("catalogue.txt");
 
 pub(crate) fn the_catalogue_holds(suite: &Suite) -> anyhow::Result<()> {
+    walk(suite, At::Pods)
+}
+
+/// What is sent to a Service is judged by the pod that gets it.
+pub(crate) fn the_catalogue_holds_through_services(suite: &Suite) -> anyhow::Result<()> {
+    walk(suite, At::Services)
+}
+
+fn walk(suite: &Suite, at: At) -> anyhow::Result<()> {
     let steps = cases().into_iter().flat_map(|(name, lines)| {
         let steps: Vec<_> = lines
             .split(|line| *line == "then")
@@ -27,7 +36,7 @@ pub(crate) fn the_catalogue_holds(suite: &Suite) -> anyhow::Result<()> {
             .collect();
         steps
     });
-    suite.walk(steps)
+    suite.walk(at, steps)
 }
 
 /// The names of the cases with their lines.

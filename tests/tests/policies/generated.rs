@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::Suite;
-use crate::probes::PortProtocol;
+use crate::probes::{At, PortProtocol};
 use crate::steps::{OF_CLUSTER, Step};
 
 /// A name, the policies (namespace and spec), and the ports that are asked.
@@ -44,7 +44,7 @@ pub(crate) fn generated_policies_hold(suite: &Suite) -> anyhow::Result<()> {
         let judged = step.judged(&suite.places)?;
         Ok((case.name, step, judged))
     });
-    suite.walk(steps)
+    suite.walk(At::Pods, steps)
 }
 
 fn selectors(key: &str, own: &str, others: [&str; 2]) -> Vec<Value> {

@@ -33,6 +33,7 @@ pub(crate) struct Suite {
 fn main() -> ExitCode {
     let cases = cases![
         catalogue::the_catalogue_holds,
+        catalogue::the_catalogue_holds_through_services,
         generated::generated_policies_hold,
         around::a_dropped_connection_is_told_with_its_policy,
         around::a_table_that_somebody_flushed_comes_back,
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
         let cluster = Cluster::start("policies", &arguments)?;
         let places = pods::start(&cluster)?;
         Ok(Suite {
-            prober: Prober::new(&places)?,
+            prober: Prober::new(&cluster.lab, &places)?,
             places,
             cluster,
         })

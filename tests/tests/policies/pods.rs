@@ -1,6 +1,7 @@
 //! Nine pods: three in each of three namespaces, spread over the nodes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use anyhow::Context;
 use cluster_tests::cluster::Cluster;
@@ -18,6 +19,8 @@ pub(crate) struct Place {
     pub(crate) node: String,
     pub(crate) v4: String,
     pub(crate) v6: String,
+    /// The addresses of the Service that leads to it alone.
+    pub(crate) service: [IpAddr; 2],
 }
 
 impl Place {
@@ -39,6 +42,7 @@ pub(crate) fn start(cluster: &Cluster) -> anyhow::Result<Places> {
         for (p, pod) in PODS.iter().enumerate() {
             let node = &nodes[(n + p) % nodes.len()];
             cluster.apply(namespace, &server(pod, node).to_string())?;
+            cluster.apply(namespace, &service(pod).to_string())?;
         }
     }
     let mut places = Places::new();
@@ -48,7 +52,9 @@ pub(crate) fn start(cluster: &Cluster) -> anyhow::Result<Places> {
         let list = cluster.get(&format!("pods -n {namespace}"))?;
         for pod in list["items"].as_array().context("no pods")? {
             let name = pod["metadata"]["name"].as_str().context("no name")?;
-            places.insert(format!("{namespace}/{name}"), place(pod)?);
+            let service = cluster.get(&format!("service -n {namespace} {}", of(name)))?;
+            let place = place(pod, &service)?;
+            places.insert(format!("{namespace}/{name}"), place);
         }
     }
     Ok(places)
@@ -85,18 +91,48 @@ fn server(name: &str, node: &str) -> Value {
     })
 }
 
-fn place(pod: &Value) -> anyhow::Result<Place> {
-    let addresses = pod["status"]["podIPs"].as_array().context("no addresses")?;
-    let of = |v6: bool| {
-        let mut texts = addresses.iter().filter_map(|own| own["ip"].as_str());
-        let found = texts.find(|text| text.contains(':') == v6);
+/// The name of a pod's Service.
+fn of(pod: &str) -> String {
+    format!("to-{pod}")
+}
+
+fn service(pod: &str) -> Value {
+    let ports: Vec<Value> = ports()
+        .map(|(name, protocol, port)| json!({ "name": name, "port": port, "protocol": protocol }))
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": of(pod) },
+        "spec": {
+            "selector": { "pod": pod },
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": ports,
+        },
+    })
+}
+
+fn place(pod: &Value, service: &Value) -> anyhow::Result<Place> {
+    let texts = |list: &Value, field: &str| -> anyhow::Result<Vec<String>> {
+        let texts = list.as_array().context("no addresses")?.iter();
+        let text = |own: &Value| own.get(field).unwrap_or(own).as_str().map(str::to_owned);
+        Ok(texts.filter_map(text).collect())
+    };
+    let pick = |texts: &[String], v6: bool| {
+        let found = texts.iter().find(|text| text.contains(':') == v6);
         Ok::<_, anyhow::Error>(found.context("not both families")?.to_owned())
     };
+    let addresses = texts(&pod["status"]["podIPs"], "ip")?;
+    let service = texts(&service["spec"]["clusterIPs"], "")?;
     let node = pod["spec"]["nodeName"].as_str().context("no node")?;
     Ok(Place {
         node: node.to_owned(),
-        v4: of(false)?,
-        v6: of(true)?,
+        v4: pick(&addresses, false)?,
+        v6: pick(&addresses, true)?,
+        service: [
+            pick(&service, false)?.parse()?,
+            pick(&service, true)?.parse()?,
+        ],
     })
 }
 

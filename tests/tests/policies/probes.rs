@@ -30,6 +30,14 @@ pub(crate) struct Probe {
     pub(crate) v6: bool,
 }
 
+/// Where a server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    Pods,
+    /// Its Service's address, whose only back end it is.
+    Services,
+}
+
 const SCTP: i32 = 132;
 /// What raw sockets of IPv4 and IPv6 give before the packet.
 const IP_HEADERS: [usize; 2] = [20, 0];
@@ -43,6 +51,7 @@ pub(crate) struct Prober {
 struct Pod {
     netns: Netns,
     addresses: [IpAddr; 2],
+    service: [IpAddr; 2],
     /// What reads the pod's SCTP packets, by family.
     sctp: [Socket; 2],
 }
@@ -57,9 +66,9 @@ fn domain(v6: bool) -> Domain {
 
 impl Prober {
     /// Finds each pod's namespace by a process in it and the address.
-    pub(crate) fn new(places: &Places) -> anyhow::Result<Self> {
+    pub(crate) fn new(lab: &str, places: &Places) -> anyhow::Result<Self> {
         let mut by_address = BTreeMap::new();
-        for netns in pods_namespaces()? {
+        for netns in pods_namespaces(lab)? {
             let addresses = netns.run(addresses)??;
             for address in addresses {
                 by_address.insert(address, netns.path().to_owned());
@@ -81,6 +90,7 @@ impl Prober {
             let pod = Pod {
                 netns,
                 addresses,
+                service: place.service,
                 sctp,
             };
             pods.insert(name.clone(), pod);
@@ -94,6 +104,7 @@ impl Prober {
         &self,
         probes: &[Probe],
         patience: Duration,
+        at: At,
     ) -> anyhow::Result<BTreeMap<Probe, bool>> {
         let mut by_client: BTreeMap<&str, Vec<&Probe>> = BTreeMap::new();
         for probe in probes {
@@ -104,7 +115,7 @@ impl Prober {
         let answers = thread::scope(|scope| {
             let threads: Vec<_> = by_client
                 .iter()
-                .map(|(client, own)| scope.spawn(|| self.ask_from_pod(client, own, patience)))
+                .map(|(client, own)| scope.spawn(|| self.ask_from_pod(client, own, patience, at)))
                 .collect();
             let joined = threads.into_iter().map(|thread| {
                 let panicked = |_| anyhow::anyhow!("a probe panicked");
@@ -146,6 +157,7 @@ impl Prober {
         client: &str,
         probes: &[&Probe],
         patience: Duration,
+        at: At,
     ) -> anyhow::Result<Answer> {
         let pod = &self.pods[client];
         pod.netns.run(|| {
@@ -154,7 +166,11 @@ impl Prober {
             for probe in probes {
                 let server = &self.pods[&probe.server];
                 let (port, protocol) = probe.port;
-                let to = SocketAddr::new(server.addresses[family(probe.v6)], port);
+                let addresses = match at {
+                    At::Pods => server.addresses,
+                    At::Services => server.service,
+                };
+                let to = SocketAddr::new(addresses[family(probe.v6)], port);
                 let begun = match protocol {
                     "SCTP" => {
                         let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
@@ -250,17 +266,21 @@ fn wait_for_answers(
     Ok(())
 }
 
-/// The namespaces of the processes that serve in pods.
-fn pods_namespaces() -> anyhow::Result<Vec<Netns>> {
+/// The namespaces of the processes that serve in the lab's pods: pods of other labs may have the
+/// same addresses.
+fn pods_namespaces(lab: &str) -> anyhow::Result<Vec<Netns>> {
+    let cgroup = lab::cgroup::path(lab, None);
+    let cgroup = format!("/{}/", cgroup.display());
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|own| own.parse().ok()) else {
             continue;
         };
-        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        let read = |name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
         // A process may end at any time.
-        if name.trim() == "testserver"
+        if read("comm").trim() == "testserver"
+            && read("cgroup").contains(&cgroup)
             && let Ok(netns) = Netns::of_process(pid)
         {
             found.push(netns);

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::Suite;
 use crate::oracle::{Attempt, World};
 use crate::pods::{NAMESPACES, Places, for_oracle};
-use crate::probes::{PortProtocol, Probe};
+use crate::probes::{At, PortProtocol, Probe};
 
 /// A table has to be true within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -292,11 +292,15 @@ impl Applied {
 impl Suite {
     /// Asks for the whole table until it is true at once.
     pub(crate) fn holds(&self, expected: &BTreeMap<Probe, bool>) -> anyhow::Result<()> {
+        self.holds_at(expected, At::Pods)
+    }
+
+    fn holds_at(&self, expected: &BTreeMap<Probe, bool>, at: At) -> anyhow::Result<()> {
         let probes: Vec<Probe> = expected.keys().cloned().collect();
         let started = Instant::now();
         let mut patience = SHORTEST;
         loop {
-            let seen = self.prober.reached(&probes, patience)?;
+            let seen = self.prober.reached(&probes, patience, at)?;
             let wrong: Vec<&Probe> = probes
                 .iter()
                 .filter(|probe| seen[*probe] != expected[*probe])
@@ -319,6 +323,7 @@ impl Suite {
     /// Goes through the steps of all cases; every wrong one is told.
     pub(crate) fn walk(
         &self,
+        at: At,
         cases: impl IntoIterator<Item = anyhow::Result<(String, Step, BTreeMap<Probe, bool>)>>,
     ) -> anyhow::Result<()> {
         let mut wrong = Vec::new();
@@ -328,7 +333,7 @@ impl Suite {
             let (name, step, expected) = case?;
             count += 1;
             applied.become_step(&step).context(name.clone())?;
-            if let Err(error) = self.holds(&expected) {
+            if let Err(error) = self.holds_at(&expected, at) {
                 wrong.push(format!("{name}: {error:#}\n{:?}", step.policies));
             }
         }

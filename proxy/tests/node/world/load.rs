@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use kernel::testing::TestNetns;
 
-use super::{PATIENCE, wait_for};
+use super::{patience, wait_for};
 
 /// Where back ends keep connections open.
-pub const LIVE: u16 = 8082;
+pub(crate) const LIVE: u16 = 8082;
 
 /// A server that answers each line with its own name, for as long as its client wants.
-pub fn serve_lines(pod: &TestNetns, address: IpAddr) -> TcpListener {
+pub(crate) fn serve_lines(pod: &TestNetns, address: IpAddr) -> TcpListener {
     let listener = pod.run(|| TcpListener::bind((address, LIVE)).expect("free"));
     let waker = listener.try_clone().expect("a descriptor");
     std::thread::spawn(move || {
@@ -48,42 +48,50 @@ fn ask(stream: &mut BufReader<TcpStream>) -> std::io::Result<IpAddr> {
 }
 
 fn open(to: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&to, patience())?;
+    stream.set_read_timeout(Some(patience()))?;
     stream.set_nodelay(true)?;
     Ok(BufReader::new(stream))
 }
 
 /// A connection that stays open.
-pub struct Held {
-    _stream: BufReader<TcpStream>,
-    pub server: IpAddr,
+pub(crate) struct Held {
+    stream: BufReader<TcpStream>,
+    pub(crate) server: IpAddr,
 }
 
 impl Held {
-    pub fn open(from: &TestNetns, to: IpAddr, port: u16) -> Self {
+    pub(crate) fn open(from: &TestNetns, to: IpAddr, port: u16) -> Self {
         from.run(|| {
             let mut stream = open(SocketAddr::new(to, port)).expect("a connection");
             let server = ask(&mut stream).expect("an answer");
-            Self {
-                _stream: stream,
-                server,
-            }
+            Self { stream, server }
         })
+    }
+
+    /// One more request over it; who answered.
+    pub(crate) fn ask(&mut self) -> std::io::Result<IpAddr> {
+        ask(&mut self.stream)
+    }
+
+    /// The client's own port.
+    pub(crate) fn port(&self) -> u16 {
+        let own = self.stream.get_ref().local_addr();
+        own.expect("a connected socket").port()
     }
 }
 
 type Client = fn(SocketAddr, &dyn Fn() -> bool) -> Result<(), String>;
 
 /// Two clients in a namespace: one opens a connection for each request, one keeps its own.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     requests: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<Result<(), String>>>,
 }
 
 impl Load {
-    pub fn start(from: &TestNetns, to: IpAddr, port: u16) -> Self {
+    pub(crate) fn start(from: &TestNetns, to: IpAddr, port: u16) -> Self {
         let to = SocketAddr::new(to, port);
         let (stop, requests) = (
             Arc::new(AtomicBool::new(false)),
@@ -112,7 +120,7 @@ impl Load {
     }
 
     /// Waits until so many more requests were answered.
-    pub fn run_for(&self, requests: usize) {
+    pub(crate) fn run_for(&self, requests: usize) {
         let until = self.requests.load(Ordering::Relaxed) + requests;
         wait_for("requests to be answered", || {
             !self.goes_on() || self.requests.load(Ordering::Relaxed) >= until
@@ -120,12 +128,12 @@ impl Load {
     }
 
     /// Whether no client has given up.
-    pub fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         !self.clients.iter().any(JoinHandle::is_finished)
     }
 
     /// Ends the clients; panics where a request failed.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             let result = client.join().expect("the client does not panic");

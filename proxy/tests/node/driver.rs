@@ -1,26 +1,15 @@
 //! The proxy as a whole, with an API server in memory and a node in network namespaces.
 
-#[expect(unreachable_pub, reason = "shared by several test programs")]
-mod api;
-#[expect(unreachable_pub, reason = "shared by several test programs")]
-mod running;
-#[allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    reason = "shared by several test programs"
-)]
-mod world;
-
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use api::{NODES, SERVICES, SLICES};
 use kernel::iptables::Variant;
 use proxy::{Config, Mode};
-use running::{Running, api_with_node, repairs, served, web};
 use serde_json::{Value, json};
-use world::{Ip, World, config, service, slice, wait_for};
+
+use crate::api::{NODES, SERVICES, SLICES};
+use crate::running::{Running, api_with_node, repairs, served, web};
+use crate::world::{Ip, World, config, service, slice, wait_for};
 
 #[test]
 fn flushed_nftables_are_repaired_with_an_event() {
@@ -99,6 +88,28 @@ fn a_mode_that_cannot_work_here_is_told_of_and_the_rules_stay_as_they_are() {
         world.dump().contains("KUBE-SERVICES")
     });
     assert!(served(&world), "{}", world.dump());
+}
+
+#[test]
+fn idle_and_half_closed_connections_are_tracked_for_as_long_as_is_wanted() {
+    let world = World::new();
+    let api = api_with_node();
+    web(&api);
+    let close_wait = std::time::Duration::from_secs(1234);
+    let asked = Config {
+        conntrack: proxy::config::Conntrack {
+            tcp_close_wait: Some(close_wait),
+            ..Default::default()
+        },
+        ..config(Mode::Nftables)
+    };
+    let _running = Running::start(&world, &api, asked);
+    wait_for("the Service to be served", || served(&world));
+    for (name, seconds) in [("established", "86400"), ("close_wait", "1234")] {
+        let setting = format!("net/netfilter/nf_conntrack_tcp_timeout_{name}");
+        let held = world.node.run(|| kernel::sysctl::read(&setting));
+        assert_eq!(held.expect("a setting"), seconds, "{name}");
+    }
 }
 
 /// Status and body of a GET, from outside.

@@ -15,7 +15,7 @@ fn second(ip: std::net::IpAddr) -> std::net::IpAddr {
     }
 }
 
-pub fn several_ports_in_both_families_lead_to_their_own_targets(way: Way) {
+pub(crate) fn several_ports_in_both_families_lead_to_their_own_targets(way: Way) {
     const OTHER: u16 = 9090;
     let mut world = World::new();
     for x in [Ip::V4.addresses(), Ip::V6.addresses()] {
@@ -57,7 +57,7 @@ pub fn several_ports_in_both_families_lead_to_their_own_targets(way: Way) {
     }
 }
 
-pub fn a_load_balancer_may_have_no_node_port_and_other_modes_of_delivery(way: Way) {
+pub(crate) fn a_load_balancer_may_have_no_node_port_and_other_modes_of_delivery(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -86,7 +86,7 @@ pub fn a_load_balancer_may_have_no_node_port_and_other_modes_of_delivery(way: Wa
     }
 }
 
-pub fn node_ports_are_served_on_the_chosen_addresses_alone(way: Way) {
+pub(crate) fn node_ports_are_served_on_the_chosen_addresses_alone(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let config = Config {
@@ -111,7 +111,7 @@ pub fn node_ports_are_served_on_the_chosen_addresses_alone(way: Way) {
     assert_eq!(world.tcp(&world.node, x.loopback, 30080), Outcome::Refused);
 }
 
-pub fn addresses_of_the_service_range_that_nobody_has_are_refused(way: Way) {
+pub(crate) fn addresses_of_the_service_range_that_nobody_has_are_refused(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -141,7 +141,7 @@ pub fn addresses_of_the_service_range_that_nobody_has_are_refused(way: Way) {
     assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.b, x.a));
 }
 
-pub fn services_of_other_proxies_and_headless_ones_are_left_alone(way: Way) {
+pub(crate) fn services_of_other_proxies_and_headless_ones_are_left_alone(way: Way) {
     const LABEL: &str = "service.kubernetes.io/service-proxy-name";
     let world = World::new();
     let x = way.ip.addresses();
@@ -163,7 +163,7 @@ pub fn services_of_other_proxies_and_headless_ones_are_left_alone(way: Way) {
     assert!(proxy.index.take_changes().is_empty(), "nothing to write");
 }
 
-pub fn pods_in_the_nodes_own_network_serve_and_ask(way: Way) {
+pub(crate) fn pods_in_the_nodes_own_network_serve_and_ask(way: Way) {
     let mut world = World::new();
     let x = way.ip.addresses();
     world.serve_also(|world| &world.node, x.node, TARGET);
@@ -203,7 +203,7 @@ pub fn pods_in_the_nodes_own_network_serve_and_ask(way: Way) {
     assert_eq!(world.servers(&world.node, x.service, 80), [x.b, x.far]);
 }
 
-pub fn of_two_services_with_one_external_address_the_older_one_is_served(way: Way) {
+pub(crate) fn of_two_services_with_one_external_address_the_older_one_is_served(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());

@@ -1,11 +1,14 @@
 //! Changes under load: no request fails.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
+use kernel::testing::TestNetns;
+use proxy::{Config, Mode};
 use serde_json::{Value, json};
 
 use super::Way;
-use crate::world::{LIVE, Load, Proxy, World, service};
+use crate::world::load::Held;
+use crate::world::{Ip, LIVE, Load, Proxy, World, service, wait_for};
 
 fn spec(policy: &str) -> Value {
     json!({"spec": {
@@ -42,7 +45,7 @@ fn slice(ends: &[(IpAddr, &str, State)]) -> k8s_openapi::api::discovery::v1::End
     .expect("a slice")
 }
 
-pub fn a_rolling_update_under_load_fails_no_request(way: Way) {
+pub(crate) fn a_rolling_update_under_load_fails_no_request(way: Way) {
     use State::{Ready, Terminating};
     let mut world = World::new();
     world.serve_lines();
@@ -78,7 +81,7 @@ pub fn a_rolling_update_under_load_fails_no_request(way: Way) {
     }
 }
 
-pub fn writing_everything_anew_under_load_fails_no_request(way: Way) {
+pub(crate) fn writing_everything_anew_under_load_fails_no_request(way: Way) {
     let mut world = World::new();
     world.serve_lines();
     let world = world;
@@ -105,9 +108,80 @@ pub fn writing_everything_anew_under_load_fails_no_request(way: Way) {
     load.finish();
 }
 
+/// Only where the kernel has flowtables.
+pub(crate) fn established_connections_are_offloaded() {
+    let mut world = World::new();
+    world.serve_lines();
+    let world = world;
+    let x = Ip::V4.addresses();
+    let config = Config {
+        nftables: proxy::config::Nftables {
+            flowtable_devices: vec!["out".to_owned(), "pod-b".to_owned()],
+        },
+        ..crate::world::config(Mode::Nftables)
+    };
+    let mut proxy = Proxy::new(&world, &config);
+    proxy
+        .service(&service("web", x.service, spec("Cluster")))
+        .slice(&slice(&[(x.b, "here", State::Ready)]))
+        .apply();
+    let mut connection = Held::open(&world.client, x.node, 30080);
+    wait_for("the connection to be offloaded", || {
+        assert_eq!(connection.ask().expect("an answer"), x.b);
+        let flows = world.node.command("conntrack", &["-L", "-p", "tcp"]);
+        String::from_utf8_lossy(&flows.stdout).contains("[OFFLOAD]")
+    });
+    for _ in 0..10 {
+        assert_eq!(connection.ask().expect("an answer"), x.b);
+    }
+}
+
+/// A socket for TCP packets as they are.
+fn raw(pod: &TestNetns, v6: bool) -> UdpSocket {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = pod.run(|| Socket::new(domain, Type::RAW, Some(Protocol::TCP)));
+    let socket = socket.expect("root makes raw sockets");
+    socket.set_nonblocking(true).expect("a socket");
+    // Only to send and to receive with addresses.
+    socket.into()
+}
+
+/// Without the filter, a client gets them from an address that it never asked, and its reset
+/// ends the connection at the back end.
+pub(crate) fn packets_of_no_connection_do_not_reach_a_client(way: Way) {
+    const WINDOW: [u8; 2] = [0x10, 0];
+    let mut world = World::new();
+    world.serve_lines();
+    let world = world;
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, spec("Cluster")))
+        .slice(&slice(&[(x.b, "here", State::Ready)]))
+        .apply();
+    let mut connection = Held::open(&world.a, x.service, 80);
+    let (seen, sender) = (raw(&world.a, x.a.is_ipv6()), raw(&world.b, x.b.is_ipv6()));
+    for number in 0..4u8 {
+        let mut packet = Vec::new();
+        packet.extend(LIVE.to_be_bytes());
+        packet.extend(connection.port().to_be_bytes());
+        packet.extend([number; 8]); // sequence, acknowledgement
+        packet.extend([5 << 4, 0x10]); // the header's length, ACK
+        packet.extend(WINDOW);
+        // The checksum is wrong: the kernel takes it for no packet of any connection.
+        packet.extend([number, 1, 0, 0]);
+        sender.send_to(&packet, (x.a, 0)).expect("a route");
+    }
+    assert_eq!(connection.ask().expect("an answer"), x.b);
+    let mut buffer = [0; 256];
+    while let Ok((_, from)) = seen.recv_from(&mut buffer) {
+        assert_ne!(from.ip(), x.b, "{}", world.dump());
+    }
+}
+
 /// From one backend to the others and back, with requests all the while.
-#[allow(dead_code, reason = "not every test program has several backends")]
-pub fn backends_change_under_load(world: &World, ways: &[Way]) {
+pub(crate) fn backends_change_under_load(world: &World, ways: &[Way]) {
     let x = ways[0].ip.addresses();
     let mut proxy = Proxy::new(world, &ways[0].config());
     proxy

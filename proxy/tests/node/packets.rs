@@ -1,20 +1,11 @@
 //! Real packets through the backends that need no special kernel: who answers, and which
 //! source it sees. The tests need root; those of IPVS are in `ipvs.rs`.
 
-#[expect(unreachable_pub, reason = "shared by several test programs")]
-mod checks;
-#[allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    reason = "shared by several test programs"
-)]
-mod world;
-
-use checks::Way;
 use kernel::iptables::Variant;
 use proxy::{Config, Mode};
-use world::{Ip, Proxy, World};
+
+use crate::checks::{self, Way};
+use crate::world::{self, Ip, Proxy, World};
 
 /// Makes each check a test for each way.
 macro_rules! in_every_way {
@@ -131,7 +122,7 @@ fn programs_that_are_missing_are_named_and_nftables_needs_none() {
         let output = std::process::Command::new("unshare")
             .args(["--mount", "sh", "-c", hide])
             .arg(this)
-            .arg("programs_that_are_missing_are_named_and_nftables_needs_none")
+            .arg("packets::programs_that_are_missing_are_named_and_nftables_needs_none")
             .args(["--exact", "--nocapture"])
             .env(ALONE, "1")
             .output()

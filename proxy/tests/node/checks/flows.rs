@@ -12,7 +12,7 @@ fn node_port() -> serde_json::Value {
     }})
 }
 
-pub fn datagrams_of_one_flow_move_to_the_new_back_end(way: Way) {
+pub(crate) fn datagrams_of_one_flow_move_to_the_new_back_end(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -39,7 +39,7 @@ pub fn datagrams_of_one_flow_move_to_the_new_back_end(way: Way) {
     }
 }
 
-pub fn datagrams_are_refused_without_endpoints_and_served_again_with_them(way: Way) {
+pub(crate) fn datagrams_are_refused_without_endpoints_and_served_again_with_them(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -63,7 +63,7 @@ pub fn datagrams_are_refused_without_endpoints_and_served_again_with_them(way: W
     }
 }
 
-pub fn a_deleted_services_flows_end_and_those_of_one_that_comes_late_begin(way: Way) {
+pub(crate) fn a_deleted_services_flows_end_and_those_of_one_that_comes_late_begin(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     // The flow is there before anybody knows of the Service, and leads nowhere.

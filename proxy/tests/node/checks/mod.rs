@@ -11,21 +11,21 @@ use kernel::iptables::Variant;
 use proxy::{Config, Mode};
 use serde_json::json;
 
-pub use choice::*;
-pub use flows::*;
-pub use fronts::*;
-pub use load::*;
-pub use matrix::*;
-pub use rows::*;
+pub(crate) use choice::*;
+pub(crate) use flows::*;
+pub(crate) use fronts::*;
+pub(crate) use load::*;
+pub(crate) use matrix::*;
+pub(crate) use rows::*;
 
 use crate::world::{Answer, Ip, Outcome, Proxy, TARGET, World, config, service, slice};
 
 /// A way of running the proxy.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
-    pub mode: Mode,
-    pub variant: Option<Variant>,
-    pub ip: Ip,
+pub(crate) struct Way {
+    pub(crate) mode: Mode,
+    pub(crate) variant: Option<Variant>,
+    pub(crate) ip: Ip,
 }
 
 /// Calls a macro with the name of every check that holds for every backend and family.
@@ -42,6 +42,7 @@ macro_rules! for_every_check {
             the_internal_policy_local_stays_on_the_node,
             changes_reach_the_kernel_and_cleanup_removes_everything,
             rules_that_somebody_deletes_are_noticed_and_written_again,
+            what_somebody_destroys_just_before_a_write_is_told_once_and_mended,
             what_somebody_changes_in_one_place_is_noticed_and_mended,
             datagrams_of_one_flow_move_to_the_new_back_end,
             datagrams_are_refused_without_endpoints_and_served_again_with_them,
@@ -65,6 +66,7 @@ macro_rules! for_every_check {
             of_two_services_with_one_external_address_the_older_one_is_served,
             hints_and_distributions_keep_traffic_near,
             affinity_ends_when_its_time_is_over,
+            packets_of_no_connection_do_not_reach_a_client,
         );
     };
 }
@@ -83,7 +85,7 @@ fn answered(server: std::net::IpAddr, source: std::net::IpAddr) -> Outcome {
     Outcome::Answered(Answer { server, source })
 }
 
-pub fn a_cluster_ip_leads_to_every_ready_back_end(way: Way) {
+pub(crate) fn a_cluster_ip_leads_to_every_ready_back_end(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -120,7 +122,7 @@ pub fn a_cluster_ip_leads_to_every_ready_back_end(way: Way) {
     ));
 }
 
-pub fn a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip(way: Way) {
+pub(crate) fn a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -138,7 +140,7 @@ pub fn a_client_outside_is_masqueraded_on_its_way_to_a_cluster_ip(way: Way) {
     );
 }
 
-pub fn a_pod_reaches_itself_through_its_service(way: Way) {
+pub(crate) fn a_pod_reaches_itself_through_its_service(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -152,7 +154,7 @@ pub fn a_pod_reaches_itself_through_its_service(way: Way) {
     );
 }
 
-pub fn without_endpoints_and_at_undefined_ports_connections_are_refused(way: Way) {
+pub(crate) fn without_endpoints_and_at_undefined_ports_connections_are_refused(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -181,7 +183,9 @@ pub fn without_endpoints_and_at_undefined_ports_connections_are_refused(way: Way
     );
 }
 
-pub fn a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source(way: Way) {
+pub(crate) fn a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_source(
+    way: Way,
+) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -239,7 +243,7 @@ pub fn a_node_port_leads_to_all_back_ends_and_with_the_local_policy_keeps_the_so
     assert_eq!(world.servers(&world.a, x.node, 30080), [x.far]);
 }
 
-pub fn external_addresses_obey_source_ranges_and_policies(way: Way) {
+pub(crate) fn external_addresses_obey_source_ranges_and_policies(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -310,7 +314,7 @@ pub fn external_addresses_obey_source_ranges_and_policies(way: Way) {
     ));
 }
 
-pub fn affinity_keeps_a_client_with_its_back_end(way: Way) {
+pub(crate) fn affinity_keeps_a_client_with_its_back_end(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -343,7 +347,7 @@ pub fn affinity_keeps_a_client_with_its_back_end(way: Way) {
     assert!(world.spread(&world.a, x.service, 80, 24).len() > 1);
 }
 
-pub fn the_internal_policy_local_stays_on_the_node(way: Way) {
+pub(crate) fn the_internal_policy_local_stays_on_the_node(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -365,7 +369,7 @@ pub fn the_internal_policy_local_stays_on_the_node(way: Way) {
     );
 }
 
-pub fn changes_reach_the_kernel_and_cleanup_removes_everything(way: Way) {
+pub(crate) fn changes_reach_the_kernel_and_cleanup_removes_everything(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let before = world.dump();
@@ -410,9 +414,14 @@ pub fn changes_reach_the_kernel_and_cleanup_removes_everything(way: Way) {
             .count()
     };
     assert_eq!(rules(&world.dump()), rules(&before), "{}", world.dump());
+    if way.mode == Mode::Ipvs {
+        let left = world.node.command("ipvsadm", &["-Sn"]);
+        assert!(left.stdout.is_empty(), "{left:?}");
+        assert!(world.node.link("kube-ipvs0").is_none());
+    }
 }
 
-pub fn rules_that_somebody_deletes_are_noticed_and_written_again(way: Way) {
+pub(crate) fn rules_that_somebody_deletes_are_noticed_and_written_again(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -421,30 +430,12 @@ pub fn rules_that_somebody_deletes_are_noticed_and_written_again(way: Way) {
         .slice(&slice("web", &[(x.b, "here", true)]))
         .apply();
     assert!(proxy.intact());
-    let family = if way.ip == Ip::V4 {
-        "iptables"
-    } else {
-        "ip6tables"
-    };
-    match (way.mode, way.variant) {
-        (Mode::Iptables, Some(variant)) => {
-            let infix = if variant == Variant::Nft {
-                "nft"
-            } else {
-                "legacy"
-            };
-            world
-                .node
-                .command(&format!("{family}-{infix}"), &["-t", "nat", "-F"]);
-        }
-        _ => {
-            world.node.command("nft", &["flush", "ruleset"]);
-        }
-    }
+    flush(way, &world);
     assert!(!proxy.intact());
-    proxy.resync();
+    assert!(!proxy.resync(), "it was told by then");
     assert!(proxy.intact());
     assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.b, x.a));
+    let family = program(way.ip);
     // Rules of others are none of our business.
     world.node.command(
         &format!("{family}-legacy"),
@@ -456,7 +447,62 @@ pub fn rules_that_somebody_deletes_are_noticed_and_written_again(way: Way) {
     assert!(proxy.intact());
 }
 
-pub fn what_somebody_changes_in_one_place_is_noticed_and_mended(way: Way) {
+fn program(ip: Ip) -> &'static str {
+    match ip {
+        Ip::V4 => "iptables",
+        Ip::V6 => "ip6tables",
+    }
+}
+
+/// What an administrator does who wants a clean machine.
+fn flush(way: Way, world: &World) {
+    let iptables = format!(
+        "{}-{}",
+        program(way.ip),
+        match way.variant {
+            Some(Variant::Legacy) => "legacy",
+            _ => "nft",
+        }
+    );
+    let output = match way.mode {
+        Mode::Iptables => world.node.command(&iptables, &["-t", "nat", "-F"]),
+        _ => world.node.command("nft", &["flush", "ruleset"]),
+    };
+    assert!(output.status.success(), "{output:?}");
+}
+
+pub(crate) fn what_somebody_destroys_just_before_a_write_is_told_once_and_mended(way: Way) {
+    let world = World::new();
+    let x = way.ip.addresses();
+    let mut proxy = Proxy::new(&world, &way.config());
+    proxy
+        .service(&service("web", x.service, json!({})))
+        .slice(&slice("web", &[(x.b, "here", true)]))
+        .apply();
+    assert!(!proxy.resync(), "nobody changed anything");
+    flush(way, &world);
+    assert!(proxy.resync());
+    assert!(!proxy.resync());
+    assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.b, x.a));
+    flush(way, &world);
+    let changes = proxy
+        .slice(&slice("web", &[(x.far, "there", true)]))
+        .index
+        .take_changes();
+    // What cannot be written because of it is no Service's fault.
+    let told = match world.node.run(|| proxy.applier.apply(&changes)) {
+        Ok(outcome) => {
+            assert!(outcome.failed.is_empty(), "{outcome:?}");
+            outcome.foreign
+        }
+        Err(_) => false,
+    };
+    assert!(told != proxy.resync(), "told once");
+    assert!(proxy.intact());
+    assert_eq!(world.tcp(&world.a, x.service, 80), answered(x.far, x.a));
+}
+
+pub(crate) fn what_somebody_changes_in_one_place_is_noticed_and_mended(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());

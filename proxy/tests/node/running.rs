@@ -13,14 +13,14 @@ use crate::api::{Api, NODES, SERVICES, SLICES};
 use crate::world::{Ip, Outcome, World, config, service, slice, wait_for};
 
 /// A proxy that runs in the node's namespace until it is dropped.
-pub struct Running {
+pub(crate) struct Running {
     shutdown: CancellationToken,
-    pub mode: watch::Sender<Mode>,
+    pub(crate) mode: watch::Sender<Mode>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    pub fn start(world: &World, api: &Api, config: Config) -> Self {
+    pub(crate) fn start(world: &World, api: &Api, config: Config) -> Self {
         let shutdown = CancellationToken::new();
         let (mode, receiver) = watch::channel(config.mode);
         let (api, stop) = (api.clone(), shutdown.clone());
@@ -61,25 +61,25 @@ impl Drop for Running {
     }
 }
 
-pub fn api_with_node() -> Api {
+pub(crate) fn api_with_node() -> Api {
     let api = Api::default();
     api.apply(NODES, &json!({"metadata": {"name": "here"}}));
     api
 }
 
-pub fn served(world: &World) -> bool {
+pub(crate) fn served(world: &World) -> bool {
     let x = Ip::V4.addresses();
     matches!(world.tcp(&world.a, x.service, 80), Outcome::Answered(_))
 }
 
-pub fn web(api: &Api) {
+pub(crate) fn web(api: &Api) {
     let x = Ip::V4.addresses();
     api.apply(SERVICES, &service("web", x.service, json!({})));
     api.apply(SLICES, &slice("web", &[(x.b, "here", true)]));
 }
 
 /// A proxy whose rules these commands destroy, one after the other, mends them, and tells so.
-pub fn repairs(mode: Mode, variant: Option<Variant>, commands: &[&[&str]]) {
+pub(crate) fn repairs(mode: Mode, variant: Option<Variant>, commands: &[&[&str]]) {
     let world = World::new();
     let api = api_with_node();
     web(&api);

@@ -13,9 +13,9 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-pub const SERVICES: &str = "/api/v1/services";
-pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
-pub const NODES: &str = "/api/v1/nodes";
+pub(crate) const SERVICES: &str = "/api/v1/services";
+pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const NODES: &str = "/api/v1/nodes";
 
 type Answer = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
 
@@ -31,17 +31,17 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-pub struct Api {
+pub(crate) struct Api {
     state: Arc<Mutex<State>>,
 }
 
 impl Api {
-    pub fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         kube::Client::new(self.clone(), "default")
     }
 
     /// The object is there, or has changed.
-    pub fn apply(&self, collection: &str, object: &impl serde::Serialize) {
+    pub(crate) fn apply(&self, collection: &str, object: &impl serde::Serialize) {
         let mut object = serde_json::to_value(object).expect("JSON");
         let name = object["metadata"]["name"]
             .as_str()
@@ -57,7 +57,7 @@ impl Api {
     }
 
     /// The reasons and objects of the Events that were written.
-    pub fn events(&self) -> Vec<(String, String)> {
+    pub(crate) fn events(&self) -> Vec<(String, String)> {
         let state = self.state.lock().expect("no panic while it is held");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         state

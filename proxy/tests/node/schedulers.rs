@@ -98,7 +98,7 @@ fn count(held: &[Held]) -> BTreeMap<IpAddr, usize> {
     counts
 }
 
-pub fn each_scheduler_balances_by_its_definition(ip: Ip) {
+pub(crate) fn each_scheduler_balances_by_its_definition(ip: Ip) {
     let mut world = World::new();
     world.serve_lines();
     let world = &world;
@@ -182,7 +182,7 @@ fn shortest_delay(world: &World, ip: Ip) {
     trial.finish();
 }
 
-pub fn ipvsadm_shows_what_was_wanted() {
+pub(crate) fn ipvsadm_shows_what_was_wanted() {
     let world = World::new();
     let x = Ip::V4.addresses();
     let config = Config {

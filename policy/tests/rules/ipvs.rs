@@ -2,19 +2,14 @@
 //!
 //! Where this kernel has no IPVS, the test runs itself under one that has, by
 //! `tests/with-ipvs-kernel`. It never passes without IPVS. Needs root.
-#![expect(clippy::unwrap_used, reason = "a test can do nothing else")]
-
-#[path = "rules/node.rs"]
-#[allow(dead_code, reason = "shared with another test program")]
-mod node;
-
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
-use node::{Node, PATIENCE, equals};
 use policy::model::{Action, Namespaces, Peer, PodSelector, Policy, Rule};
 
-const TEST: &str = "a_service_of_ipvs_is_judged_by_its_real_back_end";
+use crate::node::{Node, PATIENCE, equals};
+
+const TEST: &str = "ipvs::a_service_of_ipvs_is_judged_by_its_real_back_end";
 
 #[test]
 fn a_service_of_ipvs_is_judged_by_its_real_back_end() {

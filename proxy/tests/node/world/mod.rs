@@ -25,37 +25,37 @@ use proxy::picture::Index;
 use proxy::trace::{Node, Packet, Step};
 use proxy::{Applier, Config, Mode};
 
-pub mod load;
+pub(crate) mod load;
 mod sctp;
 
-pub use load::{LIVE, Load};
-pub use sctp::serve_sctp;
+pub(crate) use load::{LIVE, Load};
+pub(crate) use sctp::serve_sctp;
 
 /// Where back ends listen.
-pub const TARGET: u16 = 8080;
+pub(crate) const TARGET: u16 = 8080;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ip {
+pub(crate) enum Ip {
     V4,
     V6,
 }
 
 /// Addresses of the world in one family.
-pub struct Addresses {
-    pub client: IpAddr,
-    pub node: IpAddr,
-    pub node_pod_side: IpAddr,
-    pub a: IpAddr,
-    pub b: IpAddr,
-    pub far: IpAddr,
-    pub service: IpAddr,
-    pub external: IpAddr,
-    pub balancer: IpAddr,
-    pub loopback: IpAddr,
+pub(crate) struct Addresses {
+    pub(crate) client: IpAddr,
+    pub(crate) node: IpAddr,
+    pub(crate) node_pod_side: IpAddr,
+    pub(crate) a: IpAddr,
+    pub(crate) b: IpAddr,
+    pub(crate) far: IpAddr,
+    pub(crate) service: IpAddr,
+    pub(crate) external: IpAddr,
+    pub(crate) balancer: IpAddr,
+    pub(crate) loopback: IpAddr,
 }
 
 impl Ip {
-    pub fn addresses(self) -> Addresses {
+    pub(crate) fn addresses(self) -> Addresses {
         let pick = |v4: &str, v6: &str| -> IpAddr {
             let text = if self == Self::V4 { v4 } else { v6 };
             text.parse().expect("an address")
@@ -77,25 +77,25 @@ impl Ip {
 
 /// Who answered, and which source it saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Answer {
-    pub server: IpAddr,
-    pub source: IpAddr,
+pub(crate) struct Answer {
+    pub(crate) server: IpAddr,
+    pub(crate) source: IpAddr,
 }
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Answered(Answer),
     Refused,
     TimedOut,
 }
 
-pub struct World {
-    pub client: TestNetns,
-    pub node: TestNetns,
-    pub a: TestNetns,
-    pub b: TestNetns,
-    pub far: TestNetns,
+pub(crate) struct World {
+    pub(crate) client: TestNetns,
+    pub(crate) node: TestNetns,
+    pub(crate) a: TestNetns,
+    pub(crate) b: TestNetns,
+    pub(crate) far: TestNetns,
     stop: Arc<AtomicBool>,
     listeners: Vec<TcpListener>,
 }
@@ -111,7 +111,7 @@ impl Drop for World {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let [client, node, a, b, far] = ["client", "node", "a", "b", "far"].map(TestNetns::new);
         for namespace in [&client, &node, &a, &b, &far] {
             // No waiting for duplicates of link-local addresses.
@@ -175,13 +175,13 @@ impl World {
     }
 
     /// Pods answer on one more port.
-    pub fn serve_also(&mut self, pod: fn(&Self) -> &TestNetns, address: IpAddr, port: u16) {
+    pub(crate) fn serve_also(&mut self, pod: fn(&Self) -> &TestNetns, address: IpAddr, port: u16) {
         let server = serve(&self.stop, pod(self), SocketAddr::new(address, port));
         self.listeners.push(server);
     }
 
     /// Pods keep connections on port [`LIVE`].
-    pub fn serve_lines(&mut self) {
+    pub(crate) fn serve_lines(&mut self) {
         for x in [Ip::V4.addresses(), Ip::V6.addresses()] {
             let pods = [(&self.a, x.a), (&self.b, x.b), (&self.far, x.far)];
             let servers = pods.map(|(pod, address)| load::serve_lines(pod, address));
@@ -190,7 +190,7 @@ impl World {
     }
 
     /// A socket whose datagrams are one flow.
-    pub fn udp_flow(&self, from: &TestNetns, to: IpAddr, port: u16) -> UdpSocket {
+    pub(crate) fn udp_flow(&self, from: &TestNetns, to: IpAddr, port: u16) -> UdpSocket {
         from.run(|| {
             let any: IpAddr = if to.is_ipv6() { "::" } else { "0.0.0.0" }
                 .parse()
@@ -205,7 +205,7 @@ impl World {
     }
 
     /// Sends datagrams of one flow until this server answers.
-    pub fn ask_until_served_by(&self, socket: &UdpSocket, server: IpAddr) {
+    pub(crate) fn ask_until_served_by(&self, socket: &UdpSocket, server: IpAddr) {
         let mut last = None;
         let found = wait_until(|| {
             last = Some(udp_again(socket));
@@ -215,7 +215,7 @@ impl World {
     }
 
     /// Sends datagrams of one flow until they are refused.
-    pub fn ask_until_refused(&self, socket: &UdpSocket) {
+    pub(crate) fn ask_until_refused(&self, socket: &UdpSocket) {
         let mut last = None;
         let found = wait_until(|| {
             last = Some(udp_again(socket));
@@ -225,22 +225,22 @@ impl World {
     }
 
     /// One TCP connection.
-    pub fn tcp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
-        connect(from, SocketAddr::new(to, port), PATIENCE)
+    pub(crate) fn tcp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
+        connect(from, SocketAddr::new(to, port), patience())
     }
 
     /// One TCP connection that is expected to get no answer at all.
-    pub fn tcp_in_vain(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
+    pub(crate) fn tcp_in_vain(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
         connect(from, SocketAddr::new(to, port), brief())
     }
 
     /// One SCTP association.
-    pub fn sctp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
-        from.run(|| outcome(sctp::exchange(SocketAddr::new(to, port), PATIENCE)))
+    pub(crate) fn sctp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
+        from.run(|| outcome(sctp::exchange(SocketAddr::new(to, port), patience())))
     }
 
     /// One datagram and its answer.
-    pub fn udp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
+    pub(crate) fn udp(&self, from: &TestNetns, to: IpAddr, port: u16) -> Outcome {
         from.run(|| {
             let any: IpAddr = if to.is_ipv6() { "::" } else { "0.0.0.0" }
                 .parse()
@@ -251,7 +251,7 @@ impl World {
     }
 
     /// Who answers how many of some TCP connections.
-    pub fn spread(
+    pub(crate) fn spread(
         &self,
         from: &TestNetns,
         to: IpAddr,
@@ -269,7 +269,7 @@ impl World {
     }
 
     /// The servers that answer, at least once in some connections.
-    pub fn servers(&self, from: &TestNetns, to: IpAddr, port: u16) -> Vec<IpAddr> {
+    pub(crate) fn servers(&self, from: &TestNetns, to: IpAddr, port: u16) -> Vec<IpAddr> {
         let mut servers: Vec<IpAddr> = self
             .spread(from, to, port, 24)
             .into_keys()
@@ -281,7 +281,7 @@ impl World {
     }
 
     /// The node's rules, for a failing test to show.
-    pub fn dump(&self) -> String {
+    pub(crate) fn dump(&self) -> String {
         let mut text = String::new();
         for (program, arguments) in [
             ("iptables-save", vec![]),
@@ -326,15 +326,28 @@ fn serve(stop: &Arc<AtomicBool>, pod: &TestNetns, at: SocketAddr) -> TcpListener
 }
 
 /// Long enough for an answer on a machine with much else to do.
-const PATIENCE: Duration = Duration::from_secs(6);
+fn patience() -> Duration {
+    Duration::from_secs(6) * slowness()
+}
 
 /// Long enough for what has to happen by itself.
-const LONG: Duration = Duration::from_secs(30);
+fn long() -> Duration {
+    Duration::from_secs(30) * slowness()
+}
+
+/// How many times slower than usual the machine may be: emulated ones are.
+fn slowness() -> u32 {
+    if std::env::var_os("IPVS_KERNEL").is_some() {
+        4
+    } else {
+        1
+    }
+}
 
 /// Waits until it is so, and answers with whether it ever was.
 fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
     let start = std::time::Instant::now();
-    while start.elapsed() < LONG {
+    while start.elapsed() < long() {
         if is_so() {
             return true;
         }
@@ -344,7 +357,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
 }
 
 /// Waits until it is so.
-pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
     assert!(wait_until(is_so), "waited in vain for {what}");
 }
 
@@ -364,15 +377,14 @@ fn udp_again(socket: &UdpSocket) -> Outcome {
 
 /// Longer than any answer should take, short enough for tests that wait for none.
 fn brief() -> Duration {
-    let emulated = std::env::var_os("IPVS_KERNEL").is_some();
-    Duration::from_millis(if emulated { 2000 } else { 600 })
+    Duration::from_millis(600) * slowness()
 }
 
-fn connect(from: &TestNetns, to: SocketAddr, patience: Duration) -> Outcome {
+fn connect(from: &TestNetns, to: SocketAddr, limit: Duration) -> Outcome {
     from.run(|| {
         let mut text = String::new();
-        let result = TcpStream::connect_timeout(&to, patience).and_then(|mut stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+        let result = TcpStream::connect_timeout(&to, limit).and_then(|mut stream| {
+            stream.set_read_timeout(Some(patience()))?;
             stream.read_to_string(&mut text)
         });
         outcome(result.map(|_| text))
@@ -380,8 +392,8 @@ fn connect(from: &TestNetns, to: SocketAddr, patience: Duration) -> Outcome {
 }
 
 /// Sends a datagram and waits for the answer.
-pub fn udp_exchange(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
-    socket.set_read_timeout(Some(PATIENCE))?;
+pub(crate) fn udp_exchange(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
+    socket.set_read_timeout(Some(patience()))?;
     socket.connect(to)?;
     socket.send(b"who")?;
     let mut buffer = [0; 128];
@@ -389,7 +401,7 @@ pub fn udp_exchange(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<Strin
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-pub fn outcome(result: std::io::Result<String>) -> Outcome {
+pub(crate) fn outcome(result: std::io::Result<String>) -> Outcome {
     match result {
         Ok(text) => {
             let mut words = text.split(' ');
@@ -469,7 +481,7 @@ impl<'n> Setup<'n> {
 }
 
 /// What a test says of a proxy besides the mode.
-pub fn config(mode: Mode) -> Config {
+pub(crate) fn config(mode: Mode) -> Config {
     Config {
         mode,
         node_name: "here".to_owned(),
@@ -492,15 +504,15 @@ fn ranges() -> Vec<ipnetwork::IpNetwork> {
 }
 
 /// The proxy's kernel side in the node's namespace, fed with API objects.
-pub struct Proxy<'w> {
+pub(crate) struct Proxy<'w> {
     world: &'w World,
-    pub applier: Applier,
-    pub index: Index,
-    pub config: Config,
+    pub(crate) applier: Applier,
+    pub(crate) index: Index,
+    pub(crate) config: Config,
 }
 
 impl<'w> Proxy<'w> {
-    pub fn new(world: &'w World, config: &Config) -> Self {
+    pub(crate) fn new(world: &'w World, config: &Config) -> Self {
         let applier = world
             .node
             .run(|| Applier::new(config, config.mode))
@@ -518,7 +530,7 @@ impl<'w> Proxy<'w> {
     }
 
     /// A new process that finds what another one wrote, and knows the same objects.
-    pub fn over(world: &'w World, config: &Config, index: &Index) -> Self {
+    pub(crate) fn over(world: &'w World, config: &Config, index: &Index) -> Self {
         let applier = world
             .node
             .run(|| Applier::new(config, config.mode))
@@ -533,46 +545,48 @@ impl<'w> Proxy<'w> {
         this
     }
 
-    pub fn desired(&self) -> Desired {
+    pub(crate) fn desired(&self) -> Desired {
         Desired {
             services: self.index.pictures().clone(),
             service_cidrs: ranges(),
         }
     }
 
-    pub fn resync(&mut self) {
-        self.switch(self.config.mode);
+    /// Writes everything; answers with whether somebody else had changed what was there.
+    pub(crate) fn resync(&mut self) -> bool {
+        self.switch(self.config.mode)
     }
 
-    /// Writes everything, by this backend from now on.
-    pub fn switch(&mut self, mode: Mode) {
+    /// Writes everything, by this backend from now on; answers as [`Self::resync`] does.
+    pub(crate) fn switch(&mut self, mode: Mode) -> bool {
         self.config.mode = mode;
         self.index.take_changes();
         let desired = self.desired();
         let result = self.world.node.run(|| self.applier.resync(mode, &desired));
         let outcome = result.unwrap_or_else(|error| panic!("{error}"));
         assert!(outcome.failed.is_empty(), "{outcome:?}");
+        outcome.foreign
     }
 
     /// Writes what changed.
-    pub fn apply(&mut self) {
+    pub(crate) fn apply(&mut self) {
         let changes = self.index.take_changes();
         let result = self.world.node.run(|| self.applier.apply(&changes));
         let outcome = result.unwrap_or_else(|error| panic!("{error}"));
         assert!(outcome.failed.is_empty(), "{outcome:?}");
     }
 
-    pub fn service(&mut self, service: &Service) -> &mut Self {
+    pub(crate) fn service(&mut self, service: &Service) -> &mut Self {
         self.index.service_applied(service);
         self
     }
 
-    pub fn slice(&mut self, slice: &EndpointSlice) -> &mut Self {
+    pub(crate) fn slice(&mut self, slice: &EndpointSlice) -> &mut Self {
         self.index.slice_applied(slice);
         self
     }
 
-    pub fn intact(&mut self) -> bool {
+    pub(crate) fn intact(&mut self) -> bool {
         self.world
             .node
             .run(|| self.applier.intact())
@@ -580,7 +594,7 @@ impl<'w> Proxy<'w> {
     }
 
     /// The last step that the tracer predicts for a connection.
-    pub fn predict(&self, source: IpAddr, destination: IpAddr, port: u16) -> Step {
+    pub(crate) fn predict(&self, source: IpAddr, destination: IpAddr, port: u16) -> Step {
         let x = [Ip::V4.addresses(), Ip::V6.addresses()];
         let node = Node {
             addresses: x.iter().flat_map(|x| [x.node, x.node_pod_side]).collect(),
@@ -596,7 +610,7 @@ impl<'w> Proxy<'w> {
         steps.last().expect("a step").clone()
     }
 
-    pub fn cleanup(&mut self) {
+    pub(crate) fn cleanup(&mut self) {
         self.world
             .node
             .run(|| self.applier.cleanup())
@@ -605,7 +619,7 @@ impl<'w> Proxy<'w> {
 }
 
 /// A Service `default/NAME` with port 80 over TCP and UDP, and more of its spec as JSON.
-pub fn service(name: &str, cluster_ip: IpAddr, spec: serde_json::Value) -> Service {
+pub(crate) fn service(name: &str, cluster_ip: IpAddr, spec: serde_json::Value) -> Service {
     let mut object = serde_json::json!({
         "metadata": {"name": name, "namespace": "default"},
         "spec": {
@@ -634,10 +648,10 @@ fn merge(target: &mut serde_json::Value, patch: serde_json::Value) {
 }
 
 /// An endpoint: its address, its node, and whether it is ready.
-pub type End = (IpAddr, &'static str, bool);
+pub(crate) type End = (IpAddr, &'static str, bool);
 
 /// The slice of a Service's endpoints.
-pub fn slice(service: &str, ends: &[End]) -> EndpointSlice {
+pub(crate) fn slice(service: &str, ends: &[End]) -> EndpointSlice {
     let v6 = ends.first().is_some_and(|(address, ..)| address.is_ipv6());
     let endpoints: Vec<_> = ends
         .iter()

@@ -38,7 +38,7 @@ fn hinted(ends: &[Hinted<'_>]) -> k8s_openapi::api::discovery::v1::EndpointSlice
     .expect("a slice")
 }
 
-pub fn hints_and_distributions_keep_traffic_near(way: Way) {
+pub(crate) fn hints_and_distributions_keep_traffic_near(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -94,7 +94,7 @@ pub fn hints_and_distributions_keep_traffic_near(way: Way) {
     }
 }
 
-pub fn affinity_ends_when_its_time_is_over(way: Way) {
+pub(crate) fn affinity_ends_when_its_time_is_over(way: Way) {
     const SECONDS: u64 = 3;
     let world = World::new();
     let x = way.ip.addresses();

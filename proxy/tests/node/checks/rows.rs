@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Way, answered};
 use crate::world::{Ip, Outcome, Proxy, TARGET, World, service, slice};
 
-pub fn a_services_type_changes_while_it_is_there(way: Way) {
+pub(crate) fn a_services_type_changes_while_it_is_there(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -71,7 +71,7 @@ fn by_hand(
     .expect("a slice")
 }
 
-pub fn slices_made_by_hand_lead_to_all_of_their_targets(way: Way) {
+pub(crate) fn slices_made_by_hand_lead_to_all_of_their_targets(way: Way) {
     const OTHER: u16 = 9090;
     let mut world = World::new();
     let x = way.ip.addresses();
@@ -98,7 +98,7 @@ pub fn slices_made_by_hand_lead_to_all_of_their_targets(way: Way) {
     assert_eq!(world.servers(&world.a, x.service, 80), [x.far]);
 }
 
-pub fn leaving_back_ends_are_the_last_resort(way: Way) {
+pub(crate) fn leaving_back_ends_are_the_last_resort(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -119,7 +119,7 @@ pub fn leaving_back_ends_are_the_last_resort(way: Way) {
     assert_eq!(world.tcp(&world.a, x.service, 80), Outcome::Refused);
 }
 
-pub fn a_node_port_that_a_program_holds_leads_to_the_service(way: Way) {
+pub(crate) fn a_node_port_that_a_program_holds_leads_to_the_service(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let any = if way.ip == Ip::V4 {
@@ -143,7 +143,7 @@ pub fn a_node_port_that_a_program_holds_leads_to_the_service(way: Way) {
     );
 }
 
-pub fn names_may_be_as_long_as_the_api_allows(way: Way) {
+pub(crate) fn names_may_be_as_long_as_the_api_allows(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -189,7 +189,7 @@ pub fn names_may_be_as_long_as_the_api_allows(way: Way) {
     );
 }
 
-pub fn one_service_that_the_kernel_refuses_holds_nobody_up(way: Way) {
+pub(crate) fn one_service_that_the_kernel_refuses_holds_nobody_up(way: Way) {
     let world = World::new();
     let (x, other) = (way.ip.addresses(), other(way.ip).addresses());
     let mut proxy = Proxy::new(&world, &way.config());
@@ -235,7 +235,7 @@ fn second(ip: std::net::IpAddr) -> std::net::IpAddr {
     }
 }
 
-pub fn thousands_of_back_ends_are_reached(way: Way) {
+pub(crate) fn thousands_of_back_ends_are_reached(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
@@ -257,8 +257,7 @@ pub fn thousands_of_back_ends_are_reached(way: Way) {
 }
 
 /// Not among the checks of every kernel: many have no SCTP.
-#[allow(dead_code, reason = "only where there is SCTP")]
-pub fn sctp_associations_reach_their_back_ends(way: Way) {
+pub(crate) fn sctp_associations_reach_their_back_ends(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     for (pod, address) in [(&world.b, x.b), (&world.far, x.far)] {

@@ -18,7 +18,7 @@ fn socket(to: SocketAddr) -> std::io::Result<Socket> {
 }
 
 /// Answers every association with the names of both ends.
-pub fn serve_sctp(pod: &TestNetns, address: IpAddr) {
+pub(crate) fn serve_sctp(pod: &TestNetns, address: IpAddr) {
     let listener: TcpListener = pod.run(|| {
         let at = SocketAddr::new(address, TARGET);
         let socket = socket(at).expect("a kernel with SCTP");

@@ -31,7 +31,7 @@ fn agrees(
     }
 }
 
-pub fn packets_go_where_the_tracer_says(way: Way) {
+pub(crate) fn packets_go_where_the_tracer_says(way: Way) {
     let world = World::new();
     let x = way.ip.addresses();
     let mut proxy = Proxy::new(&world, &way.config());
