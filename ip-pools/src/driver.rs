@@ -30,6 +30,7 @@ use self::sources::Sources;
 use crate::gate::{self, Answer, Answering, Request};
 use crate::model::Inputs;
 use crate::plan::{Chore, Decision, Refusal, Source, chores, decide};
+use crate::span::{Span, host, is_host};
 use crate::wish::{InvalidWish, Wish};
 
 pub use self::sources::{Ranges, ranges};
@@ -159,7 +160,43 @@ impl Agent {
                 Decision::First(_) => Ok(Vec::new()),
             };
         }
-        self.obtain(&wish, &request.full).await
+        match self.obtain(&wish, &request.full).await {
+            Err(NoAddress::Refused(refusal @ Refusal::Exhausted { .. })) => {
+                // What the plugin found full when it looked may not be so any more: an address
+                // that was about to be lent was not, or a pod went.
+                let full = self.still_full(&request.full).await;
+                if full == request.full {
+                    return Err(refusal.into());
+                }
+                self.obtain(&wish, &full).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Those of the ranges that have no address left now. A range of which that cannot be found
+    /// out counts as full.
+    async fn still_full(&self, full: &BTreeSet<IpNetwork>) -> BTreeSet<IpNetwork> {
+        {
+            let _turn = self.steps.lock().await;
+            self.settle().await;
+        }
+        let looked = self.blocking(|local| Ok((local.used()?, local.withdrawn()?)));
+        let Ok((used, withdrawn)) = looked.await else {
+            return full.clone();
+        };
+        let inputs = self.inputs();
+        let is_full = |range: &&IpNetwork| {
+            let mut taken: Vec<IpNetwork> = used.iter().copied().map(host).collect();
+            taken.extend(&withdrawn);
+            taken.extend(&inputs.reserved);
+            let span = match is_host(range) || inputs.ranges().contains(range) {
+                true => Span::of_node(**range),
+                false => Span::usable(**range),
+            };
+            span.without(&taken).is_empty()
+        };
+        full.iter().filter(is_full).copied().collect()
     }
 
     /// Decides, and does what has to be done first, until there is an answer.
@@ -285,7 +322,7 @@ impl Agent {
                 tracing::warn!(%error, "the node's blocks are not published, it is tried again");
             }
             for chore in self.due(&inputs, tidying).await {
-                if let Err(error) = self.do_chore(&inputs, &chore).await {
+                if let Err(error) = self.do_chore(&chore).await {
                     tracing::warn!(%error, ?chore, "it is tried again");
                 }
             }

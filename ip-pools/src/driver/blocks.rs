@@ -253,7 +253,10 @@ impl Agent {
         done.await
     }
 
-    pub(super) async fn do_chore(&self, inputs: &Inputs, chore: &Chore) -> Result<(), Failed> {
+    /// Each chore looks at what the one before has made: of two nodes that ask for an address of
+    /// one block the second must not get what was just lent to the first.
+    pub(super) async fn do_chore(&self, chore: &Chore) -> Result<(), Failed> {
+        let inputs = &self.inputs();
         match chore {
             Chore::Release(block) => self.release(inputs, *block).await,
             Chore::Return { block, address } => {
@@ -338,7 +341,8 @@ impl Agent {
         let changed = self.change(block, |spec| match found {
             Some(one) => {
                 spec.asked.remove(&to);
-                spec.lent.insert(one.to_string(), to);
+                // An address that somebody has stays his.
+                spec.lent.entry(one.to_string()).or_insert(to);
             }
             None => {
                 if let Some(question) = spec.asked.get_mut(&to) {
@@ -350,8 +354,11 @@ impl Agent {
                 }
             }
         });
-        // What was withdrawn in vain is admitted with the next look.
-        changed.await.map(drop)
+        if !changed.await? {
+            // What was withdrawn in vain is admitted before a pod finds the block full.
+            self.settle().await;
+        }
+        Ok(())
     }
 }
 

@@ -264,6 +264,39 @@ async fn nodes_that_claim_at_once_have_different_blocks_and_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_ask_one_block_at_once_are_lent_different_addresses() {
+    let api = api_with(json!({"cidr": "10.9.0.0/29", "blockSize": 29}));
+    for name in ["b", "c"] {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        api.put(NODES, node);
+    }
+    // Both questions are there before their owner looks for the first time.
+    api.put(
+        BLOCKS,
+        json!({
+            "apiVersion": "fairlead.io/v1", "kind": "IPAMBlock",
+            "metadata": {"name": "block-10-9-0-0-29"},
+            "spec": {"cidr": "10.9.0.0/29", "node": "a", "asked": {"b": {}, "c": {}}},
+        }),
+    );
+    let _a = Node::start(&api, "a", &["10.1.0.0/24"]).await;
+    let spec = || api.list(BLOCKS)[0]["spec"].clone();
+    let borrowers = |spec: &Value| -> BTreeSet<String> {
+        let lent = spec["lent"].as_object().into_iter().flatten();
+        lent.filter_map(|(_, node)| Some(node.as_str()?.to_owned()))
+            .collect()
+    };
+    eventually("both questions are answered", || {
+        spec()["asked"]
+            .as_object()
+            .is_none_or(serde_json::Map::is_empty)
+    })
+    .await;
+    let expected: BTreeSet<String> = ["b", "c"].map(str::to_owned).into();
+    assert_eq!(borrowers(&spec()), expected, "{}", spec());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_that_nobody_needs_goes_back_and_another_node_gets_it() {
     let api = api_with(json!({"cidr": "10.9.0.0/29", "blockSize": 30}));
     let (a, b) = (
