@@ -453,14 +453,19 @@ impl Driver {
         for message in new {
             tracing::warn!(node = %self.config.node_name, "{message}");
             let Some(node) = &node else { continue };
-            let event = warning(node, &message);
-            let api: Api<NodeEvent> = Api::namespaced(self.client.clone(), EVENT_NAMESPACE);
-            match api.create(&PostParams::default(), &event).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => tracing::debug!(%error, "an event could not be written"),
-            }
+            post_warning(&self.client, node, &message).await;
         }
+    }
+}
+
+/// Says it in an event of the Node.
+pub(crate) async fn post_warning(client: &Client, node: &Node, message: &str) {
+    let event = warning(node, message);
+    let api: Api<NodeEvent> = Api::namespaced(client.clone(), EVENT_NAMESPACE);
+    match api.create(&PostParams::default(), &event).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => tracing::debug!(%error, "an event could not be written"),
     }
 }
 

@@ -34,6 +34,7 @@
 
 pub mod annotations;
 pub mod config;
+pub mod conflicts;
 pub mod desired;
 pub mod doctor;
 pub mod driver;

@@ -424,6 +424,42 @@ fn contradictions_become_events_and_the_others_work_on() {
 }
 
 #[test]
+fn a_machine_that_answers_for_the_nodes_address_becomes_an_event() {
+    let (switch, api, nodes) = started(2);
+    let watching = nodes[0].watch_conflicts();
+    let told = || -> Vec<String> {
+        let events = api.events();
+        let messages = events.iter().filter_map(|event| event["message"].as_str());
+        let about = messages.filter(|text| text.contains("192.0.2.1 as well"));
+        about.map(str::to_owned).collect()
+    };
+    let intruder = kernel::testing::TestNetns::new("intruder");
+    switch.join("p9", &intruder, "eth0");
+    switch.enslave("br0", "p9");
+    intruder.add_address("eth0", "192.0.2.1/24");
+    let mac = intruder.link("eth0").unwrap().mac.unwrap();
+    eventually("an event", 6 * SOON, || !told().is_empty());
+    assert!(told()[0].contains(&mac.to_string()), "{:?}", told());
+    let event = api
+        .events()
+        .into_iter()
+        .find(|event| event["message"] == *told()[0])
+        .unwrap();
+    assert_eq!(event["involvedObject"]["name"], "node1");
+    assert_eq!(event["type"], "Warning");
+    // It goes on, and is not told again.
+    intruder.run(|| {
+        let mut echo = kernel::icmp::Echo::open(false).unwrap();
+        for _ in 0..3 {
+            // Nobody has to answer: whoever sends says whose the address is.
+            let _ = echo.send([192, 0, 2, 2].into(), 100, Duration::from_millis(200));
+        }
+    });
+    assert_eq!(told().len(), 1, "{:?}", told());
+    drop(watching);
+}
+
+#[test]
 fn a_vni_that_another_device_uses_is_told_and_recovered_from() {
     let (_switch, api, mut nodes) = cluster(2);
     nodes[0].ip("link add other type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning");

@@ -14,6 +14,7 @@
 //! **Invariant:** no other crate of the workspace has `unsafe` code or opens netlink sockets.
 
 pub mod address;
+pub mod arp;
 pub mod conntrack;
 pub mod ethtool;
 pub mod flight;

@@ -94,11 +94,12 @@ pub fn is_routed(own: &str, nodes: &[Arc<Node>], routes: &[Route]) -> bool {
 }
 
 /// Routes that BGP has left on a node that uses tunnels: to pods, with another way there; those
-/// to its own; and all to pods once nobody speaks BGP.
+/// to its own; and all to pods once nobody speaks BGP. `pod_networks` are all that pods have or had
+/// addresses of, also by a pool that is gone.
 pub fn left_by_bgp(
     own: &str,
     nodes: &[Arc<Node>],
-    pod_networks: &[IpNetwork],
+    pod_networks: &BTreeSet<IpNetwork>,
     routes: &[Route],
 ) -> Vec<Route> {
     let tunnelled: BTreeSet<IpNetwork> = routes
@@ -108,13 +109,14 @@ pub fn left_by_bgp(
         .collect();
     let own_node = nodes.iter().find(|node| node.name_any() == own);
     let own_ranges = own_node.map(|node| pod_ranges(node)).unwrap_or_default();
+    let own_ranges: BTreeSet<IpNetwork> = own_ranges.into_iter().collect();
     let speaks = |node: &Arc<Node>| matches!(Stage::of(node), Some(Stage::Bgp | Stage::BgpOnly));
     let nobody = !nodes
         .iter()
         .any(|node| node.name_any() != own && speaks(node));
     let is_left = |route: &&Route| {
         let to = route.destination;
-        let within = |all: &[IpNetwork]| all.iter().any(|network| contains(network, &to));
+        let within = |all: &BTreeSet<IpNetwork>| all.iter().any(|own| contains(own, &to));
         route.protocol == Protocol::BGP
             && within(pod_networks)
             && (nobody || tunnelled.contains(&to) || within(&own_ranges))
@@ -143,7 +145,8 @@ impl Transition {
         // What the node says still is the mode that it was in.
         let own = nodes.get("", &self.node_name);
         let before = own.is_some_and(|node| Stage::of(&node) == Some(Stage::Vxlan));
-        let mut needed = self.look(&nodes, before).await;
+        let mut pods: BTreeSet<IpNetwork> = self.pod_networks.iter().copied().collect();
+        let mut needed = self.look(&nodes, &mut pods, before).await;
         let (sender, receiver) = watch::channel(needed);
         tokio::spawn(async move {
             let mut changes = nodes.subscribe();
@@ -153,17 +156,24 @@ impl Transition {
                     _ = changes.recv() => while changes.try_recv().is_ok() {},
                     () = tokio::time::sleep(LOOK) => {}
                 }
-                needed = self.look(&nodes, needed).await;
+                needed = self.look(&nodes, &mut pods, needed).await;
                 sender.send_if_modified(|old| std::mem::replace(old, needed) != needed);
             }
         });
         receiver
     }
 
-    /// One look; whether the overlay is needed.
-    async fn look(&self, nodes: &WatchCache<Node>, before: bool) -> bool {
+    /// One look; whether the overlay is needed. A block of pods that is given back, or whose pool is
+    /// deleted, meanwhile, stays in `pods`: its route would stay for ever otherwise.
+    async fn look(
+        &self,
+        nodes: &WatchCache<Node>,
+        pods: &mut BTreeSet<IpNetwork>,
+        before: bool,
+    ) -> bool {
         let all = nodes.list();
-        match self.observe(&all, before) {
+        pods.extend(all.iter().flat_map(|node| pod_ranges(node)));
+        match self.observe(&all, pods, before) {
             Ok((stage, needed)) => {
                 self.publish(&all, stage).await;
                 needed
@@ -175,12 +185,17 @@ impl Transition {
         }
     }
 
-    fn observe(&self, nodes: &[Arc<Node>], before: bool) -> Result<(Stage, bool), netlink::Error> {
+    fn observe(
+        &self,
+        nodes: &[Arc<Node>],
+        pods: &BTreeSet<IpNetwork>,
+        before: bool,
+    ) -> Result<(Stage, bool), netlink::Error> {
         let mut socket = Socket::route()?;
         let routes = route::list(&mut socket, route::Filter::main_table())?;
         let own = &self.node_name;
         if self.mode == Mode::Vxlan {
-            for left in left_by_bgp(own, nodes, &self.pod_networks, &routes) {
+            for left in left_by_bgp(own, nodes, pods, &routes) {
                 ignore_not_found(socket.execute(&route::delete(&left)))?;
             }
             return Ok((Stage::Vxlan, true));
@@ -306,7 +321,7 @@ mod tests {
 
     #[test]
     fn routes_of_bgp_go_when_there_is_another_way() {
-        let cluster = ["10.244.0.0/16".parse().unwrap()];
+        let cluster = BTreeSet::from(["10.244.0.0/16".parse().unwrap()]);
         let routes = [
             route("10.244.1.0/24", Protocol::BGP),
             route("10.244.2.0/24", Protocol::BGP),

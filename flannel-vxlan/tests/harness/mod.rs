@@ -331,6 +331,26 @@ impl TestNode {
         self.running = Some((shutdown, thread));
     }
 
+    /// Looks for machines with the node's addresses until the result is dropped.
+    pub fn watch_conflicts(&self) -> tokio_util::sync::DropGuard {
+        let shutdown = CancellationToken::new();
+        let (token, api, name) = (shutdown.clone(), self.api.clone(), self.name.clone());
+        let namespace = kernel::netns::Netns::named(self.ns.name()).unwrap();
+        std::thread::spawn(move || {
+            namespace.enter_this_thread().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let client = api.client();
+                let caches = WatchCaches::new(client.clone());
+                flannel_vxlan::conflicts::watch(name, Deps { client, caches }, token).await;
+            });
+        });
+        shutdown.drop_guard()
+    }
+
     /// Stops the process; the kernel's state stays.
     pub fn stop(&mut self) {
         if let Some((shutdown, thread)) = self.running.take() {

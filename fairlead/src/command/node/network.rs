@@ -25,6 +25,11 @@ pub(crate) async fn run(
     mut mode: watch::Receiver<String>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    tokio::spawn(flannel_vxlan::conflicts::watch(
+        config.overlay.node_name.clone(),
+        config.overlay_deps(),
+        shutdown.clone(),
+    ));
     loop {
         let current = mode.borrow_and_update().clone();
         let stop = shutdown.child_token();
