@@ -64,12 +64,16 @@ lab-programs: nextest programs
 	$(TARGET)/debug/fairlead image build >/dev/null
 
 # Suites with whole clusters that make test runs.
-CLUSTERS := binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services)
+CLUSTERS := binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services) \
+	or binary(traffic) or binary(policies) or binary(policy_node)
+# What runs in a kernel that has IPVS, which is emulated where this one has none.
+IPVS := kind(test) and test(/^ipvs::/)
 
 test: lab-programs clients check ## what CI runs
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \
-		-E 'not (package(cluster-tests) or (kind(test) and test(/^ipvs::/)))'
+		-E 'not (package(cluster-tests) or ($(IPVS)))'
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests) and ($(CLUSTERS))'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 1 -E '$(IPVS)'
 
 clients: nextest # kubectl old and new, Helm, client libraries
 	@scripts/clients $(TARGET)/clients
@@ -78,10 +82,10 @@ test-long: lab-programs clients ## suites that take long or were not yet seen to
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests) and not ($(CLUSTERS))'
 
 test-ipvs: nextest ## Services by IPVS, in a kernel that has it
-	$(CARGO) nextest run --workspace --locked --no-fail-fast -E '(kind(test) and test(/^ipvs::/))'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E '$(IPVS)'
 
 unit: nextest ## the tests of the parts, network namespaces included
-	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'not (package(cluster-tests) or (kind(test) and test(/^ipvs::/)))'
+	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'not (package(cluster-tests) or ($(IPVS)))'
 
 cluster: lab-programs clients ## whole clusters in the lab (TESTS=name for some of them)
 	$(CARGO) nextest run --workspace --locked --no-fail-fast -E 'package(cluster-tests)' $(TESTS)

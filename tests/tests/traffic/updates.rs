@@ -12,8 +12,7 @@ fn graceful(node: &str) -> Value {
     let mut spec = server_on(node);
     spec["terminationGracePeriodSeconds"] = json!(30);
     spec["containers"][0]["args"] = json!(["serve", "--shutdown-delay", "4"]);
-    spec["containers"][0]["readinessProbe"] =
-        json!({"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 1});
+    spec["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10});
     spec
 }
 
@@ -93,8 +92,10 @@ pub(crate) fn a_rolling_update_fails_no_request(site: &Site) -> anyhow::Result<(
             let uid = |pod: &Value| pod["metadata"]["uid"].clone();
             old.iter().any(|own| uid(own) == uid(pod))
         };
-        space.until_pods("app=web", "two new pods", |pods| {
-            pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && !is_old(pod))
+        // One pod after the other, each of which takes its time to end.
+        wait_for("two new pods", 4 * PATIENCE, || {
+            let pods = space.pods("app=web")?;
+            Ok(pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && !is_old(pod)))
         })?;
         go_on()?;
     }
