@@ -21,7 +21,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a lab, or uses the one that `LAB` names.
+    /// Starts a lab in the modes that `NETWORK` and `PROXY` name, or uses the one that `LAB` names.
     pub fn start(name: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         if let Ok(lab) = std::env::var("LAB") {
             let kubeconfig = PathBuf::from(format!("/var/lib/fairlead-labs/{lab}/kubeconfig"));
@@ -39,7 +39,10 @@ impl Cluster {
             kubeconfig: PathBuf::new(),
             keep,
         };
-        let stdout = cluster.lab("up", arguments)?.success()?;
+        let modes = modes(arguments, |variable| std::env::var(variable).ok());
+        let modes = modes.iter().map(String::as_str);
+        let arguments: Vec<&str> = arguments.iter().copied().chain(modes).collect();
+        let stdout = cluster.lab("up", &arguments)?.success()?;
         let last = stdout.lines().last().unwrap_or_default();
         let path = last
             .strip_prefix("KUBECONFIG=")
@@ -150,6 +153,19 @@ impl Cluster {
     }
 }
 
+/// The options for the modes that the environment asks for and the suite itself leaves open.
+fn modes(arguments: &[&str], environment: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let chosen = [("NETWORK", "--network="), ("PROXY", "--proxy=")];
+    let open = chosen
+        .into_iter()
+        .filter(|(_, option)| !arguments.iter().any(|given| given.starts_with(option)));
+    open.filter_map(|(variable, option)| {
+        let mode = environment(variable).filter(|mode| !mode.is_empty())?;
+        Some(format!("{option}{mode}"))
+    })
+    .collect()
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.keep {
@@ -226,5 +242,21 @@ pub fn wait_for(
             }
         }
         thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_chooses_the_modes_that_a_suite_leaves_open() {
+        let environment = |variable: &str| match variable {
+            "NETWORK" => Some("bgp".to_owned()),
+            "PROXY" => Some(String::new()),
+            _ => None,
+        };
+        assert_eq!(modes(&["--nodes=2"], environment), ["--network=bgp"]);
+        assert!(modes(&["--network=vxlan"], environment).is_empty());
     }
 }

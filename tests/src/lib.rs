@@ -8,7 +8,8 @@
 //! cargo test -p cluster-tests --test cluster -- dns     those with dns in their name
 //! ```
 //!
-//! `KEEP=1` leaves the lab running, `LAB=NAME` uses one that runs already.
+//! `KEEP=1` leaves the lab running, `LAB=NAME` uses one that runs already. `NETWORK=bgp` and
+//! `PROXY=nftables` make the lab of any suite one with these modes.
 
 pub mod api;
 pub mod clients;

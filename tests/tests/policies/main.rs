@@ -1,6 +1,5 @@
 //! Policies in a whole cluster: truth tables on real packets between nine pods on two nodes,
-//! written by hand (`catalogue.txt`) and generated, and what happens around policies. `NETWORK`
-//! and `PROXY` choose another lab than the default one.
+//! written by hand (`catalogue.txt`) and generated, and what happens around policies.
 
 mod around;
 mod catalogue;
@@ -48,14 +47,7 @@ fn main() -> ExitCode {
     ];
     // One at a time: they share the pods.
     cluster_tests::harness::run("policies", 1, cases, || {
-        let mut arguments = vec!["--nodes=2".to_owned(), "--ip-family=dual".to_owned()];
-        for (variable, option) in [("NETWORK", "network"), ("PROXY", "proxy")] {
-            if let Ok(value) = std::env::var(variable) {
-                arguments.push(format!("--{option}={value}"));
-            }
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let cluster = Cluster::start("policies", &arguments)?;
+        let cluster = Cluster::start("policies", &["--nodes=2", "--ip-family=dual"])?;
         let places = pods::start(&cluster)?;
         Ok(Suite {
             prober: Prober::new(&cluster.lab, &places)?,
