@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use watch_cache::{Cacheable, Change, ObjectKey, WatchCache, WatchCaches};
@@ -108,6 +108,7 @@ enum Update {
     Claim(Change<PersistentVolumeClaim>),
     Volume(Change<PersistentVolume>),
     Class(Change<StorageClass>),
+    Plugins(Change<CSINode>),
     Budget,
     /// Changes were lost.
     Rebuild,
@@ -120,6 +121,7 @@ struct Caches {
     claims: WatchCache<PersistentVolumeClaim>,
     volumes: WatchCache<PersistentVolume>,
     classes: WatchCache<StorageClass>,
+    plugins: WatchCache<CSINode>,
     budgets: WatchCache<PodDisruptionBudget>,
 }
 
@@ -132,6 +134,7 @@ impl Caches {
             claims: caches.of(),
             volumes: caches.of(),
             classes: caches.of(),
+            plugins: caches.of(),
             budgets: caches.of(),
         }
     }
@@ -144,6 +147,7 @@ impl Caches {
             changes(&self.claims, Update::Claim),
             changes(&self.volumes, Update::Volume),
             changes(&self.classes, Update::Class),
+            changes(&self.plugins, Update::Plugins),
             changes(&self.budgets, |_| Update::Budget),
         ])
     }
@@ -154,6 +158,7 @@ impl Caches {
         self.claims.synced().await;
         self.volumes.synced().await;
         self.classes.synced().await;
+        self.plugins.synced().await;
         self.budgets.synced().await;
         self.pods.synced().await;
     }
@@ -207,6 +212,10 @@ impl Driver {
             let name = class.metadata.name.clone().unwrap_or_default();
             self.state.volumes.classes.insert(name, class);
         }
+        for node in self.caches.plugins.list() {
+            let name = node.metadata.name.clone().unwrap_or_default();
+            self.state.volumes.nodes.insert(name, node);
+        }
         self.state.budgets = self.caches.budgets.list();
         let pods = self.caches.pods.list();
         // Pods that went meanwhile would be tried for ever.
@@ -252,7 +261,9 @@ impl Driver {
             }
             Update::Budget => self.state.budgets = self.caches.budgets.list(),
             Update::Rebuild => self.rebuild(),
-            Update::Claim(_) | Update::Volume(_) | Update::Class(_) => self.update_volumes(update),
+            Update::Claim(_) | Update::Volume(_) | Update::Class(_) | Update::Plugins(_) => {
+                self.update_volumes(update);
+            }
         }
     }
 
@@ -267,6 +278,9 @@ impl Driver {
             }
             Update::Class(change) => {
                 store(&mut volumes.classes, change, |c| ObjectKey::of(c).name);
+            }
+            Update::Plugins(change) => {
+                store(&mut volumes.nodes, change, |n| ObjectKey::of(n).name);
             }
             _ => return,
         }

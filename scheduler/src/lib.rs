@@ -19,6 +19,7 @@ mod run;
 pub mod schedule;
 pub mod score;
 pub mod state;
+mod volume_limits;
 pub mod volumes;
 
 pub use metrics::register;

@@ -48,6 +48,7 @@ impl ClusterEvent {
             }
             Plugin::InterPodAffinity => !matches!(self, E::Volumes | E::NodeAllocatable),
             Plugin::VolumeRestrictions => matches!(self, E::RoomMade | E::Volumes),
+            Plugin::NodeVolumeLimits => matches!(self, E::NodeAdded | E::RoomMade | E::Volumes),
             Plugin::DynamicResources => false,
             Plugin::VolumeBinding => matches!(self, E::NodeAdded | E::NodeLabels | E::Volumes),
         }

@@ -5,19 +5,20 @@ use std::sync::Arc;
 
 use api_rules::{quantity, selector};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use watch_cache::ObjectKey;
 
 use crate::filter::{Plugin, Rejection};
 use crate::pod::PodInfo;
 use crate::state::{ClusterState, NodeInfo};
 
-/// Claims, volumes and classes by name.
+/// Claims, volumes, classes and what plugins say of nodes, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Volumes {
     pub claims: BTreeMap<ObjectKey, Arc<PersistentVolumeClaim>>,
     pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
     pub classes: BTreeMap<String, Arc<StorageClass>>,
+    pub nodes: BTreeMap<String, Arc<CSINode>>,
 }
 
 /// The claim that a pod's volume means, if it means one.
@@ -31,7 +32,7 @@ fn claim_name(pod: &PodInfo, volume: &Volume) -> Option<String> {
         .map(|_| format!("{}-{}", pod.key.name, volume.name))
 }
 
-fn claim_names(pod: &PodInfo) -> impl Iterator<Item = String> {
+pub(crate) fn claim_names(pod: &PodInfo) -> impl Iterator<Item = String> {
     let volumes = pod
         .spec()
         .and_then(|spec| spec.volumes.as_deref())

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::pod::PodInfo;
 use crate::state::{ClusterState, NodeInfo};
-use crate::volumes;
+use crate::{volume_limits, volumes};
 
 pub use affinity::term_matches;
 pub(crate) use spread::Constraint as SpreadConstraint;
@@ -34,6 +34,7 @@ pub enum Plugin {
     NodePorts,
     NodeResourcesFit,
     NodeUnschedulable,
+    NodeVolumeLimits,
     PodTopologySpread,
     TaintToleration,
     VolumeBinding,
@@ -120,6 +121,7 @@ impl<'a> Cycle<'a> {
         node::devices(self.pod)?;
         volumes::filter(&self.state.volumes, self.pod, info)?;
         volumes::filter_holders(&self.holders, info)?;
+        volume_limits::filter(&self.state.volumes, self.pod, info)?;
         spread::filter(&self.spread, self.pod, info)?;
         self.affinity.filter(self.pod, info)
     }
