@@ -33,6 +33,8 @@ pub(crate) struct Measured {
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub reason: &'static str,
+    /// Which value is missing, for the event about all metrics.
+    pub what: String,
     pub message: String,
 }
 
@@ -130,37 +132,95 @@ impl Subject<'_> {
         source: &Source,
         spec: &MetricSpec,
     ) -> Result<Measured, Failed> {
-        let fail = |reason: &'static str| {
-            move |error: Fault| Failed {
-                reason,
-                message: error.to_string(),
+        let measured = match spec.type_.as_str() {
+            "Resource" => self.resource(source, spec).await,
+            "ContainerResource" => self.container(source, spec).await,
+            "Pods" => self.of_pods(source, spec).await,
+            "Object" => self.object(source, spec).await,
+            "External" => self.external(source, spec).await,
+            _ => Err(Fault::Target),
+        };
+        measured.map_err(|fault| self.failed(spec, &fault))
+    }
+
+    /// A fault in upstream's words.
+    fn failed(&self, spec: &MetricSpec, fault: &Fault) -> Failed {
+        let custom = "unable to fetch metrics from custom metrics API";
+        let of_resource = |name: &str, target: &MetricTarget| {
+            let kind = match target.average_utilization {
+                Some(_) => "utilization",
+                None => "usage",
+            };
+            let unread = format!(
+                "unable to get metrics for resource {name}: unable to fetch metrics from resource metrics API"
+            );
+            (format!("failed to get {name} {kind}: "), unread)
+        };
+        let (reason, what, (lead, unread)) = match (
+            &spec.resource,
+            &spec.container_resource,
+            &spec.pods,
+            &spec.object,
+            &spec.external,
+        ) {
+            (Some(metric), ..) => (
+                "FailedGetResourceMetric",
+                format!("{} resource", metric.name),
+                of_resource(&metric.name, &metric.target),
+            ),
+            (_, Some(metric), ..) => (
+                "FailedGetContainerResourceMetric",
+                format!("{} container", metric.name),
+                of_resource(&metric.name, &metric.target),
+            ),
+            (_, _, Some(metric), ..) => {
+                let unread = format!("unable to get metric {}: {custom}", metric.metric.name);
+                (
+                    "FailedGetPodsMetric",
+                    "pods".to_owned(),
+                    (String::new(), unread),
+                )
+            }
+            (_, _, _, Some(metric), _) => {
+                let (of, name) = (&metric.described_object, &metric.metric.name);
+                let on = format!("{} on {} {}", of.kind, self.namespace, of.name);
+                let unread = format!("unable to get metric {name}: {on}/{custom}");
+                (
+                    "FailedGetObjectMetric",
+                    "object".to_owned(),
+                    (String::new(), unread),
+                )
+            }
+            (_, _, _, _, Some(metric)) => {
+                let name = &metric.metric.name;
+                let unread = format!(
+                    "unable to get external metric {}/{name}: unable to fetch metrics from external metrics API",
+                    self.namespace
+                );
+                (
+                    "FailedGetExternalMetric",
+                    format!("{name} external"),
+                    (String::new(), unread),
+                )
+            }
+            _ => {
+                let message = format!("unknown metric source type {:?}", spec.type_);
+                let what = "invalid metric source".to_owned();
+                return Failed {
+                    reason: "InvalidMetricSourceType",
+                    what,
+                    message,
+                };
             }
         };
-        match spec.type_.as_str() {
-            "Resource" => self
-                .resource(source, spec)
-                .await
-                .map_err(fail("FailedGetResourceMetric")),
-            "ContainerResource" => self
-                .container(source, spec)
-                .await
-                .map_err(fail("FailedGetContainerResourceMetric")),
-            "Pods" => self
-                .of_pods(source, spec)
-                .await
-                .map_err(fail("FailedGetPodsMetric")),
-            "Object" => self
-                .object(source, spec)
-                .await
-                .map_err(fail("FailedGetObjectMetric")),
-            "External" => self
-                .external(source, spec)
-                .await
-                .map_err(fail("FailedGetExternalMetric")),
-            other => Err(Failed {
-                reason: "InvalidMetricSourceType",
-                message: format!("unknown metric source type {other:?}"),
-            }),
+        let message = match fault {
+            Fault::Read(error) => format!("{lead}{unread}: {}", error.message()),
+            other => format!("{lead}{other}"),
+        };
+        Failed {
+            reason,
+            what: format!("failed to get {what} metric value"),
+            message,
         }
     }
 

@@ -265,12 +265,13 @@ impl Look<'_> {
             now: self.now,
         };
         let mut measured = Vec::new();
-        let mut failed = None;
+        let (mut failed, mut failures) = (None, 0);
         for metric in self.spec.metrics.iter().flatten() {
             match subject.measure(&self.controller.source, metric).await {
                 Ok(one) => measured.push(one),
                 Err(fault) => {
                     self.warn(fault.reason, &fault.message);
+                    failures += 1;
                     failed.get_or_insert(fault);
                 }
             }
@@ -278,21 +279,31 @@ impl Look<'_> {
         let best = most(&measured);
         let told: Vec<MetricStatus> = measured.into_iter().map(|one| one.status).collect();
         status.current_metrics = Some(told).filter(|told| !told.is_empty());
+        let failed = failed.map(|first| (first, failures));
         self.judge(best, failed, current, status)
     }
 
     fn judge(
         &self,
         best: Option<(i32, String)>,
-        failed: Option<Failed>,
+        failed: Option<(Failed, usize)>,
         current: i32,
         status: &mut HorizontalPodAutoscalerStatus,
     ) -> Option<(i32, String)> {
         let usable = best.filter(|(replicas, _)| failed.is_none() || *replicas >= current);
         let Some((replicas, subject)) = usable else {
-            let Failed { reason, message } = failed?;
+            let (first, failures) = failed?;
+            let all = self.spec.metrics.as_ref().map_or(0, Vec::len);
+            let Failed {
+                reason,
+                what,
+                message,
+            } = first;
+            let told = format!(
+                "invalid metrics ({failures} invalid out of {all}), first error is: {what}: {message}"
+            );
+            self.warn("FailedComputeMetricsReplicas", &told);
             let message = format!("the HPA was unable to compute the replica count: {message}");
-            self.warn("FailedComputeMetricsReplicas", &message);
             status::active(status, false, reason, message, self.now);
             return None;
         };

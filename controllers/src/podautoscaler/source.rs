@@ -17,6 +17,8 @@ use crate::framework::{During, Error};
 const RESOURCE: &str = "/apis/metrics.k8s.io/v1beta1";
 const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2";
 const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1";
+/// The reason that the client gives to answers of other forms.
+const UNREADABLE: &str = "Failed to parse error data";
 /// What a measurement without a window is an average of.
 const CUSTOM_WINDOW: Duration = Duration::from_secs(60);
 
@@ -32,7 +34,10 @@ impl Source {
             .body(Vec::new())
             .map_err(kube::Error::HttpError)
             .during("asking for", path)?;
-        self.client.request(request).await.during("reading", path)
+        let answer = self.client.request(request).await;
+        answer
+            .map_err(|error| plain(error, path))
+            .during("reading", path)
     }
 
     /// CPU or memory of the pods that a selector picks; of one container where it is named.
@@ -95,6 +100,27 @@ impl Source {
             .collect();
         Ok((!values.is_empty()).then(|| values.iter().sum()))
     }
+}
+
+/// The client's words for answers that are not a Status: where nobody serves a metrics API, the
+/// server has only a code.
+fn plain(error: kube::Error, path: &str) -> kube::Error {
+    let kube::Error::Api(mut status) = error else {
+        return error;
+    };
+    let told = match status.code {
+        _ if status.reason != UNREADABLE => None,
+        404 => Some("the server could not find the requested resource"),
+        503 => Some("the server is currently unable to handle the request"),
+        _ => None,
+    };
+    if let Some(told) = told {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let group = parts.get(1).copied().unwrap_or_default();
+        let resource = parts.get(5).copied().unwrap_or_default();
+        status.message = format!("{told} (get {resource}.{group})");
+    }
+    kube::Error::Api(status)
 }
 
 fn selector_text(selector: Option<&LabelSelector>) -> String {
@@ -183,6 +209,23 @@ mod tests {
         assert_eq!(of_pod_metrics(&list, "memory", None)["a"].value, 2_048_000);
         assert_eq!(of_pod_metrics(&list, "cpu", Some("d"))["a"].value, 1000);
         assert!(of_pod_metrics(&list, "cpu", Some("none")).is_empty());
+    }
+
+    #[test]
+    fn a_missing_metrics_api_is_told_as_people_know_it() {
+        let unreadable = |code: u16| {
+            let status = kube::core::Status::failure("404 page not found", UNREADABLE);
+            kube::Error::Api(status.with_code(code).boxed())
+        };
+        let told = |error| match plain(error, "/apis/metrics.k8s.io/v1beta1/namespaces/a/pods") {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        };
+        assert_eq!(
+            told(unreadable(404)),
+            "the server could not find the requested resource (get pods.metrics.k8s.io)"
+        );
+        assert_eq!(told(unreadable(500)), "404 page not found");
     }
 
     #[test]
