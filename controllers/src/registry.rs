@@ -30,8 +30,11 @@ pub(crate) const CONTROLLERS: &[Entry] = &[
     on("service-cidr-controller", "service-cidr", crate::servicecidr::start),
     on("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status", crate::admissionpolicy::start),
     on("persistentvolume-binder-controller", "persistentvolume-binder", crate::volumes::binder::start),
+    on("persistentvolume-attach-detach-controller", "attachdetach", crate::volumes::attach::start),
+    on("persistentvolume-expander-controller", "persistentvolume-expander", crate::volumes::expand::start),
     on("persistentvolumeclaim-protection-controller", "pvc-protection", crate::volumes::protection::start_claims),
     on("persistentvolume-protection-controller", "pv-protection", crate::volumes::protection::start_volumes),
+    on("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", crate::volumes::protection::start_classes),
     on("ephemeral-volume-controller", "ephemeral-volume", crate::volumes::ephemeral::start),
     on("resourceclaim-controller", "resource-claim-controller", crate::resourceclaim::start),
     on("cronjob-controller", "cronjob", crate::cronjob::start),
@@ -70,16 +73,11 @@ const ACCEPTED: &[(&str, &str)] = &[
         "legacy-service-account-token-cleaner",
     ),
     ("node-route-controller", "route"),
-    ("persistentvolume-attach-detach-controller", "attachdetach"),
     (
         "device-taint-eviction-controller",
         "device-taint-eviction-controller",
     ),
     ("selinux-warning-controller", "selinux-warning-controller"),
-    (
-        "volumeattributesclass-protection-controller",
-        "volumeattributesclass-protection-controller",
-    ),
     (
         "podcertificaterequest-cleaner-controller",
         "podcertificaterequest-cleaner-controller",
@@ -87,10 +85,6 @@ const ACCEPTED: &[(&str, &str)] = &[
     (
         "kube-apiserver-serving-clustertrustbundle-publisher-controller",
         "kube-apiserver-serving-clustertrustbundle-publisher",
-    ),
-    (
-        "persistentvolume-expander-controller",
-        "persistentvolume-expander",
     ),
     ("service-lb-controller", "service"),
     (

@@ -46,7 +46,7 @@ pub(crate) fn reserved(volume: &PersistentVolume, claim: &PersistentVolumeClaim)
     }
 }
 
-fn size(list: Option<&std::collections::BTreeMap<String, Quantity>>) -> i128 {
+pub(crate) fn size(list: Option<&std::collections::BTreeMap<String, Quantity>>) -> i128 {
     list.and_then(|list| list.get("storage"))
         .map_or(0, |size| nanos(&size.0).unwrap_or(0))
 }

@@ -1,6 +1,8 @@
-//! Keeps claims that pods use and volumes that are bound, by finalizers.
+//! Keeps claims that pods use, volumes that are bound and classes of attributes that either names,
+//! by finalizers.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -12,6 +14,7 @@ use crate::framework::{Context, During, Error, Outcome, Reconciler, Tolerate, ac
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 /// Starts the protection of claims.
 pub(crate) fn start_claims(context: &Context) {
@@ -159,6 +162,79 @@ impl Reconciler for Volumes {
     }
 }
 
+/// Starts the protection of classes of attributes.
+pub(crate) fn start_classes(context: &Context) {
+    let classes = context.caches.of::<VolumeAttributesClass>();
+    let claims = context.caches.of::<PersistentVolumeClaim>();
+    let volumes = context.caches.of::<PersistentVolume>();
+    context
+        .controller("volumeattributesclass-protection-controller")
+        .watch(&classes, |change| [change.key().name])
+        .watch(&claims, |change| freed(change, classes_of_claim))
+        .watch(&volumes, |change| freed(change, classes_of_volume))
+        .run(
+            1,
+            Classes {
+                context: context.clone(),
+                classes,
+                claims,
+                volumes,
+            },
+        );
+}
+
+/// The classes that an object named before the change.
+fn freed<K>(change: &Change<K>, classes: fn(&K) -> Vec<String>) -> Vec<String> {
+    match change {
+        Change::Applied { old: Some(old), .. } | Change::Deleted { old } => classes(old),
+        Change::Applied { old: None, .. } => Vec::new(),
+    }
+}
+
+/// The class that a claim wants, the one that it has and the one that it is on its way to.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let wanted = claim.spec.iter();
+    let wanted = wanted.filter_map(|spec| spec.volume_attributes_class_name.clone());
+    let status = claim.status.iter();
+    let real = status.flat_map(|status| {
+        let target = status.modify_volume_status.as_ref();
+        let target = target.and_then(|modify| modify.target_volume_attributes_class_name.clone());
+        let current = status.current_volume_attributes_class_name.clone();
+        current.into_iter().chain(target)
+    });
+    wanted.chain(real).collect()
+}
+
+fn classes_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    let spec = volume.spec.iter();
+    spec.filter_map(|spec| spec.volume_attributes_class_name.clone())
+        .collect()
+}
+
+struct Classes {
+    context: Context,
+    classes: WatchCache<VolumeAttributesClass>,
+    claims: WatchCache<PersistentVolumeClaim>,
+    volumes: WatchCache<PersistentVolume>,
+}
+
+impl Reconciler for Classes {
+    type Key = String;
+
+    async fn sync(&self, name: &String) -> Result<Outcome, Error> {
+        let Some(class) = self.classes.get("", name) else {
+            return Ok(Outcome::Done);
+        };
+        let (claims, volumes) = (self.claims.list(), self.volumes.list());
+        let used = claims.iter().any(|c| classes_of_claim(c).contains(name))
+            || volumes.iter().any(|v| classes_of_volume(v).contains(name));
+        if let Some(finalizers) = finalizers(class.as_ref(), CLASS_FINALIZER, used) {
+            set(&self.context.cluster_api(), class.as_ref(), finalizers).await?;
+        }
+        Ok(Outcome::Done)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -186,6 +262,15 @@ mod tests {
         assert_eq!(set(true, true, true), None);
         assert_eq!(set(true, true, false), Some(vec![]));
         assert_eq!(set(true, false, false), None);
+    }
+
+    #[test]
+    fn a_claim_names_the_class_that_it_wants_has_and_gets() {
+        let claim = json!({"spec": {"volumeAttributesClassName": "wanted"}, "status": {
+            "currentVolumeAttributesClassName": "had", "modifyVolumeStatus": {
+                "status": "InProgress", "targetVolumeAttributesClassName": "next"}}});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+        assert_eq!(classes_of_claim(&claim), ["wanted", "had", "next"]);
     }
 
     #[test]
