@@ -99,18 +99,19 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     let node_selector = format!("metadata.name={}", config.node_name);
     let pod_selector = format!("spec.nodeName={}", config.node_name);
     let facts = node::facts(&config, &machine);
+    let paths = Paths {
+        root: config.root.clone(),
+    };
     let context = Arc::new(Context {
         client: deps.client.clone(),
         images: Images::new(runtime.clone(), events.clone()),
         runtime,
         cgroups: Cgroups::detect(&config.cgroup_mount),
-        paths: Paths {
-            root: config.root.clone(),
-        },
+        csi: Drivers::recall(&paths),
+        paths,
         events,
         objects: ObjectStore::new(deps.client.clone(), objects_sender),
         tokens: Tokens::new(deps.client.clone()),
-        csi: Drivers::default(),
         services: deps.caches.of::<Service>(),
         node: deps.caches.selected::<Node>(&node_selector),
         runtime_classes: deps.caches.of::<RuntimeClass>(),

@@ -3,8 +3,12 @@
 //! A plugin puts a socket into `plugins_registry`; [`registration`] asks it for its name, and
 //! tells the API of it with the node's CSINode. [`publish`] has a volume mounted where a pod's
 //! other volumes are, and remembers beside the mount what has to be said to take it down: a
-//! kubelet that is killed in between finds it there.
+//! kubelet that is killed in between finds it there. [`hold`] keeps what has to stay attached to
+//! the node; the node's status tells it, and nothing is mounted before the API has it. [`expand`]
+//! makes a volume fill the room that it was given.
 
+mod expand;
+mod hold;
 mod publish;
 mod registration;
 
@@ -17,7 +21,7 @@ use cri::csi::node_client::NodeClient;
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 
-pub(crate) use publish::{Mounted, set_up, tear_down};
+pub(crate) use publish::{Behind, Mounted, set_up, tear_down};
 pub(crate) use registration::follow;
 
 /// How long a plugin may take for one call, as upstream.
@@ -38,6 +42,8 @@ pub(crate) enum CsiError {
     NotEphemeral(String),
     #[error("volume {volume} is not attached to node {node} yet")]
     NotAttached { volume: String, node: String },
+    #[error("the API does not know yet that volume {0} is in use here")]
+    NotReported(String),
     #[error("reading {what}: {message}")]
     Api { what: String, message: String },
     #[error("{action} {path}: {source}")]
@@ -59,6 +65,8 @@ struct Driver {
     mount_group: bool,
     /// It tells a single writer from a single node.
     single_writer: bool,
+    /// It has something to do on the node when a volume has become larger.
+    expands: bool,
 }
 
 impl Driver {
@@ -99,9 +107,18 @@ pub(crate) struct Drivers {
     known: Arc<Mutex<BTreeMap<String, Driver>>>,
     /// One volume's stage is made or taken down by one at a time.
     staging: Arc<Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>>,
+    pub(crate) held: hold::Held,
 }
 
 impl Drivers {
+    /// The plugins of a kubelet that may have run before.
+    pub(crate) fn recall(paths: &crate::volumes::Paths) -> Self {
+        Self {
+            held: hold::Held::of(publish::held(paths)),
+            ..Self::default()
+        }
+    }
+
     fn get(&self, name: &str) -> Result<Driver, CsiError> {
         let found = self.known.lock().get(name).cloned();
         found.ok_or_else(|| CsiError::Unknown(name.to_owned()))

@@ -10,17 +10,19 @@ use cri::csi::{
     NodeUnstageVolumeRequest, VolumeCapability,
 };
 use k8s_openapi::api::core::v1::{
-    CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, Pod, Secret, Volume,
+    CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod,
+    Secret, Volume,
 };
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::{Api, ResourceExt};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{CsiError, Driver};
+use super::expand::{Place, expand};
+use super::{CsiError, Driver, hold};
 use crate::context::Context;
 use crate::pod::containers;
-use crate::volumes::{mount_table, ownership};
+use crate::volumes::{Paths, mount_table, ownership};
 
 /// Beside a mount: what is needed to take it down.
 const RECORD: &str = "vol_data.json";
@@ -32,6 +34,14 @@ pub(crate) struct Mounted {
     pub read_only: bool,
     /// The kubelet gives its files to the pod's group.
     pub own: bool,
+    /// It may become larger while the pod runs.
+    pub grows: bool,
+}
+
+/// What a claim leads to.
+pub(crate) struct Behind {
+    pub claim: PersistentVolumeClaim,
+    pub volume: PersistentVolume,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +51,8 @@ struct Record {
     volume_handle: String,
     /// Empty for volumes that are not staged.
     staging_path: PathBuf,
+    /// The volume's name in the node's status; empty for volumes that are not attached.
+    on_node: String,
 }
 
 type Map = BTreeMap<String, String>;
@@ -166,17 +178,19 @@ fn owns(object: Option<&CSIDriver>, wanted: &Wanted, driver: &Driver) -> bool {
     }
 }
 
-/// Has a volume mounted for a pod, unless it is already. `behind` is the volume of a claim.
+/// Has a volume mounted for a pod, unless it is already, and lets it fill its room. `behind` is
+/// what a claim leads to.
 pub(crate) async fn set_up(
     context: &Context,
     pod: &Pod,
     volume: &Volume,
-    behind: Option<&PersistentVolume>,
+    behind: Option<&Behind>,
 ) -> Result<Option<Mounted>, CsiError> {
-    let of_claim = behind.and_then(|behind| Some((behind, behind.spec.as_ref()?.csi.as_ref()?)));
+    let of_claim =
+        behind.and_then(|behind| Some((behind, behind.volume.spec.as_ref()?.csi.as_ref()?)));
     let wanted = match (&volume.csi, of_claim) {
         (Some(source), _) => inline(pod, volume, source),
-        (None, Some((behind, source))) => persistent(behind, source),
+        (None, Some((behind, source))) => persistent(&behind.volume, source),
         (None, None) => return Ok(None),
     };
     let driver = context.csi.get(&wanted.driver)?;
@@ -187,35 +201,62 @@ pub(crate) async fn set_up(
         path: directory.join("mount"),
         read_only: wanted.read_only,
         own: owns(object.as_ref(), &wanted, &driver) && !wanted.read_only,
+        grows: driver.expands && !wanted.ephemeral && !wanted.read_only,
     };
     let there = directory.join(RECORD).exists() && is_mounted(&mounted.path)?;
-    if there {
-        return Ok(Some(mounted));
+    if !there {
+        mount(context, pod, &wanted, &driver, object.as_ref(), &mounted).await?;
     }
-    let spec = object.as_ref().map(|object| &object.spec);
+    if let Some(behind) = behind.filter(|_| mounted.grows) {
+        let staged = driver.stages.then(|| stage_path(context, &wanted));
+        let place = Place {
+            handle: &wanted.handle,
+            path: mounted.path.display().to_string(),
+            staging_path: staged.unwrap_or_default().display().to_string(),
+            capability: capability(&wanted, &driver, ownership::fs_group(pod)),
+        };
+        let grown = (&behind.volume, &behind.claim);
+        expand(context, pod, &driver, grown, place).await;
+    }
+    Ok(Some(mounted))
+}
+
+async fn mount(
+    context: &Context,
+    pod: &Pod,
+    wanted: &Wanted,
+    driver: &Driver,
+    object: Option<&CSIDriver>,
+    mounted: &Mounted,
+) -> Result<(), CsiError> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let spec = object.map(|object| &object.spec);
     if wanted.ephemeral {
         let modes = spec.and_then(|spec| spec.volume_lifecycle_modes.as_ref());
         if !modes.is_some_and(|modes| modes.iter().any(|mode| mode == "Ephemeral")) {
-            return Err(CsiError::NotEphemeral(wanted.driver));
+            return Err(CsiError::NotEphemeral(wanted.driver.clone()));
         }
     }
     let attaches = !wanted.ephemeral && spec.and_then(|spec| spec.attach_required) != Some(false);
-    let attached = match attaches {
-        true => attachment(context, &wanted).await?,
-        false => Map::new(),
+    let mut record = Record {
+        driver_name: wanted.driver.clone(),
+        volume_handle: wanted.handle.clone(),
+        ..Record::default()
     };
+    let mut attached = Map::new();
+    if attaches {
+        record.on_node = hold::name(&wanted.driver, &wanted.handle);
+        // From here on nobody detaches it behind our back.
+        hold::keep(context, &record.on_node, uid).await?;
+        attached = attachment(context, wanted).await?;
+    }
     let mut attributes = wanted.attributes.clone();
     if spec.and_then(|spec| spec.pod_info_on_mount) == Some(true) {
         attributes.extend(pod_info(pod, wanted.ephemeral));
     }
-    let capability = capability(&wanted, &driver, ownership::fs_group(pod));
-    let mut record = Record {
-        driver_name: wanted.driver.clone(),
-        volume_handle: wanted.handle.clone(),
-        staging_path: PathBuf::new(),
-    };
+    let capability = capability(wanted, driver, ownership::fs_group(pod));
     if driver.stages && !wanted.ephemeral {
-        let stage = stage_path(context, &wanted);
+        let stage = stage_path(context, wanted);
         record.staging_path.clone_from(&stage);
         let turn = context.csi.turn(&stage);
         let _turn = turn.lock().await;
@@ -233,7 +274,8 @@ pub(crate) async fn set_up(
             .call("NodeStageVolume", client.node_stage_volume(request))
             .await?;
     }
-    make(&directory)?;
+    let directory = mounted.path.parent().unwrap_or(&mounted.path);
+    make(directory)?;
     // The record comes first: what may be mounted has to be taken down.
     write(&directory.join(RECORD), &record)?;
     let request = NodePublishVolumeRequest {
@@ -250,7 +292,7 @@ pub(crate) async fn set_up(
     driver
         .call("NodePublishVolume", client.node_publish_volume(request))
         .await?;
-    Ok(Some(mounted))
+    Ok(())
 }
 
 fn into<M: FromIterator<(String, String)>>(map: Map) -> M {
@@ -344,6 +386,24 @@ fn records(directory: &Path) -> Vec<(PathBuf, Record)> {
         .collect()
 }
 
+/// What earlier runs of the kubelet left attached: volumes by their names on the node, and pods.
+pub(super) fn held(paths: &Paths) -> Vec<(String, String)> {
+    let pods = std::fs::read_dir(paths.pods())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let uids = pods.map(|pod| pod.file_name().to_string_lossy().into_owned());
+    uids.flat_map(|uid| {
+        let records = records(&paths.volume(&uid, "csi", ""));
+        let names = records.into_iter().map(|(_, record)| record.on_node);
+        names
+            .filter(|name| !name.is_empty())
+            .map(move |name| (name, uid.clone()))
+            .collect::<Vec<_>>()
+    })
+    .collect()
+}
+
 /// Takes the plugins' volumes of a pod down. The rest of the pod's volumes wait for it.
 pub(crate) async fn tear_down(context: &Context, uid: &str) -> Result<(), CsiError> {
     let directory = context.paths.volume(uid, "csi", "");
@@ -364,6 +424,7 @@ pub(crate) async fn tear_down(context: &Context, uid: &str) -> Result<(), CsiErr
         let path = volume.join(RECORD);
         std::fs::remove_file(&path).map_err(failed("remove", &path))?;
     }
+    context.csi.held.release(uid);
     Ok(())
 }
 
@@ -417,6 +478,7 @@ mod tests {
             stages: true,
             mount_group: false,
             single_writer,
+            expands: false,
         }
     }
 

@@ -134,6 +134,7 @@ async fn learn(context: &Context, socket: &Path, info: &PluginInfo) -> Result<()
         stages: has(Rpc::StageUnstageVolume),
         mount_group: has(Rpc::VolumeMountGroup),
         single_writer: has(Rpc::SingleNodeMultiWriter),
+        expands: has(Rpc::ExpandVolume),
     };
     let node = answered(
         &info.name,

@@ -212,13 +212,11 @@ enum Decision {
     Refuse,
 }
 
-/// An image that was loaded from an archive has no digest of a registry: there is nothing
-/// to pull it from, whatever the policy.
+/// `Always` asks the registry even for an image that is there: whoever runs it has to be let in.
 fn decide(policy: PullPolicy, found: Option<&v1::Image>) -> Decision {
     match (policy, found) {
         (PullPolicy::Never, None) => Decision::Refuse,
-        (_, None) => Decision::Pull,
-        (PullPolicy::Always, Some(image)) if !is_local(image) => Decision::Pull,
+        (PullPolicy::Always, _) | (_, None) => Decision::Pull,
         (_, Some(_)) => Decision::Use,
     }
 }
@@ -242,7 +240,7 @@ mod tests {
         for (policy, found, expected) in [
             (PullPolicy::Always, None, Decision::Pull),
             (PullPolicy::Always, Some(&pulled), Decision::Pull),
-            (PullPolicy::Always, Some(&loaded), Decision::Use),
+            (PullPolicy::Always, Some(&loaded), Decision::Pull),
             (PullPolicy::IfNotPresent, None, Decision::Pull),
             (PullPolicy::IfNotPresent, Some(&pulled), Decision::Use),
             (PullPolicy::Never, None, Decision::Refuse),

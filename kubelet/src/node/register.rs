@@ -84,6 +84,7 @@ fn hold_back(list: &mut ResourceList, name: &str, held: i64) {
 
 /// Registers the node and keeps its status true.
 pub(crate) async fn run(context: Arc<Context>, machine: Machine, shutdown: CancellationToken) {
+    let held = context.csi.held.clone();
     let mut keeper = Keeper {
         context,
         machine,
@@ -96,6 +97,7 @@ pub(crate) async fn run(context: Arc<Context>, machine: Machine, shutdown: Cance
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            () = held.changed() => {}
         }
     }
 }
@@ -191,6 +193,7 @@ impl Keeper {
             }),
             images: Some(self.images().await),
             node_info: Some(self.info().await),
+            volumes_in_use: Some(context.csi.held.volumes()).filter(|names| !names.is_empty()),
             ..NodeStatus::default()
         };
         (status, ready)
@@ -239,6 +242,10 @@ impl Keeper {
         // Addresses that the node does not have any more have to go.
         if let Some(list) = value["addresses"].as_array_mut() {
             list.insert(0, json!({"$patch": "replace"}));
+        }
+        // What is left out of a patch stays.
+        if status.volumes_in_use.is_none() {
+            value["volumesInUse"] = Value::Null;
         }
         let patch = json!({"status": value});
         match api

@@ -5,6 +5,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use cri::v1;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -52,11 +53,19 @@ pub(super) async fn container(
         .context
         .find(&namespace, &pod, None)
         .and_then(|l| l.pod.metadata.uid.clone());
+    let runtime = tokio::runtime::Handle::current();
     let ended = move || {
         let uid = uid.as_deref().unwrap_or_default();
-        let pods = context.pods.lock();
-        let observed = pods.get(uid).map(|listed| listed.observed.clone());
-        observed.is_none_or(|observed| !observed.by_id(&record.id).is_some_and(Record::is_alive))
+        let listed = context.pods.lock().get(uid).cloned();
+        let Some(listed) = listed else { return true };
+        if let Some(seen) = listed.observed.by_id(&record.id) {
+            return !seen.is_alive();
+        }
+        // A look at the runtime from before the start does not show a container that runs.
+        let asked = context.runtime.container_status(&record.id);
+        runtime.block_on(asked).map_or(true, |status| {
+            status.state() == v1::ContainerState::ContainerExited
+        })
     };
     tokio::task::spawn_blocking(move || {
         let emit = |piece: Vec<u8>| match piece.is_empty() {

@@ -21,6 +21,9 @@ use crate::runtime::PodIdentity;
 use crate::tokens::Wanted;
 use crate::volumes::{ClaimTarget, Site, Sources, VolumeError, claim_name, prepare};
 
+/// How often a volume that may become larger is looked at.
+const GROWTH: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// The ConfigMaps and Secrets that the pod refers to, as far as they exist.
 pub(super) async fn objects(context: &Context, pod: &Pod) -> Result<Objects, String> {
     let identity = PodIdentity::of(pod);
@@ -90,6 +93,10 @@ pub(super) async fn volumes(
             .map_err(named)?;
         let mounted = csi::set_up(context, pod, volume, behind.as_ref()).await;
         if let Some(mounted) = mounted.map_err(|error| named(error.into()))? {
+            if mounted.grows {
+                let look = jiff::Timestamp::now() + GROWTH;
+                renew_at = Some(renew_at.map_or(look, |at: jiff::Timestamp| at.min(look)));
+            }
             sources.plugged.insert(volume.name.clone(), mounted);
         }
         image(context, pod, volume, &mut sources)
@@ -203,7 +210,7 @@ async fn claim(
     pod: &Pod,
     volume: &Volume,
     sources: &mut Sources,
-) -> Result<Option<PersistentVolume>, VolumeError> {
+) -> Result<Option<csi::Behind>, VolumeError> {
     let Some(name) = claim_name(pod, volume) else {
         return Ok(None);
     };
@@ -236,10 +243,8 @@ async fn claim(
         .as_ref()
         .and_then(|status| status.phase.as_deref())
         == Some("Bound");
-    let volume_name = claim
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.volume_name.clone());
+    let spec = claim.spec.as_ref();
+    let volume_name = spec.and_then(|spec| spec.volume_name.clone());
     let Some(volume_name) = volume_name.filter(|_| bound) else {
         return Err(wrong("it is not bound to a volume yet".to_owned()));
     };
@@ -249,7 +254,8 @@ async fn claim(
         .await
         .map_err(|error| wrong(error.to_string()))?;
     if found.spec.as_ref().is_some_and(|spec| spec.csi.is_some()) {
-        return Ok(Some(found));
+        let volume = found;
+        return Ok(Some(csi::Behind { claim, volume }));
     }
     let spec = found.spec.unwrap_or_default();
     let path = match (&spec.host_path, &spec.local) {

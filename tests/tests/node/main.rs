@@ -1,6 +1,7 @@
 //! What the kubelet does for pods, as the conformance tests of the areas node, storage and auth
 //! ask for it, on one lab.
 
+mod attachments;
 mod environment;
 mod lifecycle;
 mod nodes;
@@ -20,8 +21,9 @@ use cluster_tests::cases;
 use self::site::Site;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(plugin::ROLE) {
-        return match plugin::serve() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(plugin::ROLE) {
+        return match plugin::serve(arguments.next().unwrap_or_default()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:#}");
@@ -79,6 +81,8 @@ fn main() -> ExitCode {
         volumes::host_paths_are_checked_by_their_type,
         volumes::claims_lead_to_their_volumes,
         plugin::storage_plugins_provide_volumes,
+        attachments::volumes_are_attached_where_their_pods_are_and_grow,
+        attachments::a_class_of_attributes_goes_when_no_claim_names_it,
         volumes::an_image_is_a_volume_or_the_pod_says_why_not,
         volumes::a_file_that_a_pod_holds_open_is_never_half_written,
         tokens::tokens_are_mounted_as_pod_and_account_say,

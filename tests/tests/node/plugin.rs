@@ -9,11 +9,11 @@ use cri::csi::node_server::{Node, NodeServer};
 use cri::csi::node_service_capability::rpc::Type as Rpc;
 use cri::csi::node_service_capability::{Rpc as Feature, Type as Capability};
 use cri::csi::{
-    NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
-    NodeGetInfoResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
-    NodeServiceCapability, NodeStageVolumeRequest, NodeStageVolumeResponse,
-    NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
-    NodeUnstageVolumeResponse, Topology,
+    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
+    NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodePublishVolumeRequest,
+    NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
+    NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
+    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, Topology,
 };
 use cri::registration::registration_server::{Registration, RegistrationServer};
 use cri::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
@@ -31,7 +31,10 @@ pub(crate) const ROLE: &str = "storage-plugin";
 const NAME: &str = "memory.node-suite.fairlead.io";
 const REGISTRY: &str = "/var/lib/kubelet/plugins_registry";
 
-struct Plugin;
+#[derive(Clone)]
+struct Plugin {
+    name: String,
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -115,17 +118,31 @@ impl Node for Plugin {
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
 
+    async fn node_expand_volume(
+        &self,
+        request: Request<NodeExpandVolumeRequest>,
+    ) -> Answer<NodeExpandVolumeResponse> {
+        let request = request.into_inner();
+        let range = request.capacity_range.unwrap_or_default();
+        let size = range.required_bytes;
+        let note = Path::new(&request.volume_path).join("expanded");
+        std::fs::write(note, size.to_string()).map_err(failed)?;
+        Ok(Response::new(NodeExpandVolumeResponse {
+            capacity_bytes: size,
+        }))
+    }
+
     async fn node_get_capabilities(
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Answer<NodeGetCapabilitiesResponse> {
-        let stage = NodeServiceCapability {
+        let able = |what: Rpc| NodeServiceCapability {
             r#type: Some(Capability::Rpc(Feature {
-                r#type: Rpc::StageUnstageVolume.into(),
+                r#type: what.into(),
             })),
         };
         Ok(Response::new(NodeGetCapabilitiesResponse {
-            capabilities: vec![stage],
+            capabilities: vec![able(Rpc::StageUnstageVolume), able(Rpc::ExpandVolume)],
         }))
     }
 
@@ -146,7 +163,7 @@ impl Registration for Plugin {
     async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
         Ok(Response::new(PluginInfo {
             r#type: "CSIPlugin".to_owned(),
-            name: NAME.to_owned(),
+            name: self.name.clone(),
             endpoint: String::new(),
             supported_versions: vec!["1.0.0".to_owned()],
         }))
@@ -161,9 +178,10 @@ impl Registration for Plugin {
     }
 }
 
-/// Serves until the standard input ends.
-pub(crate) fn serve() -> anyhow::Result<()> {
-    let socket = PathBuf::from(REGISTRY).join(format!("{NAME}.sock"));
+/// Serves under a name until the standard input ends.
+pub(crate) fn serve(name: String) -> anyhow::Result<()> {
+    let socket = PathBuf::from(REGISTRY).join(format!("{name}.sock"));
+    let plugin = Plugin { name };
     let _ = std::fs::remove_file(&socket);
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
@@ -173,8 +191,8 @@ pub(crate) fn serve() -> anyhow::Result<()> {
             let _ = tokio::io::stdin().read_to_end(&mut rest).await;
         };
         tonic::transport::Server::builder()
-            .add_service(NodeServer::new(Plugin))
-            .add_service(RegistrationServer::new(Plugin))
+            .add_service(NodeServer::new(plugin.clone()))
+            .add_service(RegistrationServer::new(plugin))
             .serve_with_incoming_shutdown(incoming, over)
             .await?;
         std::fs::remove_file(&socket)?;
@@ -183,15 +201,15 @@ pub(crate) fn serve() -> anyhow::Result<()> {
 }
 
 /// The plugin, running on a node. It ends with this value.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(site: &Site, node: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(site: &Site, node: &str, name: &str) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
         let child = cluster_tests::command::command(cluster_tests::command::fairlead())
             .args(["lab", "exec", &site.cluster.lab, node, "--"])
             .arg(program)
-            .arg(ROLE)
+            .args([ROLE, name])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
@@ -206,7 +224,8 @@ impl Drop for Running {
     }
 }
 
-fn with_volume(name: &str, node: &str, line: &str, source: &Value) -> Value {
+/// A pod on a node that runs a command with a volume at `/vol`.
+pub(crate) fn with_volume(name: &str, node: &str, line: &str, source: &Value) -> Value {
     let mut pod = job(name, line);
     let mut volume = source.clone();
     volume["name"] = json!("vol");
@@ -237,7 +256,7 @@ pub(crate) fn storage_plugins_provide_volumes(site: &Site) -> anyhow::Result<()>
         "FailedMount",
         "not found in the list of registered CSI drivers",
     )?;
-    let plugin = Running::start(site, &node)?;
+    let plugin = Running::start(site, &node, NAME)?;
     space.ended("early")?;
     let log = space.log("early", "")?;
     for line in [
@@ -292,18 +311,21 @@ pub(crate) fn storage_plugins_provide_volumes(site: &Site) -> anyhow::Result<()>
         &source,
     ))?;
     ensure!(log == "kept\none", "{log}");
+    let mut places = vec![format!("/{NAME}/")];
     for name in ["early", "reader", "holder"] {
+        let pod = space.get(&format!("pods/{name}"))?;
+        places.extend(pod["metadata"]["uid"].as_str().map(str::to_owned));
         space.delete(&format!("pods/{name}"))?;
         space.until_gone(&format!("pods/{name}"))?;
     }
-    // Nothing of it stays mounted.
+    // Nothing of it stays mounted. Other cases have mounts of another plugin.
     let mounts = site
         .cluster
         .exec(&node, &["cat", "/proc/self/mounts"])?
         .success()?;
     let left = mounts
         .lines()
-        .find(|line| line.contains("kubernetes.io~csi") || line.contains("globalmount"));
+        .find(|line| places.iter().any(|place| line.contains(place.as_str())));
     ensure!(left.is_none(), "{left:?}");
     drop(plugin);
     site.delete("/api/v1/persistentvolumes/node-suite-plugged")?;
