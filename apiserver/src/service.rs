@@ -196,6 +196,9 @@ fn check_route(resource: &Resource, info: &RequestInfo, method: &Method) -> Resu
         _ => true,
     };
     // Objects of a namespaced resource are reached through their namespace only.
+    if named && resource.namespaced() && info.namespace.is_empty() {
+        return Err(ApiError::no_such_resource());
+    }
     let placed = !resource.namespaced()
         || !info.namespace.is_empty()
         || matches!(info.verb, "list" | "watch");

@@ -189,27 +189,28 @@ pub(crate) fn the_api_explains_itself(suite: &Suite) -> anyhow::Result<()> {
 }
 
 pub(crate) fn rights_are_asked_and_reconciled(suite: &Suite) -> anyhow::Result<()> {
+    // Nobody whom another case gives rights.
     suite.with_each("rights", |kubectl| {
         kubectl.says("auth can-i create deployments.apps", "yes")?;
-        let refused = kubectl.run("auth can-i get secrets --as=somebody")?;
+        let refused = kubectl.run("auth can-i get secrets --as=asker")?;
         ensure!(refused.stdout.trim() == "no" && refused.code == Some(1), "{refused:?}");
-        let roles = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reads, namespace: HERE}\nrules: [{apiGroups: [\"\"], resources: [secrets], verbs: [get]}]\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: reads, namespace: HERE}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reads}\nsubjects: [{kind: User, name: somebody, apiGroup: rbac.authorization.k8s.io}]\n";
+        let roles = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reads, namespace: HERE}\nrules: [{apiGroups: [\"\"], resources: [secrets], verbs: [get]}]\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: reads, namespace: HERE}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reads}\nsubjects: [{kind: User, name: asker, apiGroup: rbac.authorization.k8s.io}]\n";
         let roles = roles.replace("HERE", &kubectl.namespace);
         let reconciled = kubectl.feed("auth reconcile", &roles)?;
         ensure!(reconciled.contains("reconciled"), "{reconciled}");
         wait_for("the right", SOON, || {
-            Ok(kubectl.run("auth can-i get secrets --as=somebody")?.stdout.trim() == "yes")
+            Ok(kubectl.run("auth can-i get secrets --as=asker")?.stdout.trim() == "yes")
         })?;
-        kubectl.says("auth can-i --list --as=somebody", "secrets")?;
-        kubectl.fails("get pods --as=somebody", "cannot list resource \"pods\"")?;
-        kubectl.fails("get secret none --as=somebody", "NotFound")?;
+        kubectl.says("auth can-i --list --as=asker", "secrets")?;
+        kubectl.fails("get pods --as=asker", "cannot list resource \"pods\"")?;
+        kubectl.fails("get secret none --as=asker", "NotFound")?;
         kubectl.ok("create rolebinding more --role=reads --user=other")?;
         kubectl.ok("set subject rolebinding more --group=people")?;
         let known = kubectl.run("auth can-i get secrets --as=nobody --as-group=people")?;
         ensure!(known.stdout.trim() == "yes", "{known:?}");
         if kubectl.new {
             kubectl.says("auth whoami", "system:masters")?;
-            kubectl.says("auth whoami --as=somebody --as-group=people", "people")?;
+            kubectl.says("auth whoami --as=asker --as-group=people", "people")?;
         }
         certificates(kubectl)
     })

@@ -1,6 +1,7 @@
 //! The server alone: what it refuses, and what it survives.
 
 mod crashes;
+mod lives;
 mod requests;
 mod starts;
 
@@ -30,7 +31,9 @@ fn main() -> ExitCode {
         requests::metrics_count_requests_and_objects,
         requests::malformed_bodies_are_refused_with_the_standard_status,
         requests::invalid_objects_are_refused_with_the_standard_status,
+        requests::what_is_not_in_its_namespace_is_not_found,
         requests::stale_writes_conflict,
+        lives::every_built_in_kind_lives_through_its_life,
         requests::a_watch_from_a_compacted_revision_is_gone,
         crashes::acknowledged_writes_survive_fifty_kills,
         crashes::a_full_disk_refuses_writes_and_recovers,

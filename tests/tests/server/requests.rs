@@ -138,6 +138,20 @@ pub(crate) fn invalid_objects_are_refused_with_the_standard_status(
     Ok(())
 }
 
+pub(crate) fn what_is_not_in_its_namespace_is_not_found(suite: &Suite) -> anyhow::Result<()> {
+    let api = api(suite)?;
+    for (method, path, code) in [
+        ("GET", "/api/v1/pods/one", 404),
+        ("DELETE", "/api/v1/pods/one", 404),
+        ("POST", "/api/v1/pods", 405),
+        ("DELETE", "/api/v1/pods", 405),
+    ] {
+        let answer = api.json(method, path, &json!({}))?;
+        ensure!(answer.code == code, "{method} {path}: {answer:?}");
+    }
+    Ok(())
+}
+
 pub(crate) fn stale_writes_conflict(suite: &Suite) -> anyhow::Result<()> {
     let api = api(suite)?;
     let path = format!("{MAPS}/stale");
