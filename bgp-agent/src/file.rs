@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, PORT};
 use crate::driver::{Error, Serving, serve};
 use crate::follow::on_link;
-use crate::resources::{DEFAULT, GROUP, SecretKeyRef};
+use crate::resources::{DEFAULT, GROUP, NODE_PREFIX, SecretKeyRef};
 use crate::topology::{Compiled, Host, Inputs, Kind};
 
 /// How often it is looked whether the file has changed.
@@ -209,7 +209,14 @@ fn add(document: &Value, inputs: &mut Inputs) -> Result<(), String> {
         "BGPConfiguration" if name == DEFAULT => {
             inputs.configuration = spec(document, &place)?;
         }
-        "BGPConfiguration" => return Err(format!("{place}: it has to be named {DEFAULT:?}")),
+        "BGPConfiguration" if name.starts_with(NODE_PREFIX) => {
+            inputs.own_configuration = Some(spec(document, &place)?);
+        }
+        "BGPConfiguration" => {
+            return Err(format!(
+                "{place}: it has to be named {DEFAULT:?}, or \"{NODE_PREFIX}\" and the node's name"
+            ));
+        }
         "BGPPeer" => insert(&mut inputs.peers, name, spec(document, &place)?),
         "BGPFilter" => insert(&mut inputs.filters, name, spec(document, &place)?),
         "IPPool" => insert(&mut inputs.pools, name, spec(document, &place)?),

@@ -245,6 +245,9 @@ impl Sources {
         if let Some(own) = custom.configurations.get("", resources::DEFAULT) {
             inputs.configuration = own.spec.clone();
         }
+        let of_node = resources::of_node(&config.node_name);
+        let own = custom.configurations.get("", &of_node);
+        inputs.own_configuration = own.map(|own| own.spec.clone());
         inputs.peers = specs(custom.peers.list(), |own| &own.spec);
         inputs.filters = specs(custom.filters.list(), |own| &own.spec);
         inputs.pools = specs(custom.pools.list(), |own| &own.spec);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::netlink::{self, Request, Socket};
-use kernel::route::{self, Filter, Kind, NextHop, Protocol, Route};
+use kernel::route::{self, Filter, Kind, MAIN_TABLE, NextHop, Protocol, Route};
 
 use crate::speaker::Forwarding;
 
@@ -72,6 +72,9 @@ pub(crate) fn is_same(want: &Route, have: &Route) -> bool {
 pub(crate) struct KernelRoutes {
     socket: Socket,
     pub(crate) actual: Actual,
+    /// Networks of our own links. The kernel's route to one must not be replaced by what a router
+    /// tells of it: the router itself is behind it.
+    pub(crate) connected: BTreeSet<IpNetwork>,
 }
 
 impl KernelRoutes {
@@ -80,6 +83,7 @@ impl KernelRoutes {
         let mut routes = Self {
             socket: Socket::route()?,
             actual: Actual::new(),
+            connected: BTreeSet::new(),
         };
         routes.observe()?;
         Ok(routes)
@@ -90,6 +94,12 @@ impl KernelRoutes {
         self.actual = ours
             .into_iter()
             .map(|route| (route.destination, route))
+            .collect();
+        let connected = route::list(&mut self.socket, Filter::protocol(Protocol::KERNEL))?;
+        self.connected = connected
+            .into_iter()
+            .filter(|route| route.table == MAIN_TABLE)
+            .map(|route| route.destination)
             .collect();
         Ok(())
     }

@@ -12,8 +12,16 @@ pub use ip_pools::resources::{Acceptance, GROUP, IpPool, IpPoolSpec, VxlanMode};
 
 /// The configuration that counts for every node.
 pub const DEFAULT: &str = "default";
+/// What the names of configurations for single nodes begin with; the node's name follows.
+pub const NODE_PREFIX: &str = "node.";
 
-/// The cluster's BGP: who peers with whom, and what is advertised.
+/// The name of the configuration for one node.
+pub fn of_node(node: &str) -> String {
+    format!("{NODE_PREFIX}{node}")
+}
+
+/// The cluster's BGP: who peers with whom, and what is advertised. The one named `default` counts for
+/// every node; in one named `node.NAME` that node has settings of its own in their place.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "fairlead.io",

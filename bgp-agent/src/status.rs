@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::report::Neighbor;
 use crate::resources::{
-    Acceptance, BgpConfiguration, BgpFilter, BgpPeer, DEFAULT, GROUP, SessionStatus,
+    Acceptance, BgpConfiguration, BgpFilter, BgpPeer, DEFAULT, GROUP, NODE_PREFIX, SessionStatus,
+    of_node,
 };
 use crate::topology::{Kind, Problems};
 
@@ -45,10 +46,16 @@ impl<'a> Author<'a> {
     pub(crate) async fn configurations(&self, all: &[Arc<BgpConfiguration>], told: &Told<'_>) {
         for own in all {
             let name = own.name_any();
+            if name.starts_with(NODE_PREFIX) && name != of_node(self.node) {
+                // Its own node says so.
+                continue;
+            }
             let mut wanted = told.acceptance(Kind::Configuration, &name);
-            if name != DEFAULT {
+            if name != DEFAULT && !name.starts_with(NODE_PREFIX) {
                 wanted.accepted = Some(false);
-                wanted.message = Some(format!("only the one named {DEFAULT:?} is used"));
+                wanted.message = Some(format!(
+                    "only those named {DEFAULT:?} and \"{NODE_PREFIX}NAME\" are used"
+                ));
             }
             self.accept(own.as_ref(), own.status.as_ref(), wanted).await;
         }

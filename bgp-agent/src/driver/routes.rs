@@ -65,6 +65,17 @@ impl Routes {
     /// A change in the kernel: what we did ourselves, and what no route or next hop of ours hangs
     /// on, is nothing to look at.
     pub(super) fn heard(&mut self, event: &Event) {
+        let is_connected =
+            |route: &Route| route.table == MAIN_TABLE && route.protocol == Protocol::KERNEL;
+        match event {
+            Event::NewRoute(route) if is_connected(route) => {
+                self.kernel.connected.insert(route.destination);
+            }
+            Event::DeletedRoute(route) if is_connected(route) => {
+                self.kernel.connected.remove(&route.destination);
+            }
+            _ => {}
+        }
         if self.concerns_us(event) {
             self.look_after(SETTLE);
         }
@@ -146,6 +157,7 @@ impl Routes {
         let sweep = speaker.may_sweep();
         let wanted: BTreeMap<IpNetwork, Forwarding> = prefixes
             .iter()
+            .filter(|prefix| !self.kernel.connected.contains(prefix))
             .filter_map(|prefix| Some((*prefix, speaker.forwarding(prefix)?)))
             .collect();
         // While a previous life's routes are kept, only what is known is changed.

@@ -1,5 +1,7 @@
 //! What peers tell becomes paths, or is refused; what a lost peer told is kept for a while.
 
+use std::collections::HashSet;
+
 use super::*;
 
 use crate::config::{PeerKind, Subject};
@@ -27,14 +29,14 @@ impl Speaker {
         let (id, source) = (peer.id, peer.source.clone());
         let (import, limit) = (peer.config.import.clone(), peer.config.max_prefixes);
         for nlri in &update.withdrawn {
-            self.withdraw(*nlri, id);
+            withdraw(&mut self.rib, &mut self.dirty, *nlri, id);
         }
         let shared = Arc::new(update.attributes);
         let loops = self.is_loop(address, &shared);
         for (next_hop, prefixes) in &update.reachable {
             let usable = !loops && self.is_usable(*next_hop);
-            let learnt = |attributes| {
-                Arc::new(Learnt {
+            let mut learnt = |attributes| {
+                self.learnt.intern(Learnt {
                     next_hop: *next_hop,
                     attributes,
                     source: source.clone(),
@@ -54,34 +56,21 @@ impl Speaker {
                 } else if import.is_open() {
                     Some(together.clone())
                 } else {
-                    import.apply(&subject).map(Arc::new).map(learnt)
+                    import.apply(&subject).map(Arc::new).map(&mut learnt)
                 };
                 let Some(learnt) = accepted else {
-                    self.withdraw(*nlri, id);
+                    withdraw(&mut self.rib, &mut self.dirty, *nlri, id);
                     continue;
                 };
-                let path = Path {
-                    peer: id,
-                    path_id: nlri.path_id,
-                    local_id: 0,
-                    learnt,
-                    stale: false,
-                    reachable: true,
-                };
+                let path = Path::new(id, nlri.path_id, learnt);
                 if self.rib.set(nlri.prefix, path) {
-                    self.dirty.insert(nlri.prefix);
+                    self.dirty.push(nlri.prefix);
                 }
             }
         }
         if limit.is_some_and(|limit| self.rib.count(id) > limit) {
             tracing::error!(peer = %address, limit, "the peer sends more prefixes than it may");
             self.input(address, Input::Stop(Notification::MAXIMUM_PREFIXES), now);
-        }
-    }
-
-    fn withdraw(&mut self, nlri: Nlri, peer: PeerId) {
-        if self.rib.remove(nlri.prefix, peer, nlri.path_id) {
-            self.dirty.insert(nlri.prefix);
         }
     }
 
@@ -198,5 +187,37 @@ pub(super) fn kind(source: &Source) -> PeerKind {
     match source.internal {
         true => PeerKind::Internal,
         false => PeerKind::External,
+    }
+}
+
+fn withdraw(rib: &mut Rib, dirty: &mut Vec<IpNetwork>, nlri: Nlri, peer: PeerId) {
+    if rib.remove(nlri.prefix, peer, nlri.path_id) {
+        dirty.push(nlri.prefix);
+    }
+}
+
+/// What many paths have in common is kept once, also when it came in different messages.
+#[derive(Debug, Default)]
+pub(super) struct Interned {
+    known: HashSet<Arc<Learnt>>,
+    /// With so many it is looked which of them no path has any more.
+    look_at: usize,
+}
+
+impl Interned {
+    /// Fewer are not worth a look.
+    const FEW: usize = 1024;
+
+    fn intern(&mut self, learnt: Learnt) -> Arc<Learnt> {
+        if let Some(known) = self.known.get(&learnt) {
+            return known.clone();
+        }
+        if self.known.len() >= self.look_at.max(Self::FEW) {
+            self.known.retain(|own| Arc::strong_count(own) > 1);
+            self.look_at = self.known.len() * 2;
+        }
+        let learnt = Arc::new(learnt);
+        self.known.insert(learnt.clone());
+        learnt
     }
 }

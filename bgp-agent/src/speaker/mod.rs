@@ -1,6 +1,7 @@
 //! All sessions and the routes between them. Pure: inputs in, actions out; the driver has the
 //! sockets and the clock.
 
+mod audience;
 mod export;
 mod learn;
 mod peers;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use ipnetwork::IpNetwork;
 
+use self::audience::Telling;
+use self::learn::Interned;
 use crate::config::{Config, Peer};
 use crate::rib::{LOCAL, PeerId, Rib, Source};
 use crate::session::{ConnectionId, Input, Negotiated, Output, Reason, Session};
@@ -72,7 +75,12 @@ pub struct Speaker {
     rib: Rib,
     peers: BTreeMap<IpAddr, PeerState>,
     connections: BTreeMap<ConnectionId, IpAddr>,
-    dirty: BTreeSet<IpNetwork>,
+    /// Prefixes that peers and the kernel may have to be told of; some more than once.
+    dirty: Vec<IpNetwork>,
+    /// What peers are told has changed, whatever the routes have.
+    retell: bool,
+    /// What paths of different messages have in common.
+    learnt: Interned,
     restarting_until: Option<Instant>,
     actions: Vec<Action>,
     sweep: bool,
@@ -88,7 +96,9 @@ impl Speaker {
             rib: Rib::default(),
             peers: BTreeMap::new(),
             connections: BTreeMap::new(),
-            dirty: BTreeSet::new(),
+            dirty: Vec::new(),
+            retell: false,
+            learnt: Interned::default(),
             restarting_until: restarting.then(|| now + DEFERRAL),
             actions: Vec::new(),
             sweep: false,
@@ -200,8 +210,7 @@ impl Speaker {
         for peer in self.peers.values_mut() {
             peer.session.end_restart();
         }
-        self.dirty
-            .extend(self.rib.prefixes().copied().collect::<Vec<_>>());
+        self.dirty.extend(self.rib.prefixes());
         self.sweep = true;
     }
 
@@ -343,9 +352,13 @@ impl Speaker {
     /// that many inputs make few messages.
     pub fn actions(&mut self) -> Vec<Action> {
         self.forget_gone_dynamic();
-        let dirty = std::mem::take(&mut self.dirty);
+        let dirty: BTreeSet<IpNetwork> = std::mem::take(&mut self.dirty).into_iter().collect();
         if !dirty.is_empty() {
-            self.tell_all(&dirty);
+            let telling = match std::mem::take(&mut self.retell) {
+                true => Telling::Everything,
+                false => Telling::News,
+            };
+            self.tell_all(&dirty, telling);
             self.actions.push(Action::Routes(dirty));
         }
         if std::mem::take(&mut self.sweep) {

@@ -42,12 +42,13 @@ impl Speaker {
             self.input(address, Input::Start, now);
         }
         self.originate(&old);
-        if old.graceful_shutdown != self.config.graceful_shutdown
+        let told = |c: &Config| (c.graceful_shutdown, c.next_hop_v4, c.next_hop_v6);
+        self.retell |= told(&old) != told(&self.config);
+        if self.retell
             || old.not_for_kernel != self.config.not_for_kernel
             || old.multipath != self.config.multipath
         {
-            self.dirty
-                .extend(self.rib.prefixes().copied().collect::<Vec<_>>());
+            self.dirty.extend(self.rib.prefixes());
         }
     }
 
@@ -207,11 +208,9 @@ impl Speaker {
     }
 
     fn originate(&mut self, old: &Config) {
-        let changed_next_hop = (old.next_hop_v4, old.next_hop_v6)
-            != (self.config.next_hop_v4, self.config.next_hop_v6);
         for prefix in old.originate.keys() {
             if !self.config.originate.contains_key(prefix) && self.rib.remove(*prefix, LOCAL, 0) {
-                self.dirty.insert(*prefix);
+                self.dirty.push(*prefix);
             }
         }
         let source = Arc::new(Source {
@@ -226,22 +225,16 @@ impl Speaker {
                 Family::Ipv6 => self.config.next_hop_v6.map(IpAddr::V6),
             };
             let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            let path = Path {
-                peer: LOCAL,
-                path_id: 0,
-                local_id: 0,
-                learnt: Arc::new(Learnt {
-                    next_hop: NextHop::new(own.unwrap_or(unspecified)),
-                    attributes: Arc::new(own_attributes(origination)),
-                    source: source.clone(),
-                }),
-                stale: false,
-                reachable: true,
+            let learnt = Learnt {
+                next_hop: NextHop::new(own.unwrap_or(unspecified)),
+                attributes: Arc::new(own_attributes(origination)),
+                source: source.clone(),
             };
+            let path = Path::new(LOCAL, 0, Arc::new(learnt));
             let blackhole = |config: &Config| config.originate.get(prefix).map(|own| own.blackhole);
             let other_route = blackhole(old) != Some(origination.blackhole);
-            if self.rib.set(*prefix, path) || changed_next_hop || other_route {
-                self.dirty.insert(*prefix);
+            if self.rib.set(*prefix, path) || other_route {
+                self.dirty.push(*prefix);
             }
         }
     }

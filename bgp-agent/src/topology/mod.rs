@@ -1,5 +1,6 @@
 //! From nodes, Services and resources to the configuration of one node's speaker. Pure.
 
+mod overrides;
 mod peers;
 mod policy;
 mod services;
@@ -131,6 +132,8 @@ pub(crate) struct Inputs {
     pub(crate) default_as: Option<u32>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) configuration: BgpConfigurationSpec,
+    /// What the object `node.NAME` says in the place of the one for all nodes.
+    pub(crate) own_configuration: Option<BgpConfigurationSpec>,
     pub(crate) peers: BTreeMap<String, BgpPeerSpec>,
     pub(crate) filters: BTreeMap<String, BgpFilterSpec>,
     pub(crate) pools: BTreeMap<String, IpPoolSpec>,
@@ -174,9 +177,13 @@ impl Inputs {
 
     /// The node's configuration; `None` until it has an address.
     pub(crate) fn compile(&self) -> Option<Compiled> {
+        let mut problems = Problems::new();
+        self.with_overrides(&mut problems).compile_into(problems)
+    }
+
+    fn compile_into(&self, mut problems: Problems) -> Option<Compiled> {
         let own = self.own()?;
         own.session_address()?;
-        let mut problems = Problems::new();
         let router_id = own.router_id();
         let maximum = self.configuration.max_paths;
         let mut config = Config {

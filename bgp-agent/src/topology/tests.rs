@@ -332,3 +332,38 @@ fn what_is_advertised_gets_its_communities() {
         ["65000:7", "1:2:3"]
     );
 }
+
+#[test]
+fn a_node_has_settings_of_its_own_in_the_place_of_those_for_all() {
+    let mut inputs = inputs("a");
+    inputs.configuration = serde_json::from_value(json!({
+        "holdTime": 30, "maxPaths": 4,
+        "communities": [{"name": "rack", "value": "65000:1"}, {"name": "all", "value": "65000:9"}],
+        "prefixAdvertisements": [{"cidr": "10.244.0.0/16", "communities": ["all"]}],
+    }))
+    .unwrap();
+    let everybodys = inputs.compile().unwrap().config;
+    inputs.own_configuration = Some(
+        serde_json::from_value(json!({
+            "holdTime": 9, "asNumber": 65099,
+            "communities": [{"name": "rack", "value": "65000:2"}],
+            "prefixAdvertisements": [{"cidr": "10.244.0.0/24", "communities": ["rack", "all"]}],
+        }))
+        .unwrap(),
+    );
+    let compiled = inputs.compile().unwrap();
+    let hold = |config: &Config| config.peers[&ip("10.0.0.2")].hold_time;
+    assert_eq!((hold(&everybodys), hold(&compiled.config)), (30, 9));
+    assert_eq!(compiled.config.multipath, 4, "what it does not say");
+    let tags = |config: &Config| {
+        config.originate[&"10.244.0.0/24".parse().unwrap()]
+            .communities
+            .clone()
+    };
+    let standard = |low: u32| Community::Standard(65000 << 16 | low);
+    assert_eq!(tags(&everybodys), [standard(9)]);
+    assert_eq!(tags(&compiled.config), [standard(2), standard(9)]);
+    assert_eq!(compiled.config.local_as, everybodys.local_as);
+    let problem = &compiled.problems[&(Kind::Configuration, "node.a".to_owned())];
+    assert!(problem.starts_with("asNumber: "), "{problem}");
+}

@@ -286,6 +286,201 @@ fn a_header_that_does_not_fit_ends_the_session() {
     }
 }
 
+/// Numbers of systems: those that two octets hold, and those that they do not.
+fn asn() -> impl Strategy<Value = u32> {
+    prop_oneof![1_u32..65_536, 65_536_u32..]
+}
+
+fn segment() -> impl Strategy<Value = Segment> {
+    let numbers = proptest::collection::vec(asn(), 1..6);
+    (0..4, numbers).prop_map(|(kind, numbers)| match kind {
+        0 => Segment::Set(numbers),
+        1 => Segment::Sequence(numbers),
+        2 => Segment::ConfederationSequence(numbers),
+        _ => Segment::ConfederationSet(numbers),
+    })
+}
+
+fn any_attributes() -> impl Strategy<Value = Attributes> {
+    let address = || any::<[u8; 4]>().prop_map(Ipv4Addr::from);
+    let origin = prop_oneof![
+        Just(Origin::Igp),
+        Just(Origin::Egp),
+        Just(Origin::Incomplete)
+    ];
+    let first = (
+        origin,
+        proptest::collection::vec(segment(), 0..4),
+        any::<Option<u32>>(),
+        any::<u32>(),
+        any::<bool>(),
+        proptest::option::of((asn(), address())),
+    );
+    let list = || proptest::collection::vec(any::<u32>(), 0..70);
+    let unknown = (
+        any::<bool>(),
+        40_u8..128,
+        proptest::collection::vec(any::<u8>(), 0..300),
+    );
+    let second = (
+        list(),
+        proptest::option::of(address()),
+        list(),
+        proptest::collection::vec(any::<[u8; 8]>(), 0..4),
+        proptest::collection::vec(any::<[u32; 3]>(), 0..4),
+        proptest::option::of(unknown),
+    );
+    (first, second).prop_map(|(first, second)| Attributes {
+        origin: first.0,
+        as_path: first.1,
+        med: first.2,
+        local_pref: Some(first.3),
+        atomic_aggregate: first.4,
+        aggregator: first.5,
+        communities: second.0,
+        originator_id: second.1,
+        cluster_list: second.2,
+        extended_communities: second.3,
+        large_communities: second.4,
+        // What is passed on says so.
+        unknown: second
+            .5
+            .map(|(_, code, value)| Unknown {
+                flags: 0xe0,
+                code,
+                value: value.into(),
+            })
+            .into_iter()
+            .collect(),
+    })
+}
+
+fn prefixes(family: Family) -> impl Strategy<Value = Vec<Nlri>> {
+    let one = (any::<[u8; 16]>(), 0_u8..=128, any::<u32>()).prop_map(move |(octets, bits, id)| {
+        let (address, bits) = match family {
+            Family::Ipv4 => {
+                let [a, b, c, d, ..] = octets;
+                (std::net::IpAddr::from([a, b, c, d]), bits % 33)
+            }
+            Family::Ipv6 => (std::net::IpAddr::from(octets), bits),
+        };
+        let network = ipnetwork::IpNetwork::new(address, bits).unwrap();
+        let prefix = ipnetwork::IpNetwork::new(network.network(), bits).unwrap();
+        Nlri {
+            path_id: id,
+            prefix,
+        }
+    });
+    proptest::collection::vec(one, 1..400)
+}
+
+fn next_hop() -> impl Strategy<Value = NextHop> {
+    let v4 = any::<[u8; 4]>().prop_map(|own| NextHop::new(own.into()));
+    let v6 = (any::<[u8; 16]>(), any::<Option<[u8; 16]>>()).prop_map(|(own, link)| NextHop {
+        address: own.into(),
+        link_local: link.map(Into::into),
+    });
+    prop_oneof![v4, v6]
+}
+
+/// Everything that messages of one UPDATE say, in the order in which it came.
+fn said(
+    messages: Vec<Message>,
+    family: Family,
+) -> (Vec<Attributes>, Vec<(NextHop, Nlri)>, Vec<Nlri>) {
+    let (mut attributes, mut announced, mut withdrawn) = (Vec::new(), Vec::new(), Vec::new());
+    for message in messages {
+        let Message::Update(update) = message else {
+            panic!("{message:?}")
+        };
+        assert!(update.mended.is_empty(), "{update:?}");
+        if !update.reachable.is_empty() {
+            attributes.push(update.attributes);
+        }
+        for (next_hop, prefixes) in update.reachable {
+            announced.extend(prefixes.into_iter().map(|nlri| (next_hop, nlri)));
+        }
+        withdrawn.extend(update.withdrawn);
+    }
+    assert!(announced.iter().all(|(_, nlri)| nlri.family() == family));
+    (attributes, announced, withdrawn)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn any_update_says_the_same_when_it_is_read_again(
+        attributes in any_attributes(),
+        (family, prefixes, gone) in prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)]
+            .prop_flat_map(|family| (Just(family), prefixes(family), prefixes(family))),
+        next_hop in next_hop(),
+        extended_messages: bool,
+        add_path: bool,
+    ) {
+        let families = if add_path { Family::ALL.to_vec() } else { vec![] };
+        let context = Context {
+            four_octets: true,
+            internal: true,
+            extended_messages,
+            add_path_receive: families.clone(),
+            add_path_send: families,
+        };
+        let plain = |all: &[Nlri]| -> Vec<Nlri> {
+            let each = all.iter();
+            each.map(|nlri| if add_path { *nlri } else { Nlri::new(nlri.prefix) }).collect()
+        };
+        let (prefixes, gone) = (plain(&prefixes), plain(&gone));
+        let update = Update {
+            withdrawn: gone.clone(),
+            attributes: attributes.clone(),
+            reachable: vec![(next_hop, prefixes.clone())],
+            ..Update::default()
+        };
+        let mut bytes = BytesMut::new();
+        Message::Update(Box::new(update)).encode(&context, &mut bytes);
+        let (read, announced, withdrawn) = said(messages(&bytes, &context).unwrap(), family);
+        prop_assert!(!read.is_empty() && read.iter().all(|own| *own == attributes));
+        let expected: Vec<_> = prefixes.into_iter().map(|nlri| (next_hop, nlri)).collect();
+        prop_assert_eq!(announced, expected);
+        prop_assert_eq!(withdrawn, gone);
+    }
+
+    #[test]
+    fn wide_numbers_survive_narrow_sessions(
+        path in proptest::collection::vec(
+            proptest::collection::vec(asn(), 1..6).prop_map(Segment::Sequence),
+            1..3,
+        ),
+        aggregator in proptest::option::of((asn(), any::<[u8; 4]>().prop_map(Ipv4Addr::from))),
+    ) {
+        let narrow = Context { internal: true, ..Context::default() };
+        let mut sent = update();
+        sent.attributes.as_path = path;
+        sent.attributes.aggregator = aggregator;
+        let mut bytes = BytesMut::new();
+        Message::Update(Box::new(sent.clone())).encode(&narrow, &mut bytes);
+        let read = messages(&bytes, &narrow).unwrap();
+        prop_assert_eq!(read, vec![Message::Update(Box::new(sent))]);
+    }
+}
+
+#[test]
+fn attributes_that_leave_no_room_do_not_fit() {
+    use super::update::Encoded;
+    let long = Attributes {
+        communities: (0..1100).collect(),
+        ..attributes()
+    };
+    let extended = Context {
+        extended_messages: true,
+        ..context()
+    };
+    assert!(!Encoded::of(&long, &context()).fits(&context()));
+    assert!(Encoded::of(&long, &extended).fits(&extended));
+    assert!(Encoded::of(&attributes(), &context()).fits(&context()));
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic_the_decoder(

@@ -240,6 +240,8 @@ impl Parsed {
             _ if flags & OPTIONAL == 0 => return None,
             _ => {
                 let value = Bytes::copy_from_slice(from.0);
+                // Whether its length took two bytes says nothing.
+                let flags = flags & !EXTENDED;
                 own.unknown.push(Unknown { flags, code, value });
             }
         }
@@ -397,25 +399,39 @@ impl Update {
         if let Some(family) = self.end_of_rib {
             return encode_end_of_rib(family, out);
         }
-        let mut attributes = BytesMut::new();
-        if !self.reachable.is_empty() {
-            self.attributes.encode(context.four_octets, &mut attributes);
-        }
+        let attributes = match self.reachable.is_empty() {
+            true => Encoded::default(),
+            false => Encoded::of(&self.attributes, context),
+        };
         for family in Family::ALL {
             let of_family = |prefixes: &[Nlri]| -> Vec<Nlri> {
-                prefixes
-                    .iter()
-                    .filter(|nlri| nlri.family() == family)
-                    .copied()
-                    .collect()
+                let own = prefixes.iter().filter(|nlri| nlri.family() == family);
+                own.copied().collect()
             };
-            let withdrawn = of_family(&self.withdrawn);
-            encode_withdrawn(&withdrawn, family, context, out);
+            encode_withdrawn(&of_family(&self.withdrawn), family, context, out);
             for (next_hop, prefixes) in &self.reachable {
                 let prefixes = of_family(prefixes);
                 encode_reachable(&prefixes, family, *next_hop, &attributes, context, out);
             }
         }
+    }
+}
+
+/// Attributes as they stand in every UPDATE of a session, or of sessions that agreed on the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Encoded(Box<[u8]>);
+
+impl Encoded {
+    pub fn of(attributes: &Attributes, context: &Context) -> Self {
+        let mut bytes = BytesMut::new();
+        attributes.encode(context.four_octets, &mut bytes);
+        Self(bytes.as_ref().into())
+    }
+
+    /// Whether there is room for a prefix beside them. Attributes of a peer with longer messages
+    /// may be too long for another one: its routes are not told (RFC 8654, section 4).
+    pub fn fits(&self, context: &Context) -> bool {
+        room(&self.0, context) >= LONGEST_NLRI
     }
 }
 
@@ -459,78 +475,94 @@ fn longest(context: &Context) -> usize {
     }
 }
 
-fn encode_withdrawn(prefixes: &[Nlri], family: Family, context: &Context, out: &mut BytesMut) {
+/// An identifier, a length and an IPv6 address.
+const LONGEST_NLRI: usize = 4 + 1 + 16;
+
+/// What is left for prefixes: without header, length fields, the longest next hop with its
+/// attribute's head.
+fn room(attributes: &[u8], context: &Context) -> usize {
+    longest(context).saturating_sub(19 + 4 + attributes.len() + 4 + 5 + 32)
+}
+
+fn length(bytes: usize) -> u16 {
+    u16::try_from(bytes).unwrap_or(u16::MAX)
+}
+
+fn put_all(prefixes: &[Nlri], add_path: bool, out: &mut BytesMut) {
+    prefixes.iter().for_each(|nlri| nlri.encode(add_path, out));
+}
+
+/// Writes withdrawals of one family; how many messages they are.
+pub(crate) fn encode_withdrawn(
+    prefixes: &[Nlri],
+    family: Family,
+    context: &Context,
+    out: &mut BytesMut,
+) -> u64 {
     let add_path = context.add_path_send.contains(&family);
     // Header, the two length fields, and an attribute's head and family.
     let room = longest(context) - 19 - 4 - 7;
+    let mut messages = 0;
     for piece in pieces(prefixes, add_path, room) {
-        let mut bytes = BytesMut::new();
-        piece
-            .iter()
-            .for_each(|nlri| nlri.encode(add_path, &mut bytes));
+        messages += 1;
+        let bytes: usize = piece.iter().map(|nlri| nlri.len(add_path)).sum();
         frame(out, UPDATE, |out| match family {
             Family::Ipv4 => {
-                out.put_u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
-                out.put_slice(&bytes);
+                out.put_u16(length(bytes));
+                put_all(piece, add_path, out);
                 out.put_u16(0);
             }
             Family::Ipv6 => {
                 let (afi, safi) = family.numbers();
-                let mut value = BytesMut::new();
+                let mut value = BytesMut::with_capacity(3 + bytes);
                 value.put_u16(afi);
                 value.put_u8(safi);
-                value.put_slice(&bytes);
-                let mut attributes = BytesMut::new();
+                put_all(piece, add_path, &mut value);
+                let mut attributes = BytesMut::with_capacity(value.len() + 4);
                 attribute::put(&mut attributes, OPTIONAL, MP_UNREACH, &value);
                 out.put_u16(0);
-                out.put_u16(u16::try_from(attributes.len()).unwrap_or(u16::MAX));
+                out.put_u16(length(attributes.len()));
                 out.put_slice(&attributes);
             }
         });
     }
+    messages
 }
 
-fn encode_reachable(
+/// Writes routes of one family that share attributes and next hop; how many messages they are.
+pub(crate) fn encode_reachable(
     prefixes: &[Nlri],
     family: Family,
     next_hop: NextHop,
-    attributes: &[u8],
+    attributes: &Encoded,
     context: &Context,
     out: &mut BytesMut,
-) {
-    let add_path = context.add_path_send.contains(&family);
-    // Header, length fields, the longest next hop with its attribute's head.
-    let room = longest(context).saturating_sub(19 + 4 + attributes.len() + 4 + 5 + 32);
-    for piece in pieces(prefixes, add_path, room) {
-        let mut bytes = BytesMut::new();
-        piece
-            .iter()
-            .for_each(|nlri| nlri.encode(add_path, &mut bytes));
-        let mut own = BytesMut::from(attributes);
-        let classic = match (family, next_hop.address) {
-            (Family::Ipv4, IpAddr::V4(address)) => {
-                attribute::put(&mut own, TRANSITIVE, NEXT_HOP, &address.octets());
-                true
-            }
-            _ => {
-                attribute::put(
-                    &mut own,
-                    OPTIONAL,
-                    MP_REACH,
-                    &reach_value(family, next_hop, &bytes),
-                );
-                false
-            }
-        };
+) -> u64 {
+    /// The head of a NEXT_HOP attribute and an address.
+    const CLASSIC: usize = 3 + 4;
+    let (add_path, attributes) = (context.add_path_send.contains(&family), &attributes.0);
+    let mut messages = 0;
+    for piece in pieces(prefixes, add_path, room(attributes, context)) {
+        messages += 1;
         frame(out, UPDATE, |out| {
             out.put_u16(0);
-            out.put_u16(u16::try_from(own.len()).unwrap_or(u16::MAX));
-            out.put_slice(&own);
-            if classic {
-                out.put_slice(&bytes);
+            if let (Family::Ipv4, IpAddr::V4(address)) = (family, next_hop.address) {
+                out.put_u16(length(attributes.len() + CLASSIC));
+                out.put_slice(attributes);
+                attribute::put(out, TRANSITIVE, NEXT_HOP, &address.octets());
+                return put_all(piece, add_path, out);
             }
+            let mut bytes = BytesMut::new();
+            put_all(piece, add_path, &mut bytes);
+            let value = reach_value(family, next_hop, &bytes);
+            let mut own = BytesMut::with_capacity(attributes.len() + value.len() + 4);
+            own.put_slice(attributes);
+            attribute::put(&mut own, OPTIONAL, MP_REACH, &value);
+            out.put_u16(length(own.len()));
+            out.put_slice(&own);
         });
     }
+    messages
 }
 
 fn reach_value(family: Family, next_hop: NextHop, prefixes: &[u8]) -> BytesMut {

@@ -11,6 +11,15 @@ use super::lan::{Daemon, Lan, Running, config, routes, set, wait_for, write};
 
 /// A daemon at 192.0.2.2; `options` stand in its BGP protocol, `more` beside it.
 pub(crate) fn bird(lan: &Lan, asn: u32, options: &str, more: &str) -> Daemon {
+    bird_with(lan, asn, options, more, &[])
+}
+
+/// The same after a restart in which its kernel went on forwarding, and it says so.
+pub(crate) fn bird_again(lan: &Lan, asn: u32, options: &str, more: &str) -> Daemon {
+    bird_with(lan, asn, options, more, &["-R"])
+}
+
+fn bird_with(lan: &Lan, asn: u32, options: &str, more: &str, arguments: &[&str]) -> Daemon {
     let config = format!(
         r#"
 router id 192.0.2.2;
@@ -39,13 +48,14 @@ protocol bgp ours from ours_template {{
     let directory = lan.directory.path();
     let file = write(directory, "bird.conf", &config);
     let control = directory.join("bird.ctl");
-    let arguments = ["-f", "-c", &file, "-s", control.to_str().unwrap()];
-    Daemon::start(&lan.theirs[0], "bird", &arguments)
+    let mut all = vec!["-f", "-c", &file, "-s", control.to_str().unwrap()];
+    all.extend(arguments);
+    Daemon::start(&lan.theirs[0], "bird", &all)
 }
 
-fn birdc(lan: &Lan, command: &str) -> String {
+pub(crate) fn birdc(lan: &Lan, command: &str) -> String {
     let control = lan.directory.path().join("bird.ctl");
-    let arguments = ["-s", control.to_str().unwrap(), "-r", command];
+    let arguments = ["-s", control.to_str().unwrap(), command];
     let output = lan.theirs[0].command("birdc", &arguments);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -12,14 +12,16 @@ use super::bird::bird;
 use super::lan::{Daemon, Lan, Running, config, routes, set, wait_for, write};
 
 /// The daemons of one machine; `number` is the last part of its address.
-struct Frr<'a> {
+pub(crate) struct Frr<'a> {
     netns: &'a TestNetns,
     sockets: String,
-    _daemons: Vec<Daemon>,
+    bgpd: Option<Daemon>,
+    bgpd_arguments: Vec<String>,
+    _others: [Daemon; 2],
 }
 
 impl<'a> Frr<'a> {
-    fn start(lan: &'a Lan, number: usize, bgp: &str) -> Self {
+    pub(crate) fn start(lan: &'a Lan, number: usize, bgp: &str) -> Self {
         let directory = lan.directory.path().join(format!("frr{number}"));
         std::fs::create_dir(&directory).unwrap();
         // The daemons give up root and keep what they need.
@@ -31,26 +33,51 @@ impl<'a> Frr<'a> {
         let (sockets, zebra_socket) = (place(""), place("zserv.api"));
         let empty = write(&directory, "empty.conf", "");
         let bgp = write(&directory, "bgpd.conf", bgp);
-        let start = |name: &str, file: &str, more: &[&str]| {
+        let arguments = |name: &str, file: &str| -> Vec<String> {
             let pid = place(&format!("{name}.pid"));
-            let mut arguments = vec!["-u", "frr", "-g", "frr", "-P", "0", "-f", file, "-i", &pid];
-            arguments.extend(["-z", &zebra_socket, "--vty_socket", &sockets]);
-            arguments.extend(more);
-            Daemon::start(netns, &format!("/usr/lib/frr/{name}"), &arguments)
+            let mut all = vec!["-u", "frr", "-g", "frr", "-P", "0", "-f", file, "-i", &pid];
+            all.extend(["-z", &zebra_socket, "--vty_socket", &sockets]);
+            all.into_iter().map(str::to_owned).collect()
         };
-        let control = place("bfdd.sock");
-        let zebra = start("zebra", &empty, &[]);
+        let zebra = Self::daemon(netns, "zebra", &arguments("zebra", &empty));
         wait_for("zebra", || directory.join("zserv.api").exists());
-        let bfdd = start("bfdd", &empty, &["--bfdctl", &control]);
-        let bgpd = start("bgpd", &bgp, &[]);
+        let mut of_bfdd = arguments("bfdd", &empty);
+        of_bfdd.extend(["--bfdctl".to_owned(), place("bfdd.sock")]);
+        let bfdd = Self::daemon(netns, "bfdd", &of_bfdd);
+        let bgpd_arguments = arguments("bgpd", &bgp);
         Self {
             netns,
+            bgpd: Some(Self::daemon(netns, "bgpd", &bgpd_arguments)),
+            bgpd_arguments,
             sockets,
-            _daemons: vec![bgpd, bfdd, zebra],
+            _others: [bfdd, zebra],
         }
     }
 
-    fn show(&self, command: &str) -> String {
+    fn daemon(netns: &TestNetns, name: &str, arguments: &[String]) -> Daemon {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Daemon::start(netns, &format!("/usr/lib/frr/{name}"), &arguments)
+    }
+
+    /// Kills the BGP daemon; the others run on.
+    pub(crate) fn kill_bgp(&mut self) {
+        self.bgpd = None;
+    }
+
+    pub(crate) fn start_bgp(&mut self) {
+        self.bgpd = Some(Self::daemon(self.netns, "bgpd", &self.bgpd_arguments));
+    }
+
+    /// Gives commands of the configuration.
+    pub(crate) fn configure(&self, commands: &[&str]) {
+        let mut arguments = vec!["--vty_socket", &self.sockets, "-c", "configure terminal"];
+        for command in commands {
+            arguments.extend(["-c", command]);
+        }
+        self.netns.command("vtysh", &arguments);
+    }
+
+    pub(crate) fn show(&self, command: &str) -> String {
         let arguments = ["--vty_socket", &self.sockets, "-c", command];
         let output = self.netns.command("vtysh", &arguments);
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -58,7 +85,7 @@ impl<'a> Frr<'a> {
 }
 
 /// A router with two networks to tell; `more` stands in the router's part.
-fn router(number: usize, asn: u32, more: &str, v4: &str, v6: &str) -> String {
+pub(crate) fn router(number: usize, asn: u32, more: &str, v4: &str, v6: &str) -> String {
     format!(
         "router bgp {asn}
  bgp router-id 192.0.2.{number}

@@ -1,7 +1,9 @@
 //! GoBGP.
 
 use bgp_agent::config::{Filter, Peer};
+use bgp_agent::wire::open::AddPath;
 
+use super::bird::bird;
 use super::lan::{Daemon, Lan, Running, config, routes, set, wait_for, write};
 
 const CONFIG: &str = r#"
@@ -50,4 +52,52 @@ fn gobgp_takes_and_gives_routes_with_four_octet_numbers() {
     });
     gobgp(&["global", "rib", "del", "10.9.0.0/16"]);
     wait_for("the withdrawal", || routes(&lan.ours, "203").is_empty());
+}
+
+const WITH_ADD_PATH: &str = r#"
+[global.config]
+  as = 64512
+  router-id = "192.0.2.3"
+[[neighbors]]
+  [neighbors.config]
+    neighbor-address = "192.0.2.1"
+    peer-as = 64512
+  [neighbors.timers.config]
+    connect-retry = 1
+  [[neighbors.afi-safis]]
+    [neighbors.afi-safis.config]
+      afi-safi-name = "ipv4-unicast"
+    [neighbors.afi-safis.add-paths.config]
+      receive = true
+"#;
+
+#[test]
+fn gobgp_hears_of_every_path_from_our_reflector() {
+    let lan = Lan::new(2);
+    let two = "protocol static second { ipv4; route 10.77.0.0/16 blackhole { bgp_med = 10; }; }
+        protocol static third { ipv4; route 10.77.0.0/16 blackhole { bgp_med = 20; }; }";
+    let options =
+        "ipv4 { import all; export where source = RTS_STATIC; next hop self; add paths tx; };";
+    let _bird = bird(&lan, 64512, options, two);
+    let file = write(lan.directory.path(), "gobgpd.toml", WITH_ADD_PATH);
+    let arguments = ["-f", &file, "--api-hosts", "127.0.0.1:50051"];
+    let _gobgpd = Daemon::start(&lan.theirs[1], "gobgpd", &arguments);
+    let client = Peer {
+        client: true,
+        add_path: Some(AddPath {
+            receive: true,
+            send: true,
+        }),
+        ..Peer::internal(64512)
+    };
+    let peers = [("192.0.2.2", client.clone()), ("192.0.2.3", client)];
+    let _running = Running::start(&lan, config(&peers));
+    wait_for("both paths in GoBGP", || {
+        let output = lan.theirs[1].command("gobgp", &["global", "rib", "10.77.0.0/16", "-j"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let all = read.as_object().into_iter().flatten();
+        all.filter_map(|(_, paths)| paths.as_array())
+            .any(|paths| paths.len() == 2)
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use bgp_agent::Serving;
 use bgp_agent::config::{Config, Origination, Peer};
 use bgp_agent::report::{Neighbor, Route};
+use kernel::icmp::{Echo, Echoed};
 use kernel::testing::TestNetns;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,6 +83,46 @@ impl Lan {
         let all: Vec<Route> =
             serde_json::from_str(&self.text(&format!("/v1/routes?prefix={prefix}"))).ok()?;
         all.into_iter().find(|route| route.prefix == prefix)
+    }
+
+    /// Cuts the first other machine off, or joins it again.
+    pub(crate) fn cut(&self, cut: bool) {
+        let netns = &self.theirs[0];
+        let state = if cut { "down" } else { "up" };
+        let set = netns.command("ip", &["link", "set", "eth0", state]);
+        assert!(set.status.success(), "{set:?}");
+        if !cut {
+            // The kernel takes IPv6 addresses away from a link that is down.
+            netns.add_address("eth0", "2001:db8::2/64");
+        }
+    }
+
+    /// How many packets to an address are not answered while something happens.
+    pub(crate) fn while_pinging<T>(&self, to: &str, happens: impl FnOnce() -> T) -> (usize, T) {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (ended, to) = (AtomicBool::new(false), ip(to));
+        std::thread::scope(|scope| {
+            let pinging = scope.spawn(|| {
+                self.ours.run(|| {
+                    let mut echo = Echo::open(to.is_ipv6()).unwrap();
+                    let (mut answered, mut lost) = (0, 0);
+                    while !ended.load(Ordering::Relaxed) {
+                        match echo.send(to, 100, Duration::from_secs(1)).unwrap() {
+                            Echoed::Answered => answered += 1,
+                            _ => lost += 1,
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    assert!(answered > 0, "{to} never answers");
+                    lost
+                })
+            });
+            // Also when it panics: nobody would end the thread otherwise.
+            let result = catch_unwind(AssertUnwindSafe(happens));
+            ended.store(true, Ordering::Relaxed);
+            let lost = pinging.join().unwrap();
+            (lost, result.unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 
     pub(crate) fn is_up(&self) -> bool {

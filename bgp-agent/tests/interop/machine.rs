@@ -99,3 +99,21 @@ fn a_route_whose_next_hop_cannot_be_reached_waits_until_it_can() {
     );
     wait_for("the route again", || routes(&lan.ours, "203") == there);
 }
+
+#[test]
+fn a_network_of_our_own_link_is_not_replaced_by_what_a_router_tells_of_it() {
+    let lan = Lan::new(1);
+    // BIRD tells of the link itself, and of the range of others behind it.
+    let options = "ipv4 { import all; export all; next hop self; };";
+    let _bird = bird(&lan, 64512, options, "");
+    let peers = [("192.0.2.2", Peer::internal(64512))];
+    let _running = Running::start(&lan, config(&peers));
+    wait_for("the route of the link", || {
+        lan.route("192.0.2.0/24").is_some()
+    });
+    wait_for("our routes", || routes(&lan.ours, "203") == set(&OURS));
+    let link = lan.ours.command("ip", &["route", "show", "192.0.2.0/24"]);
+    let link = String::from_utf8_lossy(&link.stdout).into_owned();
+    assert!(link.contains("dev eth0 proto kernel"), "{link}");
+    assert_eq!(link.lines().count(), 1, "{link}");
+}

@@ -8,3 +8,5 @@ mod frr;
 mod gobgp;
 mod lan;
 mod machine;
+mod matrix;
+mod peers;

@@ -242,3 +242,62 @@ fn ranges_that_are_not_for_the_kernel_are_passed_on_all_the_same() {
     assert_eq!(mesh.next_hops(1, 0), None);
     assert_eq!(mesh.next_hops(2, 0), via(&[1]));
 }
+
+#[test]
+fn a_best_path_that_says_the_same_is_not_told_again() {
+    // 0 and 1 both tell of one prefix to 2, which tells 3 of that of 0.
+    let systems = |index: usize| 65001 + u32::try_from(index).unwrap();
+    let mut configs = joined(4, systems, &[(0, 2), (1, 2), (2, 3)]);
+    for index in [0, 1] {
+        configs[index]
+            .originate
+            .insert(range(9), Default::default());
+    }
+    let with = configs[1].clone();
+    let mut without = with.clone();
+    without.originate.remove(&range(9));
+    let mut mesh = Mesh::new(configs);
+    assert_eq!(
+        mesh.next_hops(2, 9),
+        via(&[0, 1]),
+        "equal but for the router id"
+    );
+    assert_eq!(mesh.next_hops(3, 9), via(&[2]));
+    for (config, what) in [(without, "the withdrawal"), (with, "the route")] {
+        let before = mesh.messages;
+        let now = mesh.now;
+        mesh.speakers[1].configure(config, now);
+        mesh.settle();
+        assert_eq!(mesh.messages - before, 1, "{what} to 2, and nothing else");
+    }
+    // Another best path is told.
+    let mut gone = mesh.speakers[0].config().clone();
+    gone.originate.remove(&range(9));
+    let now = mesh.now;
+    mesh.speakers[0].configure(gone, now);
+    mesh.settle();
+    let path = &mesh.speakers[3].rib().paths(&range(9))[0];
+    assert!(path.attributes.contains_as(65002) > 0, "{path:?}");
+}
+
+#[test]
+fn who_is_told_with_others_does_not_hear_of_its_own_routes() {
+    let systems = |index: usize| 65001 + u32::try_from(index).unwrap();
+    let mut mesh = Mesh::new(joined(4, systems, &[(0, 3), (1, 3), (2, 3)]));
+    let heard_by = |mesh: &Mesh, at: usize| -> Vec<usize> {
+        let told = mesh.speakers[3].advertised(address(at));
+        (0..4).filter(|of| told.contains(&range(*of))).collect()
+    };
+    for at in 0..3 {
+        let others: Vec<usize> = (0..4).filter(|of| *of != at).collect();
+        assert_eq!(heard_by(&mesh, at), others);
+        for of in others {
+            assert!(mesh.next_hops(at, of).is_some(), "{at} of {of}");
+        }
+    }
+    cut(&mut mesh, 0, 3);
+    mesh.advance(Duration::from_secs(200));
+    assert_eq!(heard_by(&mesh, 1), [2, 3]);
+    assert_eq!(mesh.next_hops(1, 0), None);
+    assert_eq!(mesh.next_hops(2, 0), None);
+}
