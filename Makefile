@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-long test-ipvs clients check bench fuzz packages build programs images unit cluster nextest lab-programs
+.PHONY: help up down test test-long test-ipvs clients check bench fuzz fuzz-program fuzz-keep packages build programs images unit cluster nextest lab-programs
 
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 CARGO := cargo
@@ -95,7 +95,24 @@ bench: packages build images ## measures; results into bench/RESULTS.md (SECTION
 	$(CARGO) build --release --locked -p fairlead -p bench -p bench-bgp -p bench-pod-network -p bench-policy -p bench-proxy --bins
 	$(TARGET)/release/bench $(SECTIONS)
 
-fuzz: ## every decoder for FUZZ_SECONDS
-	@for target in $$(cd fuzz && $(CARGO) fuzz list); do \
-		(cd fuzz && $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)); \
+# Only the crates of this workspace are built anew, beside what tests and clippy have built.
+fuzz-program:
+	@scripts/packages $(BUILD_PACKAGES)
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/instrumented $(CARGO) build --workspace --locked \
+		--features fairlead-fuzz/libfuzzer --bin fuzz
+
+FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
+
+fuzz: fuzz-program ## every decoder for FUZZ_SECONDS (FUZZ_TARGETS=names for some of them)
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/found/$$target fuzz/artifacts/$$target; \
+		echo "== $$target"; \
+		FUZZ_TARGET=$$target $(TARGET)/debug/fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+			-rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
+			-artifact_prefix=fuzz/artifacts/$$target/ fuzz/found/$$target fuzz/corpus/$$target; \
+	done
+
+fuzz-keep: fuzz-program ## what the last fuzzing found goes into the corpus, without what adds nothing
+	@for target in $(FUZZ_TARGETS); do \
+		FUZZ_TARGET=$$target $(TARGET)/debug/fuzz -merge=1 fuzz/corpus/$$target fuzz/found/$$target; \
 	done

@@ -283,6 +283,15 @@ fn decode(bytes: &[u8]) -> Slot {
     }
 }
 
+/// Reads a file of the state as a whole: its header, its digest and what they are about.
+pub fn whole(bytes: &[u8]) -> Result<State, String> {
+    match decode(bytes) {
+        Slot::Whole { state, .. } => Ok(state),
+        Slot::Broken(reason) => Err(reason),
+        Slot::Missing => Err("there is none".to_owned()),
+    }
+}
+
 /// Reads a state and checks that no address has two owners.
 pub fn parse(bytes: &[u8]) -> Result<State, String> {
     let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
