@@ -1,5 +1,9 @@
 //! The ciphers, and the form in which values are stored.
 
+use aes::{Aes128, Aes192, Aes256};
+use cbc::cipher::block_padding::Pkcs7;
+use cbc::cipher::{BlockDecryptMut, BlockEncryptMut, KeyIvInit};
+use cbc::{Decryptor, Encryptor};
 use crypto_secretbox::XSalsa20Poly1305;
 use crypto_secretbox::aead::{Aead, KeyInit};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -18,9 +22,12 @@ pub(super) struct Key {
 enum Made {
     Identity,
     AesGcm(Box<LessSafeKey>),
+    AesCbc(Box<[u8]>),
     Secretbox(Box<XSalsa20Poly1305>),
 }
 
+/// The bytes before a text in blocks.
+const BLOCK: usize = 16;
 /// The bytes before a secretbox's text.
 const SECRETBOX_NONCE: usize = 24;
 
@@ -49,6 +56,21 @@ impl Key {
         Ok(Key {
             prefix: format!("k8s:enc:aesgcm:v1:{name}:").into_bytes(),
             made: Made::AesGcm(Box::new(LessSafeKey::new(key))),
+        })
+    }
+
+    /// A key for AES in CBC mode with PKCS #7 padding, which proves nothing about who wrote the
+    /// text: for values that another server left.
+    pub(super) fn aes_cbc(name: &str, secret: &[u8]) -> Result<Self, String> {
+        if !matches!(secret.len(), 16 | 24 | 32) {
+            let length = secret.len();
+            return Err(format!(
+                "the secret of key {name:?} has {length} bytes instead of 16, 24 or 32"
+            ));
+        }
+        Ok(Key {
+            prefix: format!("k8s:enc:aescbc:v1:{name}:").into_bytes(),
+            made: Made::AesCbc(secret.into()),
         })
     }
 
@@ -89,6 +111,12 @@ impl Key {
                 .map_err(|_| "it cannot be encrypted")?;
                 sealed.extend_from_slice(&text);
             }
+            Made::AesCbc(secret) => {
+                let start: [u8; BLOCK] = random()?;
+                sealed.extend_from_slice(&start);
+                let text = seal_blocks(secret, &start, plain);
+                sealed.extend_from_slice(&text.ok_or("it cannot be encrypted")?);
+            }
             // The format has no place to bind the text to.
             Made::Secretbox(key) => {
                 let nonce: [u8; SECRETBOX_NONCE] = random()?;
@@ -120,6 +148,10 @@ impl Key {
                 text.truncate(length);
                 Ok(Some(text))
             }
+            Made::AesCbc(secret) => {
+                let (start, text) = sealed.split_at_checked(BLOCK).ok_or_else(short)?;
+                Ok(Some(open_blocks(secret, start, text).ok_or(broken)?))
+            }
             Made::Secretbox(key) => {
                 let (nonce, text) = sealed.split_at_checked(SECRETBOX_NONCE).ok_or_else(short)?;
                 let nonce: [u8; SECRETBOX_NONCE] = nonce.try_into().map_err(|_| short())?;
@@ -127,6 +159,38 @@ impl Key {
                 Ok(Some(opened.map_err(|_| broken)?))
             }
         }
+    }
+}
+
+fn seal_blocks(secret: &[u8], start: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+    fn with<C: KeyIvInit + BlockEncryptMut>(
+        secret: &[u8],
+        start: &[u8],
+        plain: &[u8],
+    ) -> Option<Vec<u8>> {
+        let cipher = C::new_from_slices(secret, start).ok()?;
+        Some(cipher.encrypt_padded_vec_mut::<Pkcs7>(plain))
+    }
+    match secret.len() {
+        16 => with::<Encryptor<Aes128>>(secret, start, plain),
+        24 => with::<Encryptor<Aes192>>(secret, start, plain),
+        _ => with::<Encryptor<Aes256>>(secret, start, plain),
+    }
+}
+
+fn open_blocks(secret: &[u8], start: &[u8], text: &[u8]) -> Option<Vec<u8>> {
+    fn with<C: KeyIvInit + BlockDecryptMut>(
+        secret: &[u8],
+        start: &[u8],
+        text: &[u8],
+    ) -> Option<Vec<u8>> {
+        let cipher = C::new_from_slices(secret, start).ok()?;
+        cipher.decrypt_padded_vec_mut::<Pkcs7>(text).ok()
+    }
+    match secret.len() {
+        16 => with::<Decryptor<Aes128>>(secret, start, text),
+        24 => with::<Decryptor<Aes192>>(secret, start, text),
+        _ => with::<Decryptor<Aes256>>(secret, start, text),
     }
 }
 

@@ -30,7 +30,7 @@ struct Resources {
 struct Provider {
     aesgcm: Option<Keys>,
     secretbox: Option<Keys>,
-    aescbc: Option<serde::de::IgnoredAny>,
+    aescbc: Option<Keys>,
     kms: Option<KmsConfig>,
     identity: Option<Identity>,
 }
@@ -144,15 +144,19 @@ impl Configuration {
 
 impl Provider {
     fn keys(self) -> Result<Vec<Sealer>, String> {
-        if self.aescbc.is_some() {
-            return Err("the provider aescbc is not supported: use aesgcm or secretbox".into());
-        }
-        let one = "each provider is one of aesgcm, secretbox, kms and identity";
-        match (self.aesgcm, self.secretbox, self.kms, self.identity) {
-            (Some(keys), None, None, None) => keys.read(Key::aes_gcm),
-            (None, Some(keys), None, None) => keys.read(Key::secretbox),
-            (None, None, Some(kms), None) => Ok(vec![Sealer::Kms(kms.read()?)]),
-            (None, None, None, Some(_)) => Ok(vec![Sealer::Key(Key::identity())]),
+        let one = "each provider is one of aesgcm, aescbc, secretbox, kms and identity";
+        match (
+            self.aesgcm,
+            self.aescbc,
+            self.secretbox,
+            self.kms,
+            self.identity,
+        ) {
+            (Some(keys), None, None, None, None) => keys.read(Key::aes_gcm),
+            (None, Some(keys), None, None, None) => keys.read(Key::aes_cbc),
+            (None, None, Some(keys), None, None) => keys.read(Key::secretbox),
+            (None, None, None, Some(kms), None) => Ok(vec![Sealer::Kms(kms.read()?)]),
+            (None, None, None, None, Some(_)) => Ok(vec![Sealer::Key(Key::identity())]),
             _ => Err(one.into()),
         }
     }
