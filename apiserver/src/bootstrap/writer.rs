@@ -155,7 +155,19 @@ impl Writer {
         plural: &str,
         name: &str,
     ) -> Result<(), BootstrapError> {
-        let path = format!("{}/{name}", collection(group, version, plural, ""));
+        self.remove_from(group, version, plural, "", name).await
+    }
+
+    /// The same for an object of a namespace.
+    pub(crate) async fn remove_from(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), BootstrapError> {
+        let path = format!("{}/{name}", collection(group, version, plural, namespace));
         match self.send(Method::DELETE, path, &Value::Null).await {
             Err(error) if error.code == 404 => Ok(()),
             result => result,

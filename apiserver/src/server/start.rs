@@ -36,7 +36,7 @@ use crate::flowcontrol::FlowControl;
 use crate::metrics::{self, SharedMetrics};
 use crate::pki::{Pki, ServingNames};
 use crate::registry::cache::PREFIX;
-use crate::{ApiServer, Registry, event_expiry};
+use crate::{ApiServer, Registry, event_expiry, identity};
 
 /// The key under which the store says whose cluster it holds.
 const CLUSTER_KEY: &str = "/fairlead/cluster";
@@ -145,6 +145,12 @@ pub async fn start(
     tokio::spawn(event_expiry::run(
         cacher.clone(),
         config.event_ttl,
+        shutdown.clone(),
+    ));
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    tokio::spawn(identity::run(
+        api.clone(),
+        host.to_string_lossy().into_owned(),
         shutdown.clone(),
     ));
     let metrics = metrics::of_server(&api);

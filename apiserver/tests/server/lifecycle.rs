@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use apiserver::start;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{Server, config};
@@ -160,4 +160,33 @@ async fn clients_that_say_nothing_do_not_hold_the_server_up() {
     drop(admin);
     server.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_has_a_lease_and_those_of_gone_ones_are_removed() {
+    let server = Server::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let admin = server.admin();
+    let all = format!("{leases}?labelSelector=apiserver.kubernetes.io/identity=kube-apiserver");
+    let has_one = |body: &Value| {
+        body["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 1)
+    };
+    let found = admin.until_body(&all, has_one).await;
+    let own = &found.body["items"][0];
+    let name = own["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("apiserver-"), "{name}");
+    let holder = own["spec"]["holderIdentity"].as_str().unwrap();
+    assert!(holder.starts_with(&format!("{name}_")), "{holder}");
+    assert_eq!(own["spec"]["leaseDurationSeconds"], 3600);
+    // Another server, which ended long ago; the next start finds its Lease.
+    let gone = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "apiserver-gone", "labels": own["metadata"]["labels"]},
+        "spec": {"leaseDurationSeconds": 3600, "renewTime": "2020-01-01T00:00:00.000000Z"}});
+    assert_eq!(admin.post(leases, gone).await.code, 201);
+    let directory = server.stop().await;
+    let server = Server::start_with(directory, |_| {}).await;
+    let left = server.admin().until_body(&all, has_one).await;
+    assert_eq!(left.body["items"][0]["metadata"]["name"], *name);
 }
