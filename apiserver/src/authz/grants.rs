@@ -1,23 +1,24 @@
 //! Escalation checks: who writes a role or a binding has to have what it grants, or the
-//! right to `escalate` or `bind`.
+//! right to `escalate` or `bind`; who writes an admission policy, the right to read its parameters.
 
 use serde_json::Value;
 
 use super::rbac::{EscalationError, GROUP, RoleReference, Rule, uncovered};
-use super::{Attributes, Authorizer};
+use super::{Attributes, Authorizer, parameters};
 use crate::authn::{UserInfo, group};
 use crate::registry::Call;
 use crate::response::ApiError;
 
-/// Refuses a write of RBAC that would give more than its author has. `old`: what it
+/// Refuses a write of RBAC or of a policy that would give more than its author has. `old`: what it
 /// replaces. To be asked for every kind; others pass.
 pub async fn check(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let resource = &call.resource;
-    if resource.group != GROUP || !call.info.subresource.is_empty() {
+    let guarded = resource.group == GROUP || resource.group == parameters::GROUP;
+    if !guarded || !call.info.subresource.is_empty() || call.user.is_in(group::MASTERS) {
         return Ok(());
     }
-    if call.user.is_in(group::MASTERS) {
-        return Ok(());
+    if resource.group == parameters::GROUP {
+        return parameters::check(call, new, old).await;
     }
     let check = Check {
         authorizer: &*call.registry.authorizer,

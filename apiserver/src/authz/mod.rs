@@ -10,6 +10,7 @@ mod chain;
 mod forbidden;
 pub mod grants;
 mod node;
+mod parameters;
 pub mod rbac;
 mod webhook;
 

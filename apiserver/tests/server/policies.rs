@@ -332,3 +332,57 @@ async fn a_mutating_policy_applies_configurations_and_patches() {
         "{refused:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_parameters_has_to_be_allowed_to_read_them() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": "policies"}, "rules": [{"apiGroups": ["admissionregistration.k8s.io"],
+            "resources": ["*"], "verbs": ["*"]}]});
+    assert_eq!(admin.post(roles, role).await.code, 201);
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "policies"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "policies"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "bob"}]});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    assert_eq!(admin.post(bindings, binding).await.code, 201);
+    let bob = server.user("bob", None);
+    bob.until(&format!("{GROUP}/validatingadmissionpolicies"), 200)
+        .await;
+    let spec = json!({"matchConstraints": rules("", "configmaps"),
+        "paramKind": {"apiVersion": "v1", "kind": "Secret"}, "validations": [{"expression": "true"}]});
+    let refused = try_policy(&bob, "Validating", "p", spec.clone()).await;
+    assert_eq!(refused.code, 422, "{refused:?}");
+    let told = refused.message();
+    assert!(
+        told.starts_with(
+            "ValidatingAdmissionPolicy.admissionregistration.k8s.io \"p\" is invalid: \
+             spec.paramKind: Forbidden: user &{bob  [system:authenticated] map["
+        ) && told.ends_with(
+            "]} must have \"get\" permission on all objects of the referenced paramKind \
+             (kind=Secret, apiVersion=v1)"
+        ),
+        "{told}"
+    );
+    assert_eq!(try_policy(&admin, "Validating", "p", spec).await.code, 201);
+    let bind = |name: &str| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "spec": {"policyName": "p", "validationActions": ["Deny"],
+                "paramRef": {"name": "s", "namespace": "default", "parameterNotFoundAction": "Deny"}}})
+    };
+    let path = format!("{GROUP}/validatingadmissionpolicybindings");
+    let refused = bob.post(&path, bind("b")).await;
+    assert_eq!(refused.code, 422, "{refused:?}");
+    assert_eq!(
+        refused.body["details"]["causes"][0]["field"],
+        "spec.paramRef"
+    );
+    assert_eq!(admin.post(&path, bind("b")).await.code, 201);
+    // What stays is not asked about again.
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let changed = bob.patch(&format!("{path}/b"), &label).await;
+    assert_eq!(changed.code, 200, "{changed:?}");
+}
