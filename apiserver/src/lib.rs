@@ -20,6 +20,7 @@ mod documents;
 pub mod encryption;
 mod event_expiry;
 mod flowcontrol;
+mod identity;
 pub mod metrics;
 mod openapi;
 pub mod outbound;

@@ -7,6 +7,7 @@ mod server {
     pub(crate) mod aggregation;
     pub(crate) mod backend;
     pub(crate) mod custom;
+    pub(crate) mod encodings;
     pub(crate) mod fixture;
     pub(crate) mod hostile;
     pub(crate) mod https;

@@ -20,6 +20,7 @@
 //!
 //! **Invariant:** nothing here does I/O, waits, or keeps state but lazily parsed tables.
 
+pub mod cbor;
 pub mod check;
 pub mod defaults;
 pub mod discovery;

@@ -40,6 +40,7 @@ pub fn decode(
             Media::Json => check::Format::Json,
             Media::Yaml => check::Format::Yaml,
             Media::Protobuf => check::Format::Protobuf,
+            Media::Cbor => check::Format::Cbor,
         },
         expected: gvk,
         shape: &shape,
@@ -86,6 +87,9 @@ pub fn decode_options(media: Media, body: &Bytes) -> Result<Value, ApiError> {
     let value = match media {
         Media::Protobuf => {
             schema::protobuf::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?
+        }
+        Media::Cbor => {
+            schema::cbor::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?
         }
         Media::Yaml => {
             let text =

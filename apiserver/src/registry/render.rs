@@ -293,6 +293,10 @@ pub(super) fn error_event(error: &ApiError, accepted: Accepted) -> Bytes {
                 out.put_slice(&bytes);
             }
         }
+        Media::Cbor => out.put_slice(&schema::cbor::encode_watch_event(
+            "ERROR",
+            &error.to_value(),
+        )),
         _ => put_event(&mut out, "ERROR", error.to_value().to_string().as_bytes()),
     }
     out.freeze()

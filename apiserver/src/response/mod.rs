@@ -61,6 +61,11 @@ pub fn value(code: u16, value: &Value, accepted: Accepted) -> ApiResponse {
         }
         Media::Yaml => with_type(code, "application/yaml", Body::from(yaml(value))),
         Media::Protobuf => protobuf(code, value),
+        Media::Cbor => with_type(
+            code,
+            accepted.media.name(),
+            Body::from(schema::cbor::encode(value)),
+        ),
     }
 }
 

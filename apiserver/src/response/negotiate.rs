@@ -12,6 +12,8 @@ pub enum Media {
     Json,
     Yaml,
     Protobuf,
+    /// Not among what messages offer: as upstream, clients that know it ask for it.
+    Cbor,
 }
 
 impl Media {
@@ -21,7 +23,13 @@ impl Media {
             Media::Json => "application/json",
             Media::Yaml => "application/yaml",
             Media::Protobuf => "application/vnd.kubernetes.protobuf",
+            Media::Cbor => "application/cbor",
         }
+    }
+
+    /// Whether the resource has it, whose media types these are.
+    fn is_offered(self, offered: &[&str]) -> bool {
+        self == Media::Cbor || offered.contains(&self.name())
     }
 
     /// The content type of a watch.
@@ -30,6 +38,7 @@ impl Media {
             Media::Json => "application/json",
             Media::Yaml => "application/yaml",
             Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Media::Cbor => "application/cbor-seq",
         }
     }
 }
@@ -120,9 +129,10 @@ fn accept_clause(clause: &str, offered: &[&str]) -> Option<Accepted> {
         "application/json" | "*/*" | "application/*" => Media::Json,
         "application/yaml" => Media::Yaml,
         "application/vnd.kubernetes.protobuf" => Media::Protobuf,
+        "application/cbor" | "application/cbor-seq" => Media::Cbor,
         _ => return None,
     };
-    if !offered.contains(&media.name()) {
+    if !media.is_offered(offered) {
         return None;
     }
     let parameter = |key: &str| parameters(clause).find(|(k, _)| *k == key).map(|(_, v)| v);
@@ -166,9 +176,10 @@ pub fn sent(headers: &HeaderMap, offered: &'static [&'static str]) -> Result<Med
         "" | "application/json" => Media::Json,
         "application/yaml" => Media::Yaml,
         "application/vnd.kubernetes.protobuf" => Media::Protobuf,
+        "application/cbor" => Media::Cbor,
         _ => return Err(ApiError::unsupported_media_type(offered)),
     };
-    if offered.contains(&media.name()) {
+    if media.is_offered(offered) {
         Ok(media)
     } else {
         Err(ApiError::unsupported_media_type(offered))
@@ -219,6 +230,10 @@ mod tests {
         check(
             "application/json;as=Nope;v=v1;g=meta.k8s.io, application/yaml",
             Some((Media::Yaml, Shape::Object)),
+        );
+        check(
+            "application/cbor, application/json",
+            Some((Media::Cbor, Shape::Object)),
         );
         check(
             "application/yaml;q=0.5, application/json;q=0.9",

@@ -182,7 +182,7 @@ async fn update(call: &Call, paths: &Paths, body: Bytes) -> Result<ApiResponse, 
 
 async fn patch(call: &Call, paths: &Paths, body: Bytes) -> Result<ApiResponse, ApiError> {
     let patch_type = PatchType::negotiate(&call.headers, call.resource.is_custom())?;
-    let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type == PatchType::Apply)?;
+    let options = WriteOptions::parse(&call.query, "PatchOptions", patch_type.applies())?;
     let patch = Patch::decode(patch_type, &body)?;
     let shape = schema::types::root("autoscaling", "v1", "Scale")
         .ok_or_else(|| ApiError::internal("no kind Scale"))?;

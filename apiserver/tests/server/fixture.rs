@@ -139,6 +139,7 @@ pub(crate) struct Answer {
     pub(crate) code: u16,
     pub(crate) body: Value,
     pub(crate) text: String,
+    pub(crate) bytes: Vec<u8>,
     pub(crate) headers: http::HeaderMap,
 }
 
@@ -214,6 +215,7 @@ impl Caller {
             code: parts.status.as_u16(),
             body: serde_json::from_str(&text).unwrap_or_default(),
             text,
+            bytes: bytes.to_vec(),
             headers: parts.headers,
         }
     }

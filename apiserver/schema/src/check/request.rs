@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::{DecodeError, Decoded, decode_json, syntax};
-use crate::protobuf;
 use crate::types::{Gvk, StructRef, root};
+use crate::{cbor, protobuf};
 
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Format {
     Yaml,
     /// `application/vnd.kubernetes.protobuf`
     Protobuf,
+    /// `application/cbor`
+    Cbor,
 }
 
 /// What a request's body should hold.
@@ -48,6 +50,12 @@ pub fn decode_request(request: &Request<'_>) -> Result<Decoded, String> {
                 super::decode_value(value, request.shape)
                     .map_err(|e| unhandled(request.expected, request, &e))
             });
+        }
+        Format::Cbor => {
+            let value =
+                cbor::decode(request.body).map_err(|e| unrecognized(request, &e.to_string()))?;
+            json = value.to_string().into_bytes();
+            &json
         }
         Format::Yaml => {
             let document = super::read_yaml(&String::from_utf8_lossy(request.body))

@@ -21,12 +21,22 @@ pub enum PatchType {
     Merge,
     Strategic,
     Apply,
+    /// Server-side apply of a configuration in CBOR.
+    ApplyCbor,
+}
+
+impl PatchType {
+    /// Whether it is server-side apply, in whatever encoding.
+    pub fn applies(self) -> bool {
+        matches!(self, PatchType::Apply | PatchType::ApplyCbor)
+    }
 }
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
+const APPLY_CBOR: &str = "application/apply-patch+cbor";
 
 impl PatchType {
     /// From the content type. Custom resources have no strategic merge patch.
@@ -40,6 +50,7 @@ impl PatchType {
             MERGE => Ok(PatchType::Merge),
             STRATEGIC if !custom => Ok(PatchType::Strategic),
             APPLY => Ok(PatchType::Apply),
+            APPLY_CBOR => Ok(PatchType::ApplyCbor),
             _ if custom => Err(ApiError::unsupported_media_type(&[JSON, MERGE, APPLY])),
             _ => Err(ApiError::unsupported_media_type(&[
                 JSON, MERGE, STRATEGIC, APPLY,
@@ -64,6 +75,12 @@ impl Patch {
             PatchType::Merge => Ok(Patch::Merge(object(body)?)),
             PatchType::Strategic => Ok(Patch::Strategic(object(body)?)),
             PatchType::Apply => Ok(Patch::Apply(yaml(body)?)),
+            PatchType::ApplyCbor => {
+                let refused = |e: schema::cbor::CborError| {
+                    ApiError::bad_request(format!("error decoding CBOR: {e}"))
+                };
+                Ok(Patch::Apply(schema::cbor::decode(body).map_err(refused)?))
+            }
         }
     }
 

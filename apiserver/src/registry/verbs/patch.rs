@@ -16,13 +16,14 @@ impl Call {
     /// PATCH of an object or its status.
     pub async fn patch(&self, body: Bytes) -> Result<ApiResponse, ApiError> {
         let patch_type = PatchType::negotiate(&self.headers, self.resource.is_custom())?;
-        let options =
-            WriteOptions::parse(&self.query, "PatchOptions", patch_type == PatchType::Apply)?;
+        let options = WriteOptions::parse(&self.query, "PatchOptions", patch_type.applies())?;
         let patch = Patch::decode(patch_type, &body)?;
         let stored = match patch {
             Patch::Apply(applied) => {
                 let repeated = match options.field_validation {
                     FieldValidation::Ignore => None,
+                    // Keys that stand twice in CBOR are no CBOR.
+                    _ if patch_type == PatchType::ApplyCbor => None,
                     _ => repeated_in_apply(&body),
                 };
                 if let Some(why) = repeated {

@@ -242,6 +242,7 @@ impl Stream {
                     piece.put_slice(&bytes);
                 }
             }
+            Media::Cbor => piece.put_slice(&schema::cbor::encode_watch_event(kind, &shaped)),
             _ => put_event(piece, kind, shaped.to_string().as_bytes()),
         }
     }
