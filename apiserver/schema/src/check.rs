@@ -60,6 +60,28 @@ impl Decoded {
     }
 }
 
+/// How deep an object may be. Upstream reads ten thousand levels, of which nothing else does
+/// as many: what has more than 127 of them cannot be read by most clients, and an object is
+/// also written in a list, and its fields once more in `managedFields`.
+pub const MAX_NESTING: usize = 100;
+
+/// Whether more than so many objects and lists stand in one another.
+pub fn nests_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Object(map) => levels == 0 || map.values().any(|v| nests_deeper(v, levels - 1)),
+        Value::Array(list) => levels == 0 || list.iter().any(|v| nests_deeper(v, levels - 1)),
+        _ => false,
+    }
+}
+
+/// The metadata does not count, which tells of the fields of all others.
+fn is_too_deep(object: &Value) -> bool {
+    object.as_object().is_some_and(|map| {
+        let mut content = map.iter().filter(|(key, _)| *key != "metadata");
+        content.any(|(_, value)| nests_deeper(value, MAX_NESTING - 1))
+    })
+}
+
 /// Decodes a JSON text. Invalid UTF-8 is replaced as Go does it.
 pub fn decode_json(body: &[u8], shape: &StructRef) -> Result<Decoded, DecodeError> {
     let text = String::from_utf8_lossy(body);
@@ -108,6 +130,9 @@ fn finish(
     match result {
         Ok(value) => match cx.saved {
             Some(error) => Err(error),
+            None if value.as_ref().is_some_and(is_too_deep) => {
+                Err(DecodeError::Syntax("exceeded max depth".into()))
+            }
             None => Ok(Decoded {
                 value: value.unwrap_or(Value::Null),
                 strict: cx.strict,

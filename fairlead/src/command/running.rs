@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 /// How long components may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of a worker thread, in bytes. Objects nest, and what walks them walks down: the depth that a
-/// request may have needs more than the usual two MiB where the compiler does not optimize. Pages
-/// that are never reached take no memory.
-const STACK: usize = 32 << 20;
+/// Of a worker thread, in bytes: what a main thread has. Objects nest, and what walks them walks
+/// down. Their depth is bounded (`schema::check::MAX_NESTING`), but without the compiler's
+/// optimizations reading as many levels of YAML takes more than the usual two MiB. Pages that are
+/// never reached take no memory.
+const STACK: usize = 8 << 20;
 
 /// Runs the future on a runtime of its own.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -214,3 +214,19 @@ fn yaml_reads_as_the_same_object() {
     });
     assert_eq!(own.expect("accepted").value["data"]["k"], "x\n");
 }
+
+#[test]
+fn depth_is_bounded_but_for_the_metadata() {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let shape = custom_root(&Gvk::new("k8s.io", "v1", "Widget"), Some(&schema));
+    let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+    let text = |key: &str, levels: usize| format!("{{\"{key}\":{}}}", nested(levels));
+    let refused = Err(DecodeError::Syntax("exceeded max depth".into()));
+    assert!(decode_json(text("spec", 99).as_bytes(), &shape).is_ok());
+    assert_eq!(decode_json(text("spec", 100).as_bytes(), &shape), refused);
+    let fields = format!(
+        "{{\"metadata\":{{\"managedFields\":[{{\"fieldsV1\":{}}}]}}}}",
+        nested(110)
+    );
+    assert!(decode_json(fields.as_bytes(), &shape).is_ok());
+}

@@ -7,6 +7,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
+use super::MAX_NESTING;
 use super::request::yaml_error;
 
 /// A document.
@@ -28,8 +29,20 @@ impl Document {
 
 /// Reads a document; the error is Go's.
 pub fn read_yaml(text: &str) -> Result<Document, String> {
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| yaml_error(&e.to_string()))
+    // Reading walks down the stack, with more than twenty KiB a level where the compiler does
+    // not optimize.
+    let options = serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        budget: serde_saphyr::budget! { max_depth: MAX_NESTING },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| match e.without_snippet() {
+        serde_saphyr::Error::Budget { breach, .. }
+            if format!("{breach:?}").starts_with("Depth") =>
+        {
+            "exceeded max depth".into()
+        }
+        e => yaml_error(&e.to_string()),
+    })
 }
 
 impl<'de> Deserialize<'de> for Document {
@@ -140,5 +153,20 @@ mod tests {
             )
         );
         assert_eq!(read_yaml("a: b").expect("valid").strict_error(), None);
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |levels: usize| format!("{}1{}", "{a: ".repeat(levels), "}".repeat(levels));
+        let thread = std::thread::Builder::new().stack_size(8 << 20);
+        let reader = thread.spawn(move || {
+            assert!(read_yaml(&nested(100)).is_ok());
+            let refused = Err("exceeded max depth".to_owned());
+            assert_eq!(read_yaml(&nested(101)), refused);
+            for levels in [2000, 20_000] {
+                assert!(read_yaml(&nested(levels)).is_err(), "{levels}");
+            }
+        });
+        reader.expect("a thread").join().expect("no panic");
     }
 }

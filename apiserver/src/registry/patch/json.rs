@@ -132,7 +132,21 @@ fn parent<'a>(object: &'a mut Value, parents: &[String]) -> Option<&'a mut Value
     })
 }
 
+/// What a patch puts into an object may not nest without bounds either: that of one text is
+/// bounded, but a copy can be put into what it was copied from.
+fn fits(path: &str, value: &Value) -> bool {
+    let parents = path.split('/').count() - 1;
+    let left = MAX_LEVELS.checked_sub(parents);
+    left.is_some_and(|levels| !schema::check::nests_deeper(value, levels))
+}
+
+/// As many as are read from a text.
+const MAX_LEVELS: usize = 127;
+
 fn add(object: &mut Value, path: &str, value: Value) -> Option<()> {
+    if !fits(path, &value) {
+        return None;
+    }
     if path.is_empty() {
         *object = value;
         return Some(());
@@ -166,6 +180,9 @@ fn remove(object: &mut Value, path: &str) -> Option<Value> {
 }
 
 fn replace(object: &mut Value, path: &str, value: Value) -> Option<()> {
+    if !fits(path, &value) {
+        return None;
+    }
     if path.is_empty() {
         *object = value;
         return Some(());
@@ -195,6 +212,21 @@ mod tests {
         let object = json!({"a": {"b": [1, 2]}, "c/d": "x"});
         let operations = operations.as_array().unwrap().clone();
         assert_eq!(apply(&operations, &object).ok(), expect, "{operations:?}");
+    }
+
+    #[test]
+    fn copies_of_copies_do_not_nest_without_bounds() {
+        let doubling = |times: usize| {
+            let path = |level: usize| "/a".repeat(level);
+            let steps = (0..times).map(
+                |n| json!({"op": "copy", "from": "/a", "path": format!("{}/a", path(1 << n))}),
+            );
+            steps.collect::<Vec<_>>()
+        };
+        let object = json!({"a": {}});
+        assert!(apply(&doubling(6), &object).is_ok());
+        assert!(apply(&doubling(7), &object).is_err());
+        assert!(apply(&doubling(16), &object).is_err());
     }
 
     #[test]
