@@ -156,6 +156,17 @@ fn node(map: &mut Object) {
     {
         status.insert("allocatable".into(), capacity);
     }
+    if let Some(spec) = object(map, "spec") {
+        let (one, list) = (text(spec, "podCIDR").to_owned(), spec.get("podCIDRs"));
+        let first = list.and_then(|l| l[0].as_str()).unwrap_or_default();
+        // The older field has the last word.
+        if !one.is_empty() && one != first {
+            spec.insert("podCIDRs".into(), vec![one].into());
+        } else if one.is_empty() && !first.is_empty() {
+            let first = first.to_owned();
+            spec.insert("podCIDR".into(), first.into());
+        }
+    }
 }
 
 /// For containers: limits from the maximum, requests from the limits, then the minimum.

@@ -69,6 +69,59 @@ pub(super) fn check_ip(e: &mut Errors, node: &Node<'_>) -> bool {
     right
 }
 
+/// What is wrong with an address of the newer kinds, which have one spelling only.
+pub fn canonical_ip_faults(text: &str) -> Vec<String> {
+    let why = match (parse_ip(text), text.parse::<IpAddr>()) {
+        (None, _) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into(),
+        (Some(_), Err(_)) => "must not have leading 0s".into(),
+        (_, Ok(IpAddr::V6(v6))) if v6.to_ipv4_mapped().is_some() => {
+            "must not be an IPv4-mapped IPv6 address".into()
+        }
+        (_, Ok(address)) if address.to_string() != text => {
+            format!("must be in canonical form (\"{address}\")")
+        }
+        _ => return Vec::new(),
+    };
+    vec![why]
+}
+
+/// What is wrong with a range of the newer kinds, which have one spelling only.
+pub(super) fn canonical_cidr_faults(text: &str) -> Vec<String> {
+    let Some((address, length)) = parse_cidr(text) else {
+        return vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()];
+    };
+    let (spelled, digits) = text.split_once('/').unwrap_or_default();
+    let masked = masked(address, length);
+    let range = format!("{masked}/{length}");
+    let why = if spelled.parse::<IpAddr>().is_err() || digits != length.to_string() {
+        "must not have leading 0s in IP or prefix length".into()
+    } else if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        "must not have an IPv4-mapped IPv6 address".into()
+    } else if masked != address {
+        "must not have bits set beyond the prefix length".into()
+    } else if range != text {
+        format!("must be in canonical form (\"{range}\")")
+    } else {
+        return Vec::new();
+    };
+    vec![why]
+}
+
+/// The first address of a range.
+fn masked(address: IpAddr, length: u8) -> IpAddr {
+    let length = u32::from(length);
+    match address {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            IpAddr::V4((u32::from(a) & mask).into())
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            IpAddr::V6((u128::from(a) & mask).into())
+        }
+    }
+}
+
 /// A range has to be one.
 pub(super) fn check_cidr(e: &mut Errors, at: &impl Place, text: &str) -> bool {
     let right = parse_cidr(text).is_some();
@@ -183,6 +236,51 @@ pub(super) fn check_domain(e: &mut Errors, node: &Node<'_>, segments: usize) {
                 e.invalid(node, label, faults.join(","));
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_kinds_have_one_spelling_of_an_address() {
+        for (text, why) in [
+            ("10.1.1.1", ""),
+            ("fd00::1", ""),
+            ("x", "must be a valid IP address"),
+            ("010.1.1.1", "must not have leading 0s"),
+            ("FD00::1", "must be in canonical form (\"fd00::1\")"),
+            ("::ffff:1.2.3.4", "must not be an IPv4-mapped"),
+        ] {
+            let faults = canonical_ip_faults(text).join("");
+            assert!(
+                faults.starts_with(why) && faults.is_empty() == why.is_empty(),
+                "{faults}"
+            );
+        }
+        for (text, why) in [
+            ("10.0.0.0/24", ""),
+            ("0.0.0.0/0", ""),
+            ("::/0", ""),
+            ("fd00::/64", ""),
+            ("10.0.0.0", "must be a valid CIDR"),
+            (
+                "10.0.0.1/24",
+                "must not have bits set beyond the prefix length",
+            ),
+            (
+                "10.0.0.0/024",
+                "must not have leading 0s in IP or prefix length",
+            ),
+            ("fd00:0::/64", "must be in canonical form (\"fd00::/64\")"),
+        ] {
+            let faults = canonical_cidr_faults(text).join("");
+            assert!(
+                faults.starts_with(why) && faults.is_empty() == why.is_empty(),
+                "{faults}"
+            );
         }
     }
 }

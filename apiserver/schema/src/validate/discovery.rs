@@ -41,15 +41,14 @@ pub(super) fn endpoints(e: &mut Errors, change: &Change<'_>) {
 
 fn endpoint_address(e: &mut Errors, address: &Node<'_>) {
     let ip = address.get("ip");
-    let right = check_ip(e, &ip);
+    check_ip(e, &ip);
     e.check_optional(&address.get("hostname"), names::label_faults);
     let node = address.get("nodeName");
     if node.is_set() {
         e.check(&node, names::subdomain_faults);
     }
-    if right {
-        check_not_special(e, &ip);
-    }
+    // What is no address is told twice.
+    check_not_special(e, &ip);
 }
 
 fn endpoint_port(e: &mut Errors, port: &Node<'_>, named: bool) {

@@ -435,6 +435,11 @@ impl Errors {
         self.push(Kind::NotSupported, at, Some(value.into()), detail);
     }
 
+    /// What the rule itself stumbled over.
+    pub fn internal(&mut self, at: &impl Place, why: impl Into<String>) {
+        self.push(Kind::Internal, at, None, why);
+    }
+
     /// A text that breaks rules in these ways.
     pub fn faults(&mut self, at: &impl Place, text: &str, faults: Vec<String>) {
         for fault in faults {

@@ -18,6 +18,7 @@ mod bundle;
 mod certificates;
 mod config;
 mod cron;
+mod devices;
 mod diff;
 mod discovery;
 mod event;

@@ -99,6 +99,8 @@ pub fn label_value_faults(value: &str) -> Vec<String> {
         .collect()
 }
 
+pub use super::address::canonical_ip_faults;
+
 /// A DNS subdomain (most objects' names).
 pub fn subdomain_faults(name: &str) -> Vec<String> {
     let long = when(name.len() > 253, characters(253));

@@ -1,7 +1,8 @@
 //! Ingresses and their classes, network policies, and what Services' addresses come from.
 
 use super::address::{
-    check_cidr, check_domain_path, check_ip, check_port_number, contains, parse_cidr, parse_ip,
+    canonical_cidr_faults, check_cidr, check_domain_path, check_ip, check_port_number, contains,
+    parse_cidr, parse_ip,
 };
 use super::field::{Errors, IMMUTABLE, Node, Path, Shown};
 use super::{Change, Rule, internal, meta, names};
@@ -339,7 +340,8 @@ fn service_ranges(e: &mut Errors, ranges: &Node<'_>) {
         return e.invalid(ranges, shown, "may only hold up to 2 values");
     }
     for range in ranges.items() {
-        check_cidr(e, &range, range.text());
+        let faults = canonical_cidr_faults(range.text());
+        e.faults(&range, range.text(), faults);
     }
     let parsed: Vec<_> = ranges.texts().into_iter().filter_map(parse_cidr).collect();
     if let [one, other] = parsed[..]

@@ -8,21 +8,27 @@ use super::{Change, internal, names, pod};
 
 const POD_SECURITY: &str = "pod-security.kubernetes.io/";
 
+/// Finalizers that need no domain.
+const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 /// Namespace
 pub(super) fn namespace(e: &mut Errors, change: &Change<'_>) {
     let new = &change.new;
     if change.subresource.is_empty() {
         pod_security(e, change);
     }
+    let whole = Path::new("spec.finalizers");
     for finalizer in new.get("spec.finalizers").items() {
+        // On creation upstream names the list, when they are taken away the item.
+        let at = match change.old {
+            None => &whole,
+            Some(_) => &finalizer.path,
+        };
         let text = finalizer.text();
-        let at = Path::new("spec.finalizers");
-        let faults = names::qualified_name_faults(text);
-        let plain = faults.is_empty() && !text.contains('/') && text != "kubernetes";
-        e.faults(&at, text, faults);
-        if plain {
+        e.faults(at, text, names::qualified_name_faults(text));
+        if !text.contains('/') && !FINALIZERS.contains(&text) {
             let why = "name is neither a standard finalizer name nor is it fully qualified";
-            e.bad(&finalizer, why);
+            e.invalid(at, text, why);
         }
     }
     if change.is_status() {
@@ -40,7 +46,8 @@ fn phase(e: &mut Errors, new: &Node<'_>) {
     };
     if phase.text() != expected {
         let why = format!("may only be '{expected}' if `deletionTimestamp` is {state}");
-        e.invalid(&phase, phase.text(), why);
+        // Upstream writes the name of the field as Go does.
+        e.invalid(&Path::new("status.Phase"), phase.text(), why);
     }
 }
 
@@ -102,6 +109,8 @@ fn annotations(e: &mut Errors, node: &Node<'_>) {
 
 fn amounts(e: &mut Errors, amounts: &Node<'_>) {
     for (name, amount) in amounts.entries() {
+        // Upstream writes the resource as if it were a field.
+        let amount = Node::new(amount.value, amounts.path.child(name));
         pod::resources::amount(e, &amount, name);
     }
 }
@@ -112,12 +121,29 @@ fn ranges(e: &mut Errors, node: &Node<'_>) {
         check_cidr(e, &range, range.text());
     }
     let parsed: Vec<_> = list.texts().into_iter().filter_map(parse_cidr).collect();
-    let dual = parsed.iter().any(|r| r.0.is_ipv4()) && parsed.iter().any(|r| r.0.is_ipv6());
-    if list.len() > 2 || (list.len() == 2 && parsed.len() == 2 && !dual) {
+    if list.len() < 2 {
+        return;
+    }
+    if let Some(wrong) = list.texts().into_iter().find(|r| parse_cidr(r).is_none()) {
+        let why = format!(
+            "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR address: {wrong}"
+        );
+        e.internal(&list, why);
+    }
+    let dual = parsed.len() == list.len()
+        && parsed.iter().any(|r| r.0.is_ipv4())
+        && parsed.iter().any(|r| r.0.is_ipv6());
+    if list.len() > 2 || !dual {
         e.bad(
             &list,
             "may specify no more than one CIDR for each IP family",
         );
+    }
+    let mut known = BTreeSet::new();
+    for range in list.items() {
+        if !known.insert(range.text()) {
+            e.duplicate(&range, range.text());
+        }
     }
 }
 
@@ -138,6 +164,10 @@ fn node_update(e: &mut Errors, new: &Node<'_>, old: &Node<'_>) {
         e.forbidden(&provider, why);
     }
     pod::scheduling::taints(e, &new.get("spec.taints"), &Path::new("metadata.taints"));
+    let external = new.get("spec.externalID");
+    if external.text() != old.get("spec.externalID").text() {
+        e.forbidden(&external, "may not be updated");
+    }
 }
 
 fn addresses(e: &mut Errors, list: &Node<'_>) {

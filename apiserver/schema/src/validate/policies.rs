@@ -5,6 +5,34 @@ use std::collections::BTreeSet;
 use super::field::{Errors, Node};
 use super::{Change, Rule, literal, meta, names, webhook};
 
+/// The most that the expression of an audit annotation may have, in bytes.
+const MAX_VALUE_EXPRESSION: usize = 5 * 1024;
+
+/// Words that are no names in expressions.
+const RESERVED: [&str; 21] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
+];
+
 /// The rule of a kind of admission policy.
 pub(super) fn rule(kind: &str) -> Option<Rule> {
     Some(match kind {
@@ -100,7 +128,9 @@ fn param_kind(e: &mut Errors, param: &Node<'_>) {
             }
         }
         let faults = names::label_1035_faults(own);
-        if !faults.is_empty() {
+        if own.is_empty() {
+            e.bad(&version, "version must be specified");
+        } else if !faults.is_empty() {
             e.invalid(&version, own, faults.join(","));
         }
     }
@@ -145,7 +175,9 @@ fn variables(e: &mut Errors, list: &Node<'_>) {
         let name = variable.get("name");
         if name.text().trim().is_empty() {
             e.required(&name, "name is not specified");
-        } else if !names::c_identifier_faults(name.text()).is_empty() {
+        } else if !names::c_identifier_faults(name.text()).is_empty()
+            || RESERVED.contains(&name.text())
+        {
             e.bad(&name, "name is not a valid CEL identifier");
         }
         expression(e, &variable.get("expression"), None);
@@ -173,19 +205,11 @@ fn validation(e: &mut Errors, validation: &Node<'_>) {
     let trimmed = message.text().trim();
     if !message.is_empty() && trimmed.is_empty() {
         e.bad(&message, "message must be non-empty if specified");
-    } else if trimmed.contains('\n') {
+    } else if trimmed.contains(['\n', '\r']) {
         e.bad(&message, "message must not contain line breaks");
     }
-    let reasons = [
-        "Forbidden",
-        "Invalid",
-        "RequestEntityTooLarge",
-        "Unauthorized",
-    ];
-    let reason = validation.get("reason");
-    if reason.is_set() && !reasons.contains(&reason.text()) {
-        e.not_supported(&reason, reason.text(), &reasons[..3]);
-    }
+    let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
+    e.one_of(&validation.get("reason"), &reasons);
 }
 
 fn audit_annotations(e: &mut Errors, list: &Node<'_>, policy: &str) {
@@ -195,14 +219,14 @@ fn audit_annotations(e: &mut Errors, list: &Node<'_>, policy: &str) {
     let mut known = BTreeSet::new();
     for annotation in list.items() {
         let (key, value) = (annotation.get("key"), annotation.get("valueExpression"));
-        if key.is_empty() {
-            e.required(&key, "");
-        } else {
-            let whole = format!("{policy}/{}", key.text());
-            e.faults(&key, key.text(), names::qualified_name_faults(&whole));
-        }
-        if value.text().trim().is_empty() {
+        let whole = format!("{policy}/{}", key.text());
+        e.faults(&key, &whole, names::qualified_name_faults(&whole));
+        let source = value.text().trim();
+        if source.is_empty() {
             e.required(&value, "valueExpression is not specified");
+        } else if source.len() > MAX_VALUE_EXPRESSION {
+            let why = format!("must not exceed {MAX_VALUE_EXPRESSION} bytes in length");
+            e.required(&value, why);
         }
         if !known.insert(key.text()) {
             e.duplicate(&key, key.text());
@@ -214,7 +238,6 @@ fn validating_binding(e: &mut Errors, change: &Change<'_>) {
     let spec = change.new.get("spec");
     binding(e, &spec);
     let actions = spec.get("validationActions");
-    e.need(&actions);
     let mut known = BTreeSet::new();
     for action in actions.items() {
         e.one_of(&action, &["Audit", "Deny", "Warn"]);
@@ -225,6 +248,9 @@ fn validating_binding(e: &mut Errors, change: &Change<'_>) {
     if known.contains("Deny") && known.contains("Warn") {
         let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
         e.bad(&actions, why);
+    }
+    if actions.is_empty() {
+        e.required(&actions, "at least one validation action is required");
     }
 }
 
@@ -240,7 +266,9 @@ fn binding(e: &mut Errors, spec: &Node<'_>) {
     }
     let resources = spec.get("matchResources");
     if resources.is_set() {
-        match_resources(e, &resources);
+        // Upstream's spelling of the field.
+        let at = spec.path.child("matchResouces");
+        match_resources(e, &Node::new(resources.value, at));
     }
 }
 
@@ -262,5 +290,5 @@ fn param_ref(e: &mut Errors, param: &Node<'_>) {
     if name.is_empty() && !selector.is_set() {
         e.required(param, "one of name or selector must be specified");
     }
-    e.one_of_required(&param.get("parameterNotFoundAction"), &["Allow", "Deny"]);
+    e.one_of_required(&param.get("parameterNotFoundAction"), &["Deny", "Allow"]);
 }

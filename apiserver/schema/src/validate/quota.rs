@@ -222,7 +222,7 @@ pub(super) fn resource_quota(e: &mut Errors, change: &Change<'_>) {
 
 fn hard(e: &mut Errors, hard: &Node<'_>) {
     for (name, amount) in hard.entries() {
-        e.faults(&amount, name, names::qualified_name_faults(name));
+        amounts::name(e, &amount, name);
         if !name.contains('/') && !is_quota_resource(name) {
             e.invalid(&amount, name, "must be a standard resource for quota");
         }
@@ -295,13 +295,14 @@ fn scopes(e: &mut Errors, spec: &Node<'_>) {
             }
         }
     }
-    conflicts(e, &list, &list.texts());
+    conflicts(e, &list, spec, &list.texts());
 }
 
-fn conflicts(e: &mut Errors, list: &Node<'_>, scopes: &[&str]) {
+/// Scopes that exclude each other; of whichever list they are, upstream shows `scopes`.
+fn conflicts(e: &mut Errors, list: &Node<'_>, spec: &Node<'_>, scopes: &[&str]) {
     for pair in CONFLICTS {
         if pair.iter().all(|s| scopes.contains(s)) {
-            e.bad(list, "conflicting scopes");
+            e.invalid(list, &spec.get("scopes"), "conflicting scopes");
         }
     }
 }
@@ -338,7 +339,7 @@ fn scope_selector(e: &mut Errors, spec: &Node<'_>) {
             "CrossNamespacePodAffinity",
         ];
         if only_exists.contains(&scope) && operator != "Exists" {
-            let why = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            let why = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
             e.invalid(&at("operator"), operator, why);
         }
         match operator {
@@ -355,5 +356,5 @@ fn scope_selector(e: &mut Errors, spec: &Node<'_>) {
         }
         scopes.push(scope);
     }
-    conflicts(e, &list, &scopes);
+    conflicts(e, &list, spec, &scopes);
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::field::{Errors, Node, same};
-use super::{Change, Rule, internal, literal, meta, names};
+use super::pod::volume::driver_name;
+use super::{Change, Rule, devices, internal, literal, meta, names};
 
 const MAX_REQUESTS: usize = 32;
 const MAX_SELECTORS: usize = 32;
@@ -15,7 +16,7 @@ pub(super) fn rule(kind: &str) -> Option<Rule> {
         "ResourceClaim" => claim,
         "ResourceClaimTemplate" => template,
         "DeviceClass" => class,
-        "ResourceSlice" => slice,
+        "ResourceSlice" => devices::slice,
         _ => return None,
     })
 }
@@ -67,26 +68,41 @@ fn claim_spec(e: &mut Errors, spec: &Node<'_>) {
     }
     for constraint in devices.get("constraints").items() {
         for own in constraint.get("requests").items() {
-            if !known.contains(own.text()) {
-                let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-                e.bad(&own, why);
-            }
+            request_reference(e, &own, &known);
         }
-        let attribute = constraint.get("matchAttribute");
-        if attribute.is_set() {
-            qualified(e, &attribute);
-        } else if !constraint.get("distinctAttribute").is_set() {
-            e.required(&attribute, "");
+        let (same, distinct) = (
+            constraint.get("matchAttribute"),
+            constraint.get("distinctAttribute"),
+        );
+        if same.is_set() {
+            devices::fully_qualified_name(e, &same);
+        } else if distinct.is_set() {
+            devices::fully_qualified_name(e, &distinct);
+        } else {
+            // Upstream says so, although none is set.
+            let why = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            e.required(&constraint, why);
         }
     }
     for config in devices.get("config").items() {
         for own in config.get("requests").items() {
-            if !known.contains(own.text()) {
-                let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-                e.bad(&own, why);
-            }
+            request_reference(e, &own, &known);
         }
         opaque(e, &config);
+    }
+}
+
+/// The name of a request of the claim, or of an alternative of one.
+fn request_reference(e: &mut Errors, node: &Node<'_>, known: &BTreeSet<String>) {
+    let parts: Vec<&str> = node.text().split('/').collect();
+    if parts.len() <= 2 {
+        for part in parts {
+            e.faults(node, part, names::label_faults(part));
+        }
+    }
+    if !known.contains(node.text()) {
+        let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+        e.bad(node, why);
     }
 }
 
@@ -143,9 +159,7 @@ fn wanted(e: &mut Errors, request: &Node<'_>) {
         other => e.not_supported(&mode, other, &["All", "ExactCount"]),
     }
     for toleration in request.get("tolerations").items() {
-        let key = toleration.get("key");
-        e.check_optional(&key, names::qualified_name_faults);
-        e.one_of(&toleration.get("operator"), &["Equal", "Exists"]);
+        devices::toleration(e, &toleration);
     }
 }
 
@@ -173,36 +187,11 @@ fn opaque(e: &mut Errors, config: &Node<'_>) {
     if !opaque.is_set() {
         return e.required(&opaque, "");
     }
-    driver(e, &opaque.get("driver"));
+    driver_name(e, &opaque.get("driver"));
     let parameters = opaque.get("parameters");
     if parameters.is_empty() {
         e.required(&parameters, "");
     }
-}
-
-fn driver(e: &mut Errors, driver: &Node<'_>) {
-    if driver.is_empty() {
-        return e.required(driver, "");
-    }
-    if driver.text().len() > 63 {
-        e.too_long(driver, 63);
-    }
-    e.check(driver, names::subdomain_faults);
-}
-
-/// `example.com/name`
-fn qualified(e: &mut Errors, node: &Node<'_>) {
-    let text = node.text();
-    if text.is_empty() {
-        return e.required(node, "name required");
-    }
-    let (domain, own) = text.split_once('/').unwrap_or(("", text));
-    if domain.is_empty() {
-        e.bad(node, "must include a domain");
-    } else {
-        e.faults(node, domain, names::subdomain_faults(domain));
-    }
-    e.faults(node, own, names::c_identifier_faults(own));
 }
 
 fn class(e: &mut Errors, change: &Change<'_>) {
@@ -211,33 +200,8 @@ fn class(e: &mut Errors, change: &Change<'_>) {
     for config in spec.get("config").items() {
         opaque(e, &config);
     }
-}
-
-fn slice(e: &mut Errors, change: &Change<'_>) {
-    let spec = change.new.get("spec");
-    driver(e, &spec.get("driver"));
-    let pool = spec.get("pool");
-    let name = pool.get("name");
-    if name.is_empty() {
-        e.required(&name, "");
+    let extended = spec.get("extendedResourceName");
+    if extended.is_set() && !super::pod::resources::is_extended(extended.text()) {
+        e.bad(&extended, "must be a valid extended resource name");
     }
-    for part in name.text().split('/').filter(|_| !name.is_empty()) {
-        e.faults(&name, part, names::subdomain_faults(part));
-    }
-    let count = pool.get("resourceSliceCount");
-    if count.int() <= 0 {
-        e.invalid(&count, count.int(), "must be greater than zero");
-    }
-    e.non_negative(&pool.get("generation"));
-    let mut known = BTreeSet::new();
-    for device in spec.get("devices").items() {
-        let name = device.get("name");
-        e.check_required(&name, names::label_faults);
-        if !known.insert(name.text()) {
-            e.duplicate(&device, name.text());
-        }
-    }
-    change.immutable(e, "spec.driver");
-    change.immutable(e, "spec.nodeName");
-    change.immutable(e, "spec.pool.name");
 }

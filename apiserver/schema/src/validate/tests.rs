@@ -255,3 +255,98 @@ fn webhooks_and_policies() {
         assert_eq!(faults_of(&kind, hook(more.clone())), expected, "{more}");
     }
 }
+
+#[test]
+fn several_faults_in_upstreams_order() {
+    let cases = [
+        (
+            ("", "ResourceQuota"),
+            json!({"spec": {"hard": {"foo": "1"}}}),
+            vec![
+                "spec.hard[foo] Invalid value: \"foo\": must be a standard resource type or fully qualified",
+                "spec.hard[foo] Invalid value: \"foo\": must be a standard resource for quota",
+            ],
+        ),
+        (
+            ("", "ResourceQuota"),
+            json!({"spec": {"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [
+                {"scopeName": "Terminating", "operator": "In", "values": ["a"]}]}}}),
+            vec![
+                "spec.scopeSelector.matchExpressions.operator Invalid value: \"In\": must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+            ],
+        ),
+        (
+            ("", "Namespace"),
+            json!({"spec": {"finalizers": ["a b"]}}),
+            vec![
+                "spec.finalizers Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                "spec.finalizers Invalid value: \"a b\": name is neither a standard finalizer name nor is it fully qualified",
+            ],
+        ),
+        (
+            ("", "Node"),
+            json!({"spec": {"podCIDRs": ["10.0.0.0/24", "10.0.0.0/24"]}, "status": {"capacity": {"cpu": "-1"}}}),
+            vec![
+                "status.capacity.cpu Invalid value: \"-1\": must be greater than or equal to 0",
+                "status.allocatable.cpu Invalid value: \"-1\": must be greater than or equal to 0",
+                "spec.podCIDRs Invalid value: [\"10.0.0.0/24\",\"10.0.0.0/24\"]: may specify no more than one CIDR for each IP family",
+                "spec.podCIDRs[1] Duplicate value: \"10.0.0.0/24\"",
+            ],
+        ),
+        (
+            ("", "Endpoints"),
+            json!({"subsets": [{"addresses": [{"ip": "x"}], "ports": [{"port": 1}]}]}),
+            vec![
+                "subsets[0].addresses[0].ip Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "subsets[0].addresses[0].ip Invalid value: \"x\": must be a valid IP address",
+            ],
+        ),
+        (
+            ("", "PersistentVolume"),
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "-1Gi"}, "hostPath": {"path": "/x"}}}),
+            vec![
+                "spec.capacity[storage] Invalid value: -1073741824: must be a valid resource quantity",
+                "spec.capacity[storage] Invalid value: \"-1Gi\": must be greater than zero",
+            ],
+        ),
+        (
+            ("resource.k8s.io", "ResourceSlice"),
+            json!({"spec": {"driver": "d.com", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+                "devices": [{"name": "a", "attributes": {"b c": {}}, "taints": [{"key": "k", "effect": "X"}]}, {"name": "a"}]}}),
+            vec![
+                "spec Required value: exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required",
+                "spec.devices[0].attributes[b c] Invalid value: \"b c\": a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
+                "spec.devices[0].attributes[b c] Invalid value: \"\": exactly one value must be specified",
+                "spec.devices[0].taints[0].effect Unsupported value: \"X\": supported values: \"NoExecute\", \"NoSchedule\", \"None\"",
+                "spec.devices[1] Duplicate value: \"a\"",
+            ],
+        ),
+        (
+            ("resource.k8s.io", "ResourceClaim"),
+            json!({"spec": {"devices": {
+                "requests": [{"name": "a", "exactly": {"deviceClassName": "c", "tolerations": [{"operator": "Exists", "value": "v"}]}}],
+                "constraints": [{"requests": ["b"], "matchAttribute": "m"}]}}}),
+            vec![
+                "spec.devices.requests[0].exactly.tolerations[0].value Invalid value: \"v\": must be empty for operator `Exists`",
+                "spec.devices.constraints[0].requests[0] Invalid value: \"b\": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+                "spec.devices.constraints[0].matchAttribute Invalid value: \"m\": a fully qualified name must be a domain and a name separated by a slash",
+            ],
+        ),
+        (
+            (
+                "admissionregistration.k8s.io",
+                "ValidatingAdmissionPolicyBinding",
+            ),
+            json!({"spec": {"policyName": "p.example.com", "paramRef": {"name": "a", "parameterNotFoundAction": "X"}}}),
+            vec![
+                "spec.paramRef.parameterNotFoundAction Unsupported value: \"X\": supported values: \"Deny\", \"Allow\"",
+                "spec.validationActions Required value: at least one validation action is required",
+            ],
+        ),
+    ];
+    for ((group, kind), mut object, expected) in cases {
+        object["metadata"] = json!({"name": "x", "namespace": "default"});
+        let kind = Gvk::new(group, "v1", kind);
+        assert_eq!(faults_of(&kind, object), expected, "{kind:?}");
+    }
+}

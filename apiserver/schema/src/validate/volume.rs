@@ -140,6 +140,9 @@ fn capacity(e: &mut Errors, node: &Node<'_>) {
         e.not_supported(node, shown, &["storage"]);
     }
     for (_, amount) in node.entries() {
+        if let Some(number) = quantity::to_integer(amount.text()).filter(|n| *n < 0) {
+            e.invalid(&amount, number, "must be a valid resource quantity");
+        }
         positive(e, &amount);
     }
 }

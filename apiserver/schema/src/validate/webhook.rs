@@ -142,7 +142,7 @@ fn versions(e: &mut Errors, list: &Node<'_>) {
         if known.insert(version.text()) {
             e.check(&version, names::label_1035_faults);
         } else {
-            e.duplicate(&version, version.text());
+            e.bad(&version, "duplicate version");
         }
     }
     if !REVIEWS.iter().any(|v| known.contains(v)) {

@@ -122,6 +122,11 @@ static API_SERVICE: Strategy = Strategy {
     name_faults: names::path_segment_faults,
     ..DEFAULT
 };
+/// Named by the address, as it is spelled canonically.
+static ADDRESS: Strategy = Strategy {
+    name_faults: names::canonical_ip_faults,
+    ..DEFAULT
+};
 static LEASE: Strategy = Strategy {
     create_on_update: true,
     unconditional_update: false,
@@ -175,6 +180,7 @@ pub fn strategy_for(group: &str, resource: &str, custom: bool) -> &'static Strat
         ("certificates.k8s.io", "certificatesigningrequests") => &CERTIFICATE_REQUEST,
         ("apps" | "batch", _) => &COUNTED,
         ("networking.k8s.io", "ingresses" | "networkpolicies" | "ingressclasses") => &COUNTED,
+        ("networking.k8s.io", "ipaddresses") => &ADDRESS,
         ("discovery.k8s.io", "endpointslices") => &COUNTED,
         ("policy", "poddisruptionbudgets") => &DISRUPTION_BUDGET,
         ("resource.k8s.io", "resourceslices" | "deviceclasses") => &COUNTED,

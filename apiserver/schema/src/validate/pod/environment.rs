@@ -169,12 +169,24 @@ pub(super) fn field_selector(e: &mut Errors, node: &Node<'_>, supported: &[&str]
             e.faults(node, &key, names::qualified_name_faults(&key));
         }
         Some(("metadata.labels", key)) => e.faults(node, key, names::qualified_name_faults(key)),
-        Some(_) => e.bad(&field, unknown),
-        None if text != "spec.host" && !KNOWN_FIELDS.contains(&text) => e.bad(&field, unknown),
-        None if !supported.contains(&text) && text != "spec.host" => {
-            e.not_supported(&field, text, supported);
+        Some(_) => {
+            let why = format!(
+                "error converting fieldPath: field label does not support subscript: {text}"
+            );
+            e.bad(&field, why);
         }
-        None => {}
+        None if text != "spec.host" && !KNOWN_FIELDS.contains(&text) => e.bad(&field, unknown),
+        None => {
+            // What old clients call the node.
+            let meant = if text == "spec.host" {
+                "spec.nodeName"
+            } else {
+                text
+            };
+            if !supported.contains(&meant) {
+                e.not_supported(&field, meant, supported);
+            }
+        }
     }
 }
 

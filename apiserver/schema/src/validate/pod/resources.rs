@@ -49,7 +49,8 @@ fn is_standard(name: &str) -> bool {
         || name.starts_with("requests.hugepages-")
 }
 
-fn is_extended(name: &str) -> bool {
+/// `example.com/name`, of which quotas can tell.
+pub(in crate::validate) fn is_extended(name: &str) -> bool {
     let prefixed = format!("requests.{name}");
     !is_native(name)
         && !name.starts_with("requests.")
