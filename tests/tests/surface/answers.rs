@@ -88,22 +88,34 @@ fn check_refusal(answer: &Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What of an answer is the same each time.
-pub(crate) fn lasting(answer: &Answer) -> (u16, Option<Value>) {
+/// What of an answer is the same each time the request is sent.
+pub(crate) fn lasting(request: &Request, answer: &Answer) -> (u16, Option<Value>) {
     let mut value = answer.json();
     if let Some(value) = &mut value {
-        forget(value);
+        forget(value, &wanted_prefix(request));
     }
     (answer.code, value)
 }
 
+/// What the server was asked to begin a name with; empty when it was not asked to make one.
+fn wanted_prefix(request: &Request) -> String {
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let metadata = &body["metadata"];
+    let named = metadata["name"].as_str().is_some_and(|n| !n.is_empty());
+    match metadata["generateName"].as_str() {
+        Some(prefix) if !named => prefix.to_owned(),
+        _ => String::new(),
+    }
+}
+
 /// What the server makes anew for each answer.
-const FRESH: [&str; 15] = [
+const FRESH: [&str; 16] = [
     "uid",
     "resourceVersion",
     "creationTimestamp",
     "deletionTimestamp",
     "lastTransitionTime",
+    "renewTime",
     "managedFields",
     "continue",
     "token",
@@ -116,7 +128,7 @@ const FRESH: [&str; 15] = [
     "batch.kubernetes.io/controller-uid",
 ];
 
-fn forget(value: &mut Value) {
+fn forget(value: &mut Value, prefix: &str) {
     match value {
         Value::Object(map) => {
             let generated = map.get("generateName").is_some_and(|n| n != "");
@@ -125,25 +137,37 @@ fn forget(value: &mut Value) {
                     && key != "controller-uid"
                     && !(generated && key == "name")
             });
-            map.values_mut().for_each(forget);
+            map.values_mut().for_each(|v| forget(v, prefix));
         }
-        Value::Array(items) => items.iter_mut().for_each(forget),
-        Value::String(text) => *text = without_chance(text),
+        Value::Array(items) => items.iter_mut().for_each(|v| forget(v, prefix)),
+        Value::String(text) => *text = without_chance(text, prefix),
         _ => {}
     }
 }
 
-/// Names with a random end, revisions and times in a text.
-fn without_chance(text: &str) -> String {
-    let mut result = String::new();
-    for (number, word) in text.split("kube-api-access-").enumerate() {
-        if number > 0 {
-            result.push_str("kube-api-access-");
-        }
-        let skipped = if number > 0 { 5 } else { 0 };
-        result.extend(word.chars().skip(skipped));
+/// The letters of the ends that the server gives to names, and how many it takes.
+const ALPHABET: &str = "bcdfghjklmnpqrstvwxz2456789";
+const ENDS: usize = 5;
+
+/// The text without the ends that were added to this beginning of a name.
+fn without_ends(text: &str, prefix: &str) -> String {
+    if prefix.is_empty() {
+        return text.to_owned();
+    }
+    let mut parts = text.split(prefix);
+    let mut result = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        result.push_str(prefix);
+        let end: Vec<char> = part.chars().take(ENDS).collect();
+        let made = end.len() == ENDS && end.iter().all(|c| ALPHABET.contains(*c));
+        result.push_str(if made { &part[ENDS..] } else { part });
     }
     result
+}
+
+/// Names with a random end, revisions and times in a text.
+fn without_chance(text: &str, prefix: &str) -> String {
+    without_ends(&without_ends(text, prefix), "kube-api-access-")
         .split_inclusive([' ', '"'])
         .filter(|word| !is_chance(word.trim_end_matches([' ', '"', ',', '.'])))
         .collect()

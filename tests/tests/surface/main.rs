@@ -241,7 +241,9 @@ fn attempt(
     }
     if request.harmless {
         match suite.connection.send(request) {
-            Ok(again) if answers::lasting(&again) != answers::lasting(&answer) => {
+            Ok(again)
+                if answers::lasting(request, &again) != answers::lasting(request, &answer) =>
+            {
                 keep(
                     "another answer the second time",
                     format!("{answer:?}\n{again:?}"),
