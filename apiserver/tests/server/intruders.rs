@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::fixture::{Caller, Server};
+use super::https::Https;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -211,4 +212,38 @@ async fn a_map_of_very_many_keys_is_kept_or_refused() {
         "{}",
         answer.message()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_followed_to_another_place() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let elsewhere = Https::start(|_| Box::new(|_, _, _| (200, json!({"allowed": true})))).await;
+    let target = elsewhere.url.clone();
+    let away = Https::start(move |_| {
+        Box::new(move |_, _, _| {
+            (
+                307,
+                json!({"redirect": format!("{target}/latest/meta-data")}),
+            )
+        })
+    })
+    .await;
+    use base64::Engine;
+    let bundle = [away.authority.as_str(), elsewhere.authority.as_str()].concat();
+    let bundle = base64::engine::general_purpose::STANDARD.encode(bundle);
+    let hook = json!({"apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "away"},
+        "webhooks": [{"name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": format!("{}/x", away.url), "caBundle": bundle},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["configmaps"]}]}]});
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    assert_eq!(admin.post(path, hook).await.code, 201);
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let refused = admin.post(MAPS, map).await;
+    assert_eq!(refused.code, 500, "{refused:?}");
+    assert!(refused.message().contains("status code 307"), "{refused:?}");
+    assert_eq!(away.asked("/x").len(), 1);
+    assert!(elsewhere.asked("/latest/meta-data").is_empty());
 }
