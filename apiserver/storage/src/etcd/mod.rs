@@ -4,7 +4,7 @@ mod errors;
 mod watcher;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,6 +23,10 @@ use crate::{
 
 /// Entries asked for at a time.
 const CHUNK: usize = 1000;
+/// How long a new store waits for the first answer: a service manager may start etcd and its
+/// servers at the same time.
+const PATIENCE: Duration = Duration::from_secs(10);
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// How to reach etcd. All texts are PEM.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +46,7 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// Connects; fails when no endpoint answers.
+    /// Connects; fails when no endpoint answers within ten seconds.
     pub async fn connect(options: EtcdOptions) -> Result<EtcdStore, StoreError> {
         const DOING: &str = "connect to etcd";
         let mut connect = ConnectOptions::new()
@@ -67,11 +71,24 @@ impl EtcdStore {
             client,
             _background: cancelled.clone().drop_guard(),
         };
-        store.revision().await?;
+        store.wait_for_answer().await?;
         if let Some(every) = options.compact_every {
             tokio::spawn(compact_regularly(store.client.clone(), every, cancelled));
         }
         Ok(store)
+    }
+
+    async fn wait_for_answer(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.revision().await {
+                Err(error @ StoreError::Unavailable { .. }) if Instant::now() < deadline => {
+                    warn!(%error, "etcd does not answer yet");
+                    tokio::time::sleep(BETWEEN_TRIES).await;
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     fn kv(&self) -> KvClient {
