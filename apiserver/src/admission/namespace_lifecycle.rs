@@ -1,7 +1,6 @@
 //! Objects are made in namespaces that exist and are not going away.
 
 use super::{Attributes, Operation};
-use crate::registry::meta;
 use crate::response::{ApiError, Cause};
 
 /// These namespaces cannot be deleted.
@@ -27,7 +26,7 @@ pub(super) async fn admit(a: &Attributes<'_>) -> Result<(), ApiError> {
     let Some(found) = found else {
         return Err(ApiError::not_found("", "namespaces", namespace));
     };
-    if !meta::is_deleting(&found.value()) {
+    if !found.is_deleting() {
         return Ok(());
     }
     let why = format!(

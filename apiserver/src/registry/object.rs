@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use storage::Entry;
 
@@ -162,6 +163,27 @@ impl Object {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
     }
 
+    /// Whether it waits for its deletion.
+    pub fn is_deleting(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Part {
+            metadata: Dates,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Dates {
+            deletion_timestamp: Option<IgnoredAny>,
+        }
+        let part: Option<Part> = self.read();
+        part.is_some_and(|part| part.metadata.deletion_timestamp.is_some())
+    }
+
+    /// The JSON of the metadata, a part of `bytes`.
+    pub fn metadata(&self) -> &[u8] {
+        let from = &self.bytes[self.body_at as usize + METADATA.len() - 1..];
+        &from[..end_of_object(from)]
+    }
+
     /// Any part of the object as a typed structure.
     pub fn read<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
         serde_json::from_slice(&self.bytes).ok()
@@ -181,6 +203,36 @@ fn labels_of(value: &Value) -> Texts {
     let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
     let pairs = labels.into_iter().flatten();
     Texts::collect(pairs.flat_map(|(k, v)| [k.as_str(), v.as_str().unwrap_or_default()]))
+}
+
+/// Where the JSON object ends that these bytes begin with.
+fn end_of_object(bytes: &[u8]) -> usize {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(found) = bytes.get(at) {
+        match found {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return at + 1,
+            b'}' => depth -= 1,
+            b'"' => at = end_of_text(bytes, at),
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+/// The position of the quote that ends the text whose first quote stands at `start`.
+fn end_of_text(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(found) = bytes.get(at) {
+        match found {
+            b'"' => return at,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
 }
 
 const METADATA: &[u8] = b"\"metadata\":{";
@@ -288,6 +340,25 @@ mod tests {
         let later = object.at_revision(1234);
         assert_eq!(later.value()["metadata"]["resourceVersion"], "1234");
         assert_eq!(later.value()["data"], value["data"]);
+    }
+
+    #[test]
+    fn the_metadata_is_found_whatever_its_texts_hold() {
+        let metadata = json!({"name": "a", "annotations": {"x": "}{\"\\", "": "\\\""},
+            "ownerReferences": [{"uid": "{"}], "resourceVersion": "7"});
+        let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"}": "{"},
+            "metadata": metadata});
+        let object = object(&value, 7);
+        let found: Value = serde_json::from_slice(object.metadata()).unwrap();
+        assert_eq!(found, metadata);
+        assert!(!object.is_deleting());
+    }
+
+    #[test]
+    fn an_object_with_a_deletion_timestamp_is_deleting() {
+        let metadata = json!({"name": "a", "deletionTimestamp": "2020-01-01T00:00:00Z"});
+        let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        assert!(object(&value, 7).is_deleting());
     }
 
     #[test]

@@ -50,6 +50,15 @@ impl Call {
             && self.resource.is_stored_version()
     }
 
+    /// Whether the metadata of stored bytes can be answered as it is.
+    pub fn is_plain_metadata(&self) -> bool {
+        let a = self.accepted;
+        a.media == Media::Json
+            && matches!(a.shape, Shape::PartialMetadata | Shape::PartialMetadataList)
+            && !a.pretty
+            && self.resource.is_stored_version()
+    }
+
     /// One object.
     pub async fn object_response(
         &self,
@@ -58,6 +67,9 @@ impl Call {
     ) -> Result<ApiResponse, ApiError> {
         if self.is_plain() {
             return Ok(response::json_line(code, &object.bytes));
+        }
+        if self.is_plain_metadata() && self.accepted.shape == Shape::PartialMetadata {
+            return Ok(response::json_line(code, &plain_metadata(object)));
         }
         let value = self.present(object).await?;
         self.value_response(code, value)
@@ -235,6 +247,18 @@ pub(super) fn partial(value: &Value) -> Value {
         "apiVersion": "meta.k8s.io/v1",
         "metadata": value["metadata"],
     })
+}
+
+/// As [`partial`], of the stored bytes.
+pub(super) fn plain_metadata(object: &Object) -> Vec<u8> {
+    const HEAD: &[u8] =
+        b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":";
+    let metadata = object.metadata();
+    let mut bytes = Vec::with_capacity(HEAD.len() + metadata.len() + 1);
+    bytes.extend_from_slice(HEAD);
+    bytes.extend_from_slice(metadata);
+    bytes.push(b'}');
+    bytes
 }
 
 /// A list being written.

@@ -55,7 +55,8 @@ impl Reinvocation {
     }
 
     pub(in crate::admission) fn pause(&mut self, object: Option<&Value>) {
-        if !self.again {
+        // Only whoever is asked again wants to know what changed.
+        if !self.again && !self.willing.is_empty() {
             self.left = object.cloned();
         }
     }

@@ -192,31 +192,39 @@ fn cap(entries: &mut Vec<Entry>) {
 
 /// Whether two objects differ in nothing but the times of their entries.
 pub fn same_but_times(old: &Value, new: &Value) -> bool {
-    let strip = |object: &Value| -> Vec<Value> {
-        let list = object["metadata"]["managedFields"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let timeless = list.into_iter().map(|mut e| {
-            if let Some(map) = e.as_object_mut() {
-                map.remove("time");
-            }
-            e
-        });
-        let mut timeless: Vec<Value> = timeless.collect();
-        timeless.sort_by_key(Value::to_string);
-        timeless
+    const UNCOMPARED: &[&str] = &["managedFields", "resourceVersion"];
+    equal_but(old, new, &["metadata"])
+        && equal_but(&old["metadata"], &new["metadata"], UNCOMPARED)
+        && same_entries(old, new)
+}
+
+/// Whether two maps agree in everything but these keys.
+fn equal_but(old: &Value, new: &Value, uncompared: &[&str]) -> bool {
+    let compared = |value: &Value| {
+        let keys = value.as_object().into_iter().flat_map(|map| map.keys());
+        keys.filter(|key| !uncompared.contains(&key.as_str()))
+            .count()
     };
-    let rest = |object: &Value| {
-        let mut metadata = object["metadata"].as_object().cloned().unwrap_or_default();
-        metadata.remove("managedFields");
-        metadata.remove("resourceVersion");
-        metadata
-    };
-    let body = |object: &Value| {
-        let mut map = object.as_object().cloned().unwrap_or_default();
-        map.remove("metadata");
-        map
-    };
-    body(old) == body(new) && rest(old) == rest(new) && strip(old) == strip(new)
+    let pairs = old.as_object().into_iter().flatten();
+    compared(old) == compared(new)
+        && pairs
+            .filter(|(key, _)| !uncompared.contains(&key.as_str()))
+            .all(|(key, value)| new.get(key) == Some(value))
+}
+
+/// Whether the same entries stand there, in any order, whenever they were written.
+fn same_entries(old: &Value, new: &Value) -> bool {
+    fn entries(object: &Value) -> &[Value] {
+        let list = object["metadata"]["managedFields"].as_array();
+        list.map(Vec::as_slice).unwrap_or_default()
+    }
+    let (old, new) = (entries(old), entries(new));
+    let mut left: Vec<&Value> = new.iter().collect();
+    old.len() == new.len()
+        && old.iter().all(|entry| {
+            let found = left
+                .iter()
+                .position(|other| equal_but(entry, other, &["time"]));
+            found.map(|at| left.remove(at)).is_some()
+        })
 }

@@ -52,7 +52,13 @@ impl Call {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let prepared = self.prepare_new(value.clone(), options).await?;
+            // Only a generated name is tried again.
+            let new = if generated {
+                value.clone()
+            } else {
+                std::mem::take(&mut value)
+            };
+            let prepared = self.prepare_new(new, options).await?;
             let key = resource.key(self.namespace(), meta::name(&prepared));
             let taken = options.dry_run && resource.cache.get(&key).is_some();
             let refused = if taken {
@@ -122,7 +128,7 @@ impl Call {
         let deleting = resource
             .cache
             .get(key)
-            .is_some_and(|object| meta::is_deleting(&object.value()));
+            .is_some_and(|object| object.is_deleting());
         if deleting {
             let message = format!("object is being deleted: {}", error.message());
             return error.with_message(message);

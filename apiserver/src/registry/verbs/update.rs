@@ -69,7 +69,7 @@ impl Call {
     /// Replaces the object by a decoded one.
     pub async fn update_value(
         &self,
-        value: Value,
+        mut value: Value,
         options: &WriteOptions,
     ) -> Result<Stored, ApiError> {
         let key = self.key();
@@ -79,7 +79,12 @@ impl Call {
             let Some(current) = self.resource.cache.get(&key) else {
                 return self.create_on_update(value, options).await;
             };
-            let mut new = value.clone();
+            // An update of one revision is tried once.
+            let mut new = if conditional {
+                std::mem::take(&mut value)
+            } else {
+                value.clone()
+            };
             meta::set_namespace(&self.resource, &mut new, self.namespace())?;
             let old = self.present(&current).await?;
             managed::track_update(self, Some(&old), &mut new, &options.field_manager);

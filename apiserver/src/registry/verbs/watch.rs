@@ -16,7 +16,7 @@ use crate::registry::cache::{Delivery, EventKind, LateFilter, WatchError};
 use crate::registry::call::Call;
 use crate::registry::kinds;
 use crate::registry::options::{ListOptions, VersionMatch};
-use crate::registry::render::{error_event, partial, put_event};
+use crate::registry::render::{error_event, partial, plain_metadata, put_event};
 use crate::response::{self, ApiError, ApiResponse, Body, BoxError, Media, Shape};
 
 /// A bookmark about this often, and one shortly before the watch ends.
@@ -185,6 +185,11 @@ impl Stream {
         metrics::watch_event();
         if self.call.is_plain() && self.late.is_none() {
             put_event(piece, delivery.kind.name(), &delivery.object.bytes);
+            return;
+        }
+        if self.call.is_plain_metadata() && self.late.is_none() {
+            let metadata = plain_metadata(&delivery.object);
+            put_event(piece, delivery.kind.name(), &metadata);
             return;
         }
         match self.presented(delivery).await {
