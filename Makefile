@@ -64,16 +64,15 @@ lab-programs: nextest programs
 	$(TARGET)/debug/fairlead image build >/dev/null
 
 # Suites with whole clusters that make test runs.
-CLUSTERS := binary(apps) or binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services) \
-	or binary(traffic) or binary(policies) or binary(policy_node)
+CLUSTERS := binary(apps) or binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services)
 # What runs in a kernel that has IPVS, which is emulated where this one has none.
 IPVS := kind(test) and test(/^ipvs::/)
 
 test: lab-programs clients check ## what CI runs
 	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 \
 		-E 'not (package(cluster-tests) or ($(IPVS)))'
-	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 2 -E 'package(cluster-tests) and ($(CLUSTERS))'
-	$(CARGO) nextest run --workspace --locked --no-fail-fast --retries 1 -E '$(IPVS)'
+	CASE_RETRIES=1 $(CARGO) nextest run --workspace --locked --no-fail-fast --retries 1 \
+		-E 'package(cluster-tests) and ($(CLUSTERS))'
 
 clients: nextest # kubectl old and new, Helm, client libraries
 	@scripts/clients $(TARGET)/clients

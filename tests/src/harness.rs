@@ -92,7 +92,14 @@ pub fn run<S: Sync>(
         chosen.len()
     );
     let count = chosen.len();
-    let failed = run_cases(&state, parallel, chosen);
+    let mut failed = run_cases(&state, parallel, chosen);
+    for _ in 0..retries() {
+        if failed.is_empty() {
+            break;
+        }
+        println!("{suite}: {} once more, one at a time", failed.len());
+        failed = run_cases(&state, 1, failed.into());
+    }
     drop(state);
     let seconds = start.elapsed().as_secs_f32();
     println!(
@@ -100,8 +107,8 @@ pub fn run<S: Sync>(
         count - failed.len(),
         failed.len()
     );
-    for name in &failed {
-        println!("    failed: {name}");
+    for case in &failed {
+        println!("    failed: {}", case.name);
     }
     if failed.is_empty() {
         ExitCode::SUCCESS
@@ -110,7 +117,14 @@ pub fn run<S: Sync>(
     }
 }
 
-fn run_cases<S: Sync>(state: &S, parallel: usize, cases: VecDeque<Case<S>>) -> Vec<&'static str> {
+/// How often cases that failed are run again beside the same cluster: `CASE_RETRIES`, else never.
+fn retries() -> u32 {
+    let wanted = std::env::var("CASE_RETRIES").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Runs all; the answer is those that failed.
+fn run_cases<S: Sync>(state: &S, parallel: usize, cases: VecDeque<Case<S>>) -> Vec<Case<S>> {
     let queue = Mutex::new(cases);
     let failed = Mutex::new(Vec::new());
     let next = || queue.lock().ok()?.pop_front();
@@ -121,7 +135,7 @@ fn run_cases<S: Sync>(state: &S, parallel: usize, cases: VecDeque<Case<S>>) -> V
                     if !run_case(state, &case)
                         && let Ok(mut failed) = failed.lock()
                     {
-                        failed.push(case.name);
+                        failed.push(case);
                     }
                 }
             });
@@ -187,7 +201,8 @@ mod tests {
                 run: |_: &()| Ok(()),
             },
         ]);
-        let mut failed = run_cases(&(), 2, cases);
+        let failed = run_cases(&(), 2, cases);
+        let mut failed: Vec<&str> = failed.iter().map(|case| case.name).collect();
         failed.sort_unstable();
         assert_eq!(failed, ["fails", "panics"]);
     }

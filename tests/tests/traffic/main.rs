@@ -56,8 +56,8 @@ fn with((mode, command, sign): (&'static str, &[&str], &str)) -> ExitCode {
         ends::a_service_whose_pods_have_failed_refuses_at_once,
         updates::a_rolling_update_fails_no_request,
     ];
-    println!("Services by {mode}");
     cluster_tests::harness::run("traffic", 6, cases, || {
+        println!("Services by {mode}");
         let site = Site::start("traffic")?;
         let settings = "/api/v1/namespaces/kube-system/configmaps/fairlead";
         site.merge(settings, &json!({ "data": { "proxy": mode } }))?;
