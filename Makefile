@@ -94,7 +94,8 @@ bench: packages build images ## measures; results into bench/RESULTS.md (SECTION
 	$(CARGO) build --release --locked -p fairlead -p bench -p bench-bgp -p bench-pod-network -p bench-policy -p bench-proxy --bins
 	$(TARGET)/release/bench $(SECTIONS)
 
-# Only the crates of this workspace are built anew, beside what tests and clippy have built.
+# The crates of this workspace are built with coverage; of the others only those that libFuzzer asks
+# for other features.
 fuzz-program:
 	@scripts/packages $(BUILD_PACKAGES)
 	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/instrumented $(CARGO) build --workspace --locked \
