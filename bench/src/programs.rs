@@ -33,12 +33,8 @@ pub const PROGRAMS: [Program; 5] = [
         section: "policy",
         commands: &[
             "bench-policy program --pods 10000 --local 250 --namespaces 1000 --policies 5000",
-            "bench-policy traffic --rules none",
-            "bench-policy traffic --rules nftables --policies 100",
-            "bench-policy traffic --rules nftables --policies 5000",
-            "bench-policy traffic --rules ipset --policies 5000",
+            "bench-policy traffic",
             "bench-policy drops",
-            "bench-policy drops --log",
         ],
     },
     Program {

@@ -11,8 +11,8 @@ use kernel::nftables::{
 };
 
 use crate::index::{Lease, SetContent};
-use crate::render::dropping;
 pub use crate::render::{Compiled, LOG_GROUP, Log, Names, Told, compile};
+use crate::render::{Layout, Rules as ChainRules, dropping};
 
 /// Our table; nobody else writes it.
 pub const TABLE: &str = "fairlead-policy";
@@ -57,12 +57,28 @@ pub fn plan(committed: Option<&Compiled>, wanted: &Compiled) -> Transaction {
         frame_targets(&mut transaction);
     }
     grow_sets(old, wanted, &mut transaction);
-    write_chains(old, wanted, &mut transaction);
+    let (before, after) = (&*old.layout, &*wanted.layout);
+    let same_layout = Arc::ptr_eq(&old.layout, &wanted.layout);
+    if !same_layout {
+        write_chains(before, after, &mut transaction);
+    }
     if committed.is_none() {
         frame(wanted.log, &mut transaction);
     }
-    write_maps(old, wanted, &mut transaction);
-    write_itself(old, wanted, &mut transaction);
+    if !same_layout {
+        write_maps(before, after, &mut transaction);
+        write_itself(before, after, &mut transaction);
+        delete_chains(before, after, &mut transaction);
+    }
+    for (name, content) in &old.sets {
+        if !wanted.sets.contains_key(name) {
+            transaction.delete_set(&set(name, content));
+        }
+    }
+    transaction
+}
+
+fn delete_chains(old: &Layout, wanted: &Layout, transaction: &mut Transaction) {
     let gone: Vec<&String> = old
         .chains
         .keys()
@@ -74,19 +90,17 @@ pub fn plan(committed: Option<&Compiled>, wanted: &Compiled) -> Transaction {
     for name in gone {
         transaction.delete_chain(&table(), name.as_str());
     }
-    for (name, content) in &old.sets {
-        if !wanted.sets.contains_key(name) {
-            transaction.delete_set(&set(name, content));
-        }
-    }
-    transaction
 }
 
-fn write_chains(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
-    let changed: Vec<(&String, &Vec<Vec<Statement>>)> = wanted
+fn write_chains(old: &Layout, wanted: &Layout, transaction: &mut Transaction) {
+    let is_same = |a: &ChainRules, b: &ChainRules| Arc::ptr_eq(a, b) || a == b;
+    let changed: Vec<(&String, &ChainRules)> = wanted
         .chains
         .iter()
-        .filter(|(name, rules)| old.chains.get(*name) != Some(rules))
+        .filter(|(name, rules)| {
+            let old = old.chains.get(*name);
+            !old.is_some_and(|old| is_same(old, rules))
+        })
         .collect();
     for (name, _) in &changed {
         if old.chains.contains_key(*name) {
@@ -96,7 +110,7 @@ fn write_chains(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction
         }
     }
     for (name, rules) in changed {
-        for rule in rules {
+        for rule in rules.iter() {
             transaction.add_rule(Rule::new(&table(), name.as_str(), rule.clone()));
         }
     }
@@ -133,8 +147,8 @@ fn interface(name: &str) -> Datum {
     Datum::Ifname(name.into())
 }
 
-fn write_itself(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
-    let interfaces = |of: &Compiled| -> BTreeSet<Vec<Datum>> {
+fn write_itself(old: &Layout, wanted: &Layout, transaction: &mut Transaction) {
+    let interfaces = |of: &Layout| -> BTreeSet<Vec<Datum>> {
         let names = of.egress.keys();
         names
             .map(|name| vec![interface(name), interface(name)])
@@ -147,7 +161,7 @@ fn write_itself(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction
         transaction,
     );
     for v6 in [false, true] {
-        let addresses = |of: &Compiled| -> BTreeSet<Vec<Datum>> {
+        let addresses = |of: &Layout| -> BTreeSet<Vec<Datum>> {
             let own = of
                 .addresses
                 .iter()
@@ -322,33 +336,59 @@ fn set(name: &str, content: &SetContent) -> Arc<Set> {
     })
 }
 
-/// Keys, and how long those stay that are learnt.
-type Elements = BTreeMap<Vec<Datum>, Option<Lease>>;
+/// What a set is to lose and to get: keys, and how long those stay that are learnt.
+type Difference = (Vec<Vec<Datum>>, Vec<(Vec<Datum>, Option<Lease>)>);
 
-/// The set's elements of the family that its name tells.
-fn elements(name: &str, content: &SetContent) -> Elements {
-    let is_ours = |address: &IpAddr| address.is_ipv6() == name.ends_with("v6");
-    match content {
-        SetContent::Addresses(addresses) => {
-            let own = addresses.iter().filter(|address| is_ours(address));
-            own.map(|address| (vec![Datum::from(*address)], None))
-                .collect()
+fn difference<T: Ord>(
+    old: &BTreeSet<T>,
+    new: &BTreeSet<T>,
+    key: impl Fn(&T) -> Option<Vec<Datum>>,
+) -> Difference {
+    let gone = old.difference(new).filter_map(&key).collect();
+    let added = new.difference(old).filter_map(&key);
+    (gone, added.map(|key| (key, None)).collect())
+}
+
+/// From one content to the next, of the family that the set's name tells.
+fn set_difference(name: &str, old: Option<&SetContent>, new: &SetContent) -> Difference {
+    let v6 = name.ends_with("v6");
+    let address = |own: &IpAddr| (own.is_ipv6() == v6).then(|| Datum::from(*own));
+    match new {
+        SetContent::Addresses(new) => {
+            let none = Arc::default();
+            let old = match old {
+                Some(SetContent::Addresses(old)) => old,
+                _ => &none,
+            };
+            difference(old, new, |own| Some(vec![address(own)?]))
         }
-        SetContent::Learnt(addresses) => {
-            let own = addresses.iter().filter(|(address, _)| is_ours(address));
-            own.map(|(address, lease)| (vec![Datum::from(*address)], Some(*lease)))
-                .collect()
-        }
-        SetContent::Ports(ports) => {
-            let own = ports.iter().filter(|(address, _, _)| is_ours(address));
-            own.map(|(address, protocol, port)| {
+        SetContent::Ports(new) => {
+            let none = Arc::default();
+            let old = match old {
+                Some(SetContent::Ports(old)) => old,
+                _ => &none,
+            };
+            difference(old, new, |(own, protocol, port)| {
                 let protocol = Datum::Proto(protocol.number());
-                (
-                    vec![Datum::from(*address), protocol, Datum::Port(*port)],
-                    None,
-                )
+                Some(vec![address(own)?, protocol, Datum::Port(*port)])
             })
-            .collect()
+        }
+        SetContent::Learnt(new) => {
+            let none = Arc::default();
+            let old = match old {
+                Some(SetContent::Learnt(old)) => old,
+                _ => &none,
+            };
+            // A changed lease is an element anew: the kernel does not change that of an old one.
+            let gone = old
+                .iter()
+                .filter(|(own, lease)| new.get(own) != Some(*lease));
+            let gone = gone.filter_map(|(own, _)| Some(vec![address(own)?]));
+            let added = new
+                .iter()
+                .filter(|(own, lease)| old.get(own) != Some(*lease));
+            let added = added.filter_map(|(own, lease)| Some((vec![address(own)?], Some(*lease))));
+            (gone.collect(), added.collect())
         }
     }
 }
@@ -364,31 +404,20 @@ fn is_shared(a: &SetContent, b: &SetContent) -> bool {
 
 fn grow_sets(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
     for (name, content) in &wanted.sets {
+        let old = old.sets.get(name);
+        if old.is_some_and(|old| is_shared(old, content)) {
+            continue;
+        }
         let set = set(name, content);
-        let have = match old.sets.get(name) {
-            Some(old) if is_shared(old, content) => continue,
-            Some(old) => elements(name, old),
-            None => {
-                transaction.add_set(&set);
-                Elements::new()
-            }
-        };
-        let want = elements(name, content);
-        let only_in = |a: &Elements, b: &Elements| -> Vec<(Vec<Datum>, Option<Lease>)> {
-            let differs =
-                |(key, lease): &(&Vec<Datum>, &Option<Lease>)| b.get(*key) != Some(*lease);
-            let own = a.iter().filter(differs);
-            own.map(|(key, lease)| (key.clone(), *lease)).collect()
-        };
-        // A changed lease is an element anew: the kernel does not change that of an old one.
-        let gone = only_in(&have, &want).into_iter();
-        let gone: Vec<Element> = gone.map(|(key, _)| Element::new(key)).collect();
-        let new = only_in(&want, &have)
-            .into_iter()
-            .map(|(key, lease)| match lease {
-                Some(lease) => Element::new(key).timeout(lease.lifetime + LONGEST_WITHOUT_AGENT),
-                None => Element::new(key),
-            });
+        if old.is_none() {
+            transaction.add_set(&set);
+        }
+        let (gone, new) = set_difference(name, old, content);
+        let gone: Vec<Element> = gone.into_iter().map(Element::new).collect();
+        let new = new.into_iter().map(|(key, lease)| match lease {
+            Some(lease) => Element::new(key).timeout(lease.lifetime + LONGEST_WITHOUT_AGENT),
+            None => Element::new(key),
+        });
         let new: Vec<Element> = new.collect();
         if !gone.is_empty() {
             transaction.delete_elements(&set, gone);
@@ -402,8 +431,8 @@ fn grow_sets(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
 /// Verdicts by the key of a map.
 type Goals<'a> = BTreeMap<Datum, &'a Verdict>;
 
-fn write_maps(old: &Compiled, wanted: &Compiled, transaction: &mut Transaction) {
-    type Of = fn(&Compiled) -> &BTreeMap<String, Verdict>;
+fn write_maps(old: &Layout, wanted: &Layout, transaction: &mut Transaction) {
+    type Of = fn(&Layout) -> &BTreeMap<String, Verdict>;
     let by_interface: [(&str, Of); 3] = [
         (EGRESS, |of| &of.egress),
         (EGRESS_TO_NODE, |of| &of.to_node),
@@ -429,7 +458,7 @@ fn goals_by_interface(goals: &BTreeMap<String, Verdict>) -> Goals<'_> {
         .collect()
 }
 
-fn goals_by_source(of: &Compiled, v6: bool) -> Goals<'_> {
+fn goals_by_source(of: &Layout, v6: bool) -> Goals<'_> {
     let own = of
         .addresses
         .iter()

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use kernel::nftables::{
     Datum, Element, Field, LimitUnit, Right, Statement, Verdict as Goal, ct_state,
 };
 
-use crate::index::{CompiledPeer, CompiledPort, CompiledRule, Desired, Judgement, SetContent};
+use crate::index::{
+    CompiledPeer, CompiledPort, CompiledRule, Desired, EndpointRules, Judgement, Policies,
+    SetContent,
+};
 use crate::model::{Action, Direction, ObjectName, PolicyId, Tier};
 use crate::plan::TO_ANY;
 use crate::verdict::Decision;
@@ -47,13 +51,22 @@ pub struct Told {
     pub decision: Decision,
 }
 
+/// The rules of a chain, each a sequence of statements.
+pub(crate) type Rules = Arc<Vec<Vec<Statement>>>;
+
 /// The content of our table, with what is shared kept shared, so that equal parts of two
 /// states are found by comparing pointers.
 #[derive(Debug, Clone, Default)]
 pub struct Compiled {
     pub sets: BTreeMap<String, SetContent>,
-    /// The rules of each chain, each a sequence of statements.
-    pub chains: BTreeMap<String, Vec<Vec<Statement>>>,
+    pub layout: Arc<Layout>,
+    pub log: Log,
+}
+
+/// Everything but the content of sets.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    pub chains: BTreeMap<String, Rules>,
     /// By interface, where a packet from the pod goes.
     pub egress: BTreeMap<String, Goal>,
     /// By interface, where a packet from the pod to its own node goes.
@@ -62,15 +75,56 @@ pub struct Compiled {
     pub ingress: BTreeMap<String, Goal>,
     /// The interface of each pod's address.
     pub addresses: BTreeMap<IpAddr, String>,
-    pub log: Log,
+}
+
+/// A layout and what it was made from, which is recognized by its pointers.
+#[derive(Debug)]
+struct Made {
+    endpoints: Arc<BTreeMap<String, EndpointRules>>,
+    policies: Arc<Policies>,
+    addresses: Arc<BTreeMap<IpAddr, String>>,
+    log: Log,
+    layout: Arc<Layout>,
+}
+
+impl Made {
+    fn of(desired: &Desired, log: Log, layout: Arc<Layout>) -> Self {
+        Self {
+            endpoints: desired.endpoints.clone(),
+            policies: desired.policies.clone(),
+            addresses: desired.addresses.clone(),
+            log,
+            layout,
+        }
+    }
+
+    fn is_of(&self, desired: &Desired, log: Log) -> bool {
+        Arc::ptr_eq(&self.endpoints, &desired.endpoints)
+            && Arc::ptr_eq(&self.policies, &desired.policies)
+            && Arc::ptr_eq(&self.addresses, &desired.addresses)
+            && self.log == log
+    }
+
+    /// The chain of a policy whose rules are still those.
+    fn chain(
+        &self,
+        name: &str,
+        policy: &(PolicyId, Direction),
+        desired: &Desired,
+    ) -> Option<Rules> {
+        let (old, new) = (self.policies.get(policy)?, desired.policies.get(policy)?);
+        let is_same = Arc::ptr_eq(old, new);
+        is_same.then(|| self.layout.chains.get(name).cloned())?
+    }
 }
 
 /// Names for the chains of sets of policies. A name stays with its policies for the life of the
-/// process.
+/// process. Beside them, what was rendered last: only what changed is rendered again.
 #[derive(Debug, Default)]
 pub struct Names {
     chains: BTreeMap<(Direction, ChainOf), u32>,
     next: u32,
+    made: Option<Made>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +155,7 @@ impl Names {
     }
 
     /// Forgets the names that are not in use, so that the table of names stays small.
-    fn retain(&mut self, used: &BTreeMap<String, Vec<Vec<Statement>>>) {
+    fn retain(&mut self, used: &BTreeMap<String, Rules>) {
         let suffixes: BTreeSet<u32> = used
             .keys()
             .filter_map(|name| name.rsplit('-').next()?.parse().ok())
@@ -188,35 +242,52 @@ pub fn compile(desired: &Desired, names: &mut Names, log: Log) -> Compiled {
             compiled.sets.insert(name(*id, v6), content.clone());
         }
     }
-    for ((policy, direction), rules) in &desired.policies {
-        if policy.tier == Tier::NetworkPolicy {
-            let name = names.of(*direction, ChainOf::Policy(policy.name.clone()));
-            let rules = rules
-                .iter()
-                .enumerate()
-                .flat_map(|(position, rule)| accepted_by(rule, *direction, log, &name, position));
-            let rules = rules.collect();
-            compiled.chains.insert(name, rules);
+    let made = names.made.take().filter(|made| made.log == log);
+    compiled.layout = match &made {
+        Some(made) if made.is_of(desired, log) => made.layout.clone(),
+        _ => {
+            let layout = layout(desired, names, log, made.as_ref());
+            names.retain(&layout.chains);
+            Arc::new(layout)
+        }
+    };
+    names.made = Some(Made::of(desired, log, compiled.layout.clone()));
+    compiled
+}
+
+fn layout(desired: &Desired, names: &mut Names, log: Log, made: Option<&Made>) -> Layout {
+    let mut layout = Layout::default();
+    for (policy, rules) in desired.policies.iter() {
+        let (PolicyId { tier, name }, direction) = policy;
+        if *tier == Tier::NetworkPolicy {
+            let name = names.of(*direction, ChainOf::Policy(name.clone()));
+            let kept = made.and_then(|made| made.chain(&name, policy, desired));
+            let chain = kept.unwrap_or_else(|| {
+                let rules = rules.iter().enumerate().flat_map(|(position, rule)| {
+                    accepted_by(rule, *direction, log, &name, position)
+                });
+                Arc::new(rules.collect())
+            });
+            layout.chains.insert(name, chain);
         }
     }
-    for (interface, rules) in &desired.endpoints {
+    for (interface, rules) in desired.endpoints.iter() {
         let mut goal = |judgement: &Judgement, direction| {
-            goal(judgement, direction, desired, names, &mut compiled)
+            goal(judgement, direction, desired, names, log, &mut layout)
         };
         let egress = goal(&rules.egress, Direction::Egress);
         let to_node = goal(&rules.egress.towards_own_node(), Direction::Egress);
         let ingress = goal(&rules.ingress, Direction::Ingress);
-        compiled.egress.insert(interface.clone(), egress);
-        compiled.to_node.insert(interface.clone(), to_node);
-        compiled.ingress.insert(interface.clone(), ingress);
+        layout.egress.insert(interface.clone(), egress);
+        layout.to_node.insert(interface.clone(), to_node);
+        layout.ingress.insert(interface.clone(), ingress);
     }
     let protected = desired.addresses.iter();
-    let protected = protected.filter(|(_, interface)| compiled.egress.contains_key(*interface));
-    compiled.addresses = protected
+    let protected = protected.filter(|(_, interface)| layout.egress.contains_key(*interface));
+    layout.addresses = protected
         .map(|(address, own)| (*address, own.clone()))
         .collect();
-    names.retain(&compiled.chains);
-    compiled
+    layout
 }
 
 /// Where an interface's packets go: the chain of who has a say, or on if nobody has.
@@ -225,15 +296,16 @@ fn goal(
     direction: Direction,
     desired: &Desired,
     names: &mut Names,
-    compiled: &mut Compiled,
+    log: Log,
+    layout: &mut Layout,
 ) -> Goal {
-    if judgement.is_open() && !compiled.log.accepted {
+    if judgement.is_open() && !log.accepted {
         return allowed(direction);
     }
     let name = names.of(direction, ChainOf::Judgement(judgement.clone()));
-    if !compiled.chains.contains_key(&name) {
-        let rules = judgement_rules(&name, judgement, direction, desired, names, compiled);
-        compiled.chains.insert(name.clone(), rules);
+    if !layout.chains.contains_key(&name) {
+        let rules = judgement_rules(&name, judgement, direction, desired, names, log, layout);
+        layout.chains.insert(name.clone(), Arc::new(rules));
     }
     Goal::Goto(name.as_str().into())
 }
@@ -244,26 +316,27 @@ fn judgement_rules(
     direction: Direction,
     desired: &Desired,
     names: &mut Names,
-    compiled: &mut Compiled,
+    log: Log,
+    layout: &mut Layout,
 ) -> Vec<Vec<Statement>> {
     let mut rules = Vec::new();
     let mut jump_to_tier = |policies: &[PolicyId], names: &mut Names, rules: &mut Vec<_>| {
         if !policies.is_empty() {
-            let tier = tier(policies, direction, desired, names, compiled);
+            let tier = tier(policies, direction, desired, names, log, layout);
             rules.push(vec![Statement::jump(tier.as_str())]);
         }
     };
     jump_to_tier(&judgement.admin, names, &mut rules);
     let Some(isolating) = &judgement.isolating else {
         jump_to_tier(&judgement.baseline, names, &mut rules);
-        rules.extend(accepting(&[], direction, compiled.log, name, 0));
+        rules.extend(accepting(&[], direction, log, name, 0));
         return rules;
     };
     rules.extend(isolating.iter().map(|policy| {
         let chain = names.of(direction, ChainOf::Policy(policy.clone()));
         vec![Statement::jump(chain.as_str())]
     }));
-    rules.extend(dropping(&[], compiled.log, name, 0));
+    rules.extend(dropping(&[], log, name, 0));
     rules
 }
 
@@ -273,25 +346,30 @@ fn tier(
     direction: Direction,
     desired: &Desired,
     names: &mut Names,
-    compiled: &mut Compiled,
+    log: Log,
+    layout: &mut Layout,
 ) -> String {
     let name = names.of(direction, ChainOf::Tier(policies.to_vec()));
-    if compiled.chains.contains_key(&name) {
+    if layout.chains.contains_key(&name) {
         return name;
     }
     let of_policy = |policy: &PolicyId| desired.policies.get(&(policy.clone(), direction));
-    let rules = policies.iter().filter_map(of_policy).flatten().enumerate();
+    let rules = policies
+        .iter()
+        .filter_map(of_policy)
+        .flat_map(|own| own.iter())
+        .enumerate();
     let rules = rules
         .flat_map(|(position, rule)| match rule.action {
-            Action::Accept => accepted_by(rule, direction, compiled.log, &name, position),
+            Action::Accept => accepted_by(rule, direction, log, &name, position),
             Action::Pass => statements(rule, direction, &[Statement::Verdict(Goal::Return)]),
             Action::Deny => statements(rule, direction, &[])
                 .iter()
-                .flat_map(|matching| dropping(matching, compiled.log, &name, position))
+                .flat_map(|matching| dropping(matching, log, &name, position))
                 .collect(),
         })
         .collect();
-    compiled.chains.insert(name.clone(), rules);
+    layout.chains.insert(name.clone(), Arc::new(rules));
     name
 }
 

@@ -91,7 +91,7 @@ pub fn judge(desired: &Desired, interface: &str, direction: Direction, packet: &
         for policy in policies {
             asked.push(policy.clone());
             let rules = desired.policies.get(&(policy.clone(), direction));
-            for (rule, own) in rules.into_iter().flatten().enumerate() {
+            for (rule, own) in rules.into_iter().flat_map(|own| own.iter()).enumerate() {
                 if matches(own, direction, packet, desired) {
                     let policy = policy.clone();
                     return Some((own.action, Decision::Rule { policy, rule }));

@@ -9,7 +9,7 @@ use policy::model::{
     PortMatch, Protocol, Requirement, Rule, Selector,
 };
 
-#[derive(Args)]
+#[derive(Args, Debug, Clone, Copy)]
 pub(crate) struct Size {
     #[arg(long, default_value_t = 10_000)]
     pub(crate) pods: u32,

@@ -2,10 +2,8 @@
 //!
 //! ```text
 //! bench-policy program --pods 10000 --local 250 --namespaces 1000 --policies 5000
-//! bench-policy traffic --rules nftables --policies 5000
-//! bench-policy traffic --rules ipset --policies 5000
-//! bench-policy traffic --rules none
-//! bench-policy drops            (and with --log)
+//! bench-policy traffic
+//! bench-policy drops
 //! ```
 //!
 //! Runs in network namespaces of its own; needs root. From API objects in memory to the kernel:
@@ -13,9 +11,12 @@
 
 mod cluster;
 mod programming;
+mod report;
 mod traffic;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
 struct Arguments {
@@ -27,44 +28,40 @@ struct Arguments {
 enum What {
     /// Time and memory of programming the kernel
     Program(cluster::Size),
-    /// Connections per second and throughput between two pods
+    /// Connections per second and throughput between two pods, by rules
     Traffic {
-        #[arg(long, default_value = "nftables")]
-        rules: Rules,
         #[command(flatten)]
         size: cluster::Size,
-        #[arg(long, default_value_t = 5, value_name = "SECONDS")]
-        seconds: u64,
+        #[command(flatten)]
+        turns: Turns,
     },
     /// Connections per second while others are dropped, without and with the verdict log
     Drops {
-        #[arg(long)]
-        log: bool,
-        #[arg(long, default_value_t = 5, value_name = "SECONDS")]
-        seconds: u64,
+        #[command(flatten)]
+        turns: Turns,
     },
 }
 
-/// What the packets pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rules {
-    /// Nothing, not even connection tracking's rules
-    None,
-    /// Ours
-    Nftables,
-    /// The same in the textbook form: a set for each policy's peers, a chain for each policy, a chain
-    /// for each pod, and a rule for each pod that leads there
-    Ipset,
+#[derive(Args)]
+struct Turns {
+    /// How often each variant is measured
+    #[arg(long, default_value_t = 9)]
+    rounds: u32,
+    /// For how long each time
+    #[arg(long, default_value_t = 700, value_name = "MILLISECONDS")]
+    time: u64,
+}
+
+impl Turns {
+    fn time(&self) -> Duration {
+        Duration::from_millis(self.time)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Program(size) => programming::measure(&size),
-        What::Traffic {
-            rules,
-            size,
-            seconds,
-        } => traffic::measure(rules, &size, seconds),
-        What::Drops { log, seconds } => traffic::measure_drops(log, seconds),
+        What::Traffic { size, turns } => traffic::measure(size, turns.rounds, turns.time()),
+        What::Drops { turns } => traffic::measure_drops(turns.rounds, turns.time()),
     }
 }

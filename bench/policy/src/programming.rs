@@ -9,6 +9,7 @@ use policy::model::{Namespaces, Peer, PodSelector, Policy, Requirement, Rule, Se
 use policy::plan::{Compiled, Log, Names, compile, plan};
 
 use crate::cluster::Size;
+use crate::report::cells;
 
 /// As the agent holds it.
 struct Agent {
@@ -37,26 +38,11 @@ fn memory() -> u64 {
     number.unwrap_or_default() / 1024
 }
 
-fn report(name: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let at = |share: f64| {
-        let index = ((times.len() as f64 - 1.0) * share).round() as usize;
-        times
-            .get(index)
-            .map_or(0.0, |own| own.as_secs_f64() * 1000.0)
-    };
-    let (middle, high, worst) = (at(0.5), at(0.99), at(1.0));
-    println!(
-        "{name}: p50 {middle:.2} ms, p99 {high:.2} ms, worst {worst:.2} ms ({} times)",
-        times.len()
-    );
-}
-
 pub(crate) fn measure(size: &Size) -> anyhow::Result<()> {
     let namespace = kernel::netns::Netns::anonymous()?;
     namespace.enter_this_thread()?;
     println!(
-        "{} pods ({} on the node), {} namespaces, {} policies",
+        "\n{} pods ({} on the node), {} namespaces, {} policies\n",
         size.pods, size.local, size.namespaces, size.policies
     );
     let start = Instant::now();
@@ -68,12 +54,16 @@ pub(crate) fn measure(size: &Size) -> anyhow::Result<()> {
     };
     let gathered = start.elapsed();
     let written = agent.write()?;
+    println!("| | |\n|---|---|");
     println!(
-        "complete, from nothing: {:.3} s (of this {:.3} s to gather the objects)",
-        (gathered + written).as_secs_f64(),
+        "| complete, from nothing | {:.3} s |",
+        (gathered + written).as_secs_f64()
+    );
+    println!(
+        "| of this, to gather the objects | {:.3} s |",
         gathered.as_secs_f64()
     );
-    println!("memory {} MiB", memory());
+    println!("| memory | {} MiB |", memory());
     let mut changed = Vec::new();
     for number in 0..size.changes {
         // A pod somewhere: it moves from one team's sets to another's.
@@ -84,7 +74,6 @@ pub(crate) fn measure(size: &Size) -> anyhow::Result<()> {
         agent.index.set_pod(size.name(pod), new);
         changed.push(agent.write()?);
     }
-    report("a pod's label changed", changed);
     // Every other pod of the cluster, so 5,000 of 10,000.
     let half: BTreeSet<String> = [0, 2, 4, 6, 8].map(|n| n.to_string()).into();
     let mut added = Vec::new();
@@ -110,7 +99,13 @@ pub(crate) fn measure(size: &Size) -> anyhow::Result<()> {
         });
         added.push(agent.write()?);
     }
-    report("a policy that selects half of the pods added", added);
-    println!("memory {} MiB", memory());
+    println!("| memory after all changes | {} MiB |", memory());
+    println!("\n| ms | p50 | p99 | worst | times |\n|---|---|---|---|---|");
+    println!("| a pod's label changed | {} |", cells(&changed));
+    let half = size.pods / 2;
+    println!(
+        "| a policy added that selects {half} pods | {} |",
+        cells(&added)
+    );
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! Two pods behind a host, and what goes between them.
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,8 +14,8 @@ use policy::index::{CompiledPeer, CompiledPort, SetContent};
 use policy::model::{Direction, Policy, PolicyId, Selector, Tier};
 use policy::plan::{LOG_GROUP, Log, Names, compile, plan};
 
-use crate::Rules;
 use crate::cluster::{Size, address, interface};
+use crate::report::{Samples, against};
 
 const CLIENTS: usize = 4;
 const CLIENT: u32 = 0;
@@ -54,6 +53,9 @@ impl Host {
             netns
         };
         let (client, server) = (pod(CLIENT), pod(SERVER));
+        // Else a second has more connections than a client has ports.
+        client.sysctl("net/ipv4/ip_local_port_range", "1024 65000");
+        client.sysctl("net/ipv4/tcp_tw_reuse", "1");
         Self {
             host,
             client,
@@ -67,7 +69,7 @@ impl Host {
 }
 
 /// New connections in a second, each with one byte there and back.
-fn connections(host: &Host, seconds: u64) -> anyhow::Result<f64> {
+fn connections(host: &Host, time: Duration) -> anyhow::Result<f64> {
     let target = host.target();
     let listener = host.server.run(|| TcpListener::bind(target))?;
     let (ended, count) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -90,7 +92,7 @@ fn connections(host: &Host, seconds: u64) -> anyhow::Result<f64> {
             .map(|_| {
                 scope.spawn(|| {
                     host.client.run(|| -> std::io::Result<()> {
-                        while start.elapsed() < Duration::from_secs(seconds) {
+                        while start.elapsed() < time {
                             let mut stream = TcpStream::connect(target)?;
                             stream.write_all(b"x")?;
                             stream.read_exact(&mut [0])?;
@@ -116,7 +118,7 @@ fn connections(host: &Host, seconds: u64) -> anyhow::Result<f64> {
 }
 
 /// Gigabits in a second over one connection.
-fn throughput(host: &Host, seconds: u64) -> anyhow::Result<f64> {
+fn throughput(host: &Host, time: Duration) -> anyhow::Result<f64> {
     let target = host.target();
     let listener = host.server.run(|| TcpListener::bind(target))?;
     thread::scope(|scope| {
@@ -135,7 +137,7 @@ fn throughput(host: &Host, seconds: u64) -> anyhow::Result<f64> {
         host.client.run(|| -> std::io::Result<()> {
             let mut stream = TcpStream::connect(target)?;
             let buffer = vec![0; 256 * 1024];
-            while start.elapsed() < Duration::from_secs(seconds) {
+            while start.elapsed() < time {
                 stream.write_all(&buffer)?;
             }
             Ok(())
@@ -146,24 +148,93 @@ fn throughput(host: &Host, seconds: u64) -> anyhow::Result<f64> {
     })
 }
 
-pub(crate) fn measure(rules: Rules, size: &Size, seconds: u64) -> anyhow::Result<()> {
-    let host = Host::new();
-    match rules {
-        Rules::None => {}
-        Rules::Nftables => write_nftables(&host, size)?,
-        Rules::Ipset => write_ipset(&host, size)?,
+/// What the packets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    /// No rules at all, and so no connection tracking either.
+    None,
+    /// Connection tracking alone, which a node with Services has without any policy.
+    Tracking,
+    /// Ours, with so many policies.
+    Ours(u32),
+    /// The same in the textbook form: a set for each policy's peers, a chain for each policy, a chain
+    /// for each pod, and a rule for each pod that leads there.
+    Ipset(u32),
+}
+
+const VARIANTS: [Rules; 6] = [
+    Rules::Tracking,
+    Rules::None,
+    Rules::Ours(0),
+    Rules::Ours(100),
+    Rules::Ours(5000),
+    Rules::Ipset(5000),
+];
+
+impl Rules {
+    fn name(self) -> String {
+        match self {
+            Self::None => "no rules, no connection tracking".to_owned(),
+            Self::Tracking => "connection tracking alone: no policy at all".to_owned(),
+            Self::Ours(policies) => format!("Fairlead, {policies} policies"),
+            Self::Ipset(policies) => format!("ipset and iptables chains, {policies} policies"),
+        }
     }
-    let policies = if rules == Rules::None {
-        0
-    } else {
-        size.policies
-    };
-    println!("{rules:?}, {policies} policies");
+
+    fn write(self, host: &Host, size: Size) -> anyhow::Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Tracking => {
+                let table = "table inet tracking { chain forward { type filter hook forward \
+                    priority 0; ct state established,related accept; } }\n";
+                feed(host, "nft", &["-f", "-"], table)
+            }
+            Self::Ours(policies) => write_nftables(host, &Size { policies, ..size }),
+            Self::Ipset(policies) => write_ipset(host, &Size { policies, ..size }),
+        }
+    }
+}
+
+/// Every variant in turn, so often: what else the machine does meets all of them alike.
+pub(crate) fn measure(size: Size, rounds: u32, time: Duration) -> anyhow::Result<()> {
+    let mut variants = Vec::new();
+    for rules in VARIANTS {
+        let host = Host::new();
+        rules.write(&host, size)?;
+        variants.push((rules, host, Samples::default(), Samples::default()));
+    }
+    for round in 0..=rounds {
+        for (_, host, connected, sent) in &mut variants {
+            let measured = (connections(host, time)?, throughput(host, time)?);
+            // The first one warms up.
+            if round > 0 {
+                connected.add(measured.0);
+                sent.add(measured.1);
+            }
+        }
+    }
     println!(
-        "connections in a second: {:.0}",
-        connections(&host, seconds)?
+        "\nBetween two pods of one node, the median of {rounds} rounds in which every row has \
+         its turn; {} pods, {} of them on the node.\n",
+        size.pods, size.local
     );
-    println!("throughput: {:.2} Gbit/s", throughput(&host, seconds)?);
+    println!(
+        "| rules | connections per second | lowest, highest | against tracking alone | Gbit/s | \
+         against tracking alone |\n|---|---|---|---|---|---|"
+    );
+    let alone = (variants[0].2.median(), variants[0].3.median());
+    for (rules, _, connected, sent) in &variants {
+        println!(
+            "| {} | {:.0} | {:.0}, {:.0} | {} | {:.2} | {} |",
+            rules.name(),
+            connected.median(),
+            connected.lowest(),
+            connected.highest(),
+            against(connected.median(), alone.0),
+            sent.median(),
+            against(sent.median(), alone.1)
+        );
+    }
     Ok(())
 }
 
@@ -207,7 +278,7 @@ fn write_ipset(host: &Host, size: &Size) -> anyhow::Result<()> {
     rules +=
         "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n-A FORWARD -j PODS\n";
     for (number, policy) in policies.iter().enumerate() {
-        for rule in &desired.policies[*policy] {
+        for rule in desired.policies[*policy].iter() {
             let peers: Vec<String> = match &rule.peers {
                 None => vec![String::new()],
                 Some(peers) => peers.iter().filter_map(peer_match).collect(),
@@ -225,7 +296,7 @@ fn write_ipset(host: &Host, size: &Size) -> anyhow::Result<()> {
             }
         }
     }
-    for (name, own) in &desired.endpoints {
+    for (name, own) in desired.endpoints.iter() {
         rules += &format!("-A PODS -o {name} -j POD-{name}\n");
         let Some(isolating) = &own.ingress.isolating else {
             continue;
@@ -267,9 +338,9 @@ fn feed(host: &Host, program: &str, arguments: &[&str], input: &str) -> anyhow::
     Ok(())
 }
 
-/// Connections that are allowed, while a third pod's are dropped as fast as it can send.
-pub(crate) fn measure_drops(log: bool, seconds: u64) -> anyhow::Result<()> {
-    let host = Host::new();
+/// Connections that are allowed, while others are dropped as fast as a client can send them,
+/// without and with the verdict log in turn.
+pub(crate) fn measure_drops(rounds: u32, time: Duration) -> anyhow::Result<()> {
     let size = Size {
         pods: 2,
         local: 2,
@@ -285,10 +356,44 @@ pub(crate) fn measure_drops(log: bool, seconds: u64) -> anyhow::Result<()> {
         ingress: Some(vec![]),
         egress: None,
     });
-    let chosen = if log { Log::DROPS } else { Log::NOTHING };
-    let compiled = compile(&index.desired(), &mut Names::default(), chosen);
-    let transaction = plan(None, &compiled);
-    host.host.run(|| Connection::open()?.apply(&transaction))?;
+    let desired = index.desired();
+    let mut variants = Vec::new();
+    for log in [Log::NOTHING, Log::DROPS] {
+        let host = Host::new();
+        let transaction = plan(None, &compile(&desired, &mut Names::default(), log));
+        host.host.run(|| Connection::open()?.apply(&transaction))?;
+        variants.push((log, host, Samples::default(), 0));
+    }
+    for round in 0..=rounds {
+        for (log, host, connected, told) in &mut variants {
+            let (rate, logged) = while_flooded(host, log.drops, time)?;
+            if round > 0 {
+                connected.add(rate);
+                *told += logged;
+            }
+        }
+    }
+    println!(
+        "\nWhile another client's datagrams are dropped, some thousand a second, the median of \
+         {rounds} rounds.\n"
+    );
+    println!(
+        "| verdict log | connections per second | against off | drops told |\n|---|---|---|---|"
+    );
+    let off = variants[0].2.median();
+    for (log, _, connected, told) in &variants {
+        println!(
+            "| {} | {:.0} | {} | {told} |",
+            if log.drops { "on" } else { "off" },
+            connected.median(),
+            against(connected.median(), off)
+        );
+    }
+    Ok(())
+}
+
+/// Connections per second, and how many drops were told meanwhile.
+fn while_flooded(host: &Host, log: bool, time: Duration) -> anyhow::Result<(f64, u64)> {
     let (ended, logged) = (AtomicBool::new(false), AtomicU64::new(0));
     let closed: SocketAddr = (address(SERVER), 81).into();
     let rate = thread::scope(|scope| {
@@ -296,13 +401,11 @@ pub(crate) fn measure_drops(log: bool, seconds: u64) -> anyhow::Result<()> {
         if log {
             scope.spawn(|| host.host.block_on(read_log(&ended, &logged)));
         }
-        let rate = connections(&host, seconds);
+        let rate = connections(host, time);
         ended.store(true, Ordering::Relaxed);
         rate
     })?;
-    println!("log {log}: connections in a second {rate:.0}");
-    println!("told: {}", logged.load(Ordering::Relaxed));
-    Ok(())
+    Ok((rate, logged.load(Ordering::Relaxed)))
 }
 
 fn flood(closed: SocketAddr, ended: &AtomicBool) {
@@ -318,17 +421,14 @@ fn flood(closed: SocketAddr, ended: &AtomicBool) {
 }
 
 async fn read_log(ended: &AtomicBool, logged: &AtomicU64) {
+    // A kernel without NFLOG tells nothing, which the table shows.
     let Ok(mut log) = Nflog::open(LOG_GROUP) else {
-        println!("this kernel has no NFLOG");
         return;
     };
-    let mut prefixes = BTreeSet::new();
     while !ended.load(Ordering::Relaxed) {
         let next = tokio::time::timeout(Duration::from_millis(100), log.next());
         if let Ok(Ok(packets)) = next.await {
             logged.fetch_add(packets.len() as u64, Ordering::Relaxed);
-            prefixes.extend(packets.into_iter().map(|own| own.prefix));
         }
     }
-    println!("prefixes: {prefixes:?}");
 }

@@ -5,6 +5,7 @@
 
 mod learnt;
 mod members;
+mod structure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use crate::model::{
 pub use learnt::{Learnt, Lease};
 pub use members::NamedPort;
 use members::{Interned, Members};
+use structure::{Stale, Structure};
 
 /// The content of a named set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,16 +112,20 @@ impl EndpointRules {
     }
 }
 
-/// What this node's kernel has to enforce.
+/// The rules of policies, each in one direction.
+pub type Policies = BTreeMap<(PolicyId, Direction), Arc<Vec<CompiledRule>>>;
+
+/// What this node's kernel has to enforce. What did not change since the last time is shared with
+/// what was returned then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     /// By host-side interface.
-    pub endpoints: BTreeMap<String, EndpointRules>,
+    pub endpoints: Arc<BTreeMap<String, EndpointRules>>,
     /// The rules of the policies that have a say here.
-    pub policies: BTreeMap<(PolicyId, Direction), Vec<CompiledRule>>,
+    pub policies: Arc<Policies>,
     pub sets: BTreeMap<u32, SetContent>,
     /// The interface of each address of a pod of this node.
-    pub addresses: BTreeMap<IpAddr, String>,
+    pub addresses: Arc<BTreeMap<IpAddr, String>>,
 }
 
 /// See the module's documentation.
@@ -133,6 +139,9 @@ pub struct Index {
     attachments: BTreeMap<String, Attachment>,
     members: Members,
     learnt: Learnt,
+    /// As of the last time; `None`: everything is to be looked at.
+    structure: Option<Structure>,
+    stale: Stale,
 }
 
 impl Index {
@@ -141,6 +150,7 @@ impl Index {
             return;
         }
         self.relabel_pods(name, Some(&labels));
+        self.stale_where(|own| own.pod.0 == name);
         self.namespaces.insert(name.to_owned(), labels);
     }
 
@@ -148,6 +158,7 @@ impl Index {
     /// them any more.
     pub fn remove_namespace(&mut self, name: &str) {
         self.relabel_pods(name, None);
+        self.stale_where(|own| own.pod.0 == name);
         self.namespaces.remove(name);
     }
 
@@ -169,6 +180,7 @@ impl Index {
         let labels = self.namespaces.get(&name.0);
         let was = old.map(|old| (name.0.as_str(), labels, old));
         self.members.change(was, Some((&name.0, labels, &pod)));
+        self.stale_where(|own| own.pod == name);
         self.pods.insert(name, pod);
     }
 
@@ -176,6 +188,7 @@ impl Index {
         if let Some(old) = self.pods.remove(name) {
             let labels = self.namespaces.get(&name.0);
             self.members.change(Some((&name.0, labels, &old)), None);
+            self.stale_where(|own| own.pod == *name);
         }
     }
 
@@ -188,10 +201,12 @@ impl Index {
     }
 
     pub fn set_policy(&mut self, policy: Policy) {
+        self.stale_policy(&policy.name);
         self.policies.insert(policy.name.clone(), policy);
     }
 
     pub fn remove_policy(&mut self, name: &ObjectName) {
+        self.stale_policy(name);
         self.policies.remove(name);
     }
 
@@ -200,10 +215,12 @@ impl Index {
     }
 
     pub fn set_cluster_policy(&mut self, policy: ClusterPolicy) {
+        self.structure = None;
         self.cluster_policies.insert(policy.name.clone(), policy);
     }
 
     pub fn remove_cluster_policy(&mut self, name: &str) {
+        self.structure = None;
         self.cluster_policies.remove(name);
     }
 
@@ -211,6 +228,7 @@ impl Index {
         let old = self.nodes.get(name);
         if old != Some(&node) {
             self.members.change_node(old, Some(&node));
+            self.stale_where(|own| own.node == name);
             self.nodes.insert(name.to_owned(), node);
         }
     }
@@ -218,6 +236,7 @@ impl Index {
     pub fn remove_node(&mut self, name: &str) {
         if let Some(old) = self.nodes.remove(name) {
             self.members.change_node(Some(&old), None);
+            self.stale_where(|own| own.node == name);
         }
     }
 
@@ -236,10 +255,12 @@ impl Index {
     }
 
     pub fn set_attachment(&mut self, interface: String, attachment: Attachment) {
+        self.stale.interfaces.insert(interface.clone());
         self.attachments.insert(interface, attachment);
     }
 
     pub fn remove_attachment(&mut self, interface: &str) {
+        self.stale.interfaces.insert(interface.to_owned());
         self.attachments.remove(interface);
     }
 
@@ -274,40 +295,17 @@ impl Index {
     }
 
     /// What follows for this node. An interface whose pod is not known (yet) is left out: it
-    /// passes nothing.
+    /// passes nothing. The work is that of what changed since the last call.
     pub fn desired(&mut self) -> Desired {
-        let mut endpoints = BTreeMap::new();
-        let mut addresses = BTreeMap::new();
-        let mut used = BTreeSet::new();
-        for (interface, attachment) in &self.attachments {
-            let Some(pod) = self.pods.get(&attachment.pod) else {
-                continue;
-            };
-            let mut rules = self.rules_of(&attachment.pod.0, pod);
-            if let Some(node) = self.nodes.get(&attachment.node) {
-                rules.own_node.clone_from(&node.addresses);
-            }
-            for direction in [Direction::Ingress, Direction::Egress] {
-                let policies = rules.of(direction).policies();
-                used.extend(policies.map(|policy| (policy, direction)));
-            }
-            let own = attachment.addresses.iter();
-            addresses.extend(own.map(|address| (*address, interface.clone())));
-            endpoints.insert(interface.clone(), rules);
-        }
-        let mut policies = BTreeMap::new();
-        let mut live = BTreeSet::new();
-        for (name, direction) in used {
-            let rules = self.compile(&name, direction, &mut live);
-            policies.insert((name, direction), rules);
-        }
-        self.members.retain(&live);
-        Desired {
-            endpoints,
-            policies,
+        let structure = self.renewed_structure();
+        let desired = Desired {
+            endpoints: structure.endpoints.clone(),
+            policies: structure.policies.clone(),
             sets: self.members.contents(&self.learnt),
-            addresses,
-        }
+            addresses: structure.addresses.clone(),
+        };
+        self.structure = Some(structure);
+        desired
     }
 
     fn rules_of(&self, namespace: &str, pod: &Pod) -> EndpointRules {
@@ -361,12 +359,7 @@ impl Index {
         }
     }
 
-    fn compile(
-        &mut self,
-        id: &PolicyId,
-        direction: Direction,
-        live: &mut BTreeSet<u32>,
-    ) -> Vec<CompiledRule> {
+    fn compile(&mut self, id: &PolicyId, direction: Direction) -> Vec<CompiledRule> {
         let rules: &[Rule] = match id.tier {
             Tier::NetworkPolicy => {
                 let policy = self.policies.get(&id.name);
@@ -380,11 +373,8 @@ impl Index {
             }
         };
         let mut intern = |interned: Interned| {
-            let id = self
-                .members
-                .intern(interned, &self.namespaces, &self.pods, &self.nodes);
-            live.insert(id);
-            id
+            self.members
+                .intern(interned, &self.namespaces, &self.pods, &self.nodes)
         };
         rules
             .iter()

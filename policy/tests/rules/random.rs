@@ -380,12 +380,12 @@ fn agree(world: &World, index: &mut Index, compiled: &Compiled) {
         let (mut traced, mut planned) = (true, true);
         // The kernel finds its own addresses in another hook.
         let egress = match attempt.to == world.host {
-            true => &compiled.to_node,
-            false => &compiled.egress,
+            true => &compiled.layout.to_node,
+            false => &compiled.layout.egress,
         };
         let ends = [
             (attempt.from, Direction::Egress, egress),
-            (attempt.to, Direction::Ingress, &compiled.ingress),
+            (attempt.to, Direction::Ingress, &compiled.layout.ingress),
         ];
         for (address, direction, goals) in ends {
             if let Some(interface) = world.interface(address) {

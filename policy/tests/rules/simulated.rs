@@ -36,7 +36,7 @@ fn is_onwards(chain: &str) -> bool {
 
 /// `None`: the chain returns.
 fn follow(chain: &str, compiled: &Compiled, packet: &Seen) -> Option<bool> {
-    for rule in &compiled.chains[chain] {
+    for rule in compiled.layout.chains[chain].iter() {
         match run(rule, compiled, packet) {
             Some(Verdict::Accept) => return Some(true),
             Some(Verdict::Drop) => return Some(false),
