@@ -53,6 +53,13 @@ pub fn open_netns(path: &Path) -> Result<Option<Netns>, Error> {
     }
 }
 
+/// A socket inside the container's namespace.
+pub fn pod_socket(netns: &Netns) -> Result<Socket, Error> {
+    netns
+        .socket(Protocol::Route)
+        .map_err(|error| Error::kernel("cannot enter the container's namespace", error))
+}
+
 impl Dataplane {
     pub fn open() -> Result<Self, Error> {
         let host = Socket::route().map_err(failed("cannot talk to the kernel"))?;
@@ -96,23 +103,21 @@ impl Dataplane {
         &mut self,
         pair: &Pair,
         netns: &Netns,
+        pod: &mut Socket,
         sysctl: &[(String, String)],
     ) -> Result<Made, Error> {
         self.create_links(pair, netns)?;
-        let mut pod = netns
-            .socket(Protocol::Route)
-            .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
         let host = self.require_link(&pair.host_name)?;
-        let inside = link::get(&mut pod, &pair.pod_name)
+        let inside = link::get(pod, &pair.pod_name)
             .map_err(failed("cannot read the container's interface"))?
             .ok_or_else(|| Error::new(Code::Kernel, "the container's interface has vanished"))?;
         let settings = pair.pod_settings();
         if !settings.is_empty() || !sysctl.is_empty() {
             set_inside(netns, &settings, sysctl)?;
         }
-        let taken = route::list(&mut pod, route::Filter::default())
+        let taken = route::list(pod, route::Filter::default())
             .map_err(failed("cannot read the container's routes"))?;
-        execute(&mut pod, &pair.pod_requests(inside.index, &taken))?;
+        execute(pod, &pair.pod_requests(inside.index, &taken))?;
         Ok(Made {
             host: host.index,
             host_mac: host.mac.unwrap_or(pair.host_mac),
@@ -178,31 +183,27 @@ impl Dataplane {
         execute(&mut self.host, &pair.host_requests(made.host))
     }
 
-    /// Fails when the container has an interface of that name, but for one of ours whose host
-    /// side is down: it is on its way out and is helped along.
+    /// Whether the container has no interface of that name. One of ours whose host side is down is
+    /// on its way out and is helped along.
     pub fn make_way(
         &mut self,
-        netns: &Netns,
+        pod: &mut Socket,
         ifname: &str,
         host: &str,
         mac: MacAddress,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let fail = failed("cannot read the container's interfaces");
-        let mut pod = netns
-            .socket(Protocol::Route)
-            .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
-        let Some(there) = link::get(&mut pod, ifname).map_err(&fail)? else {
-            return Ok(());
+        let Some(there) = link::get(pod, ifname).map_err(&fail)? else {
+            return Ok(true);
         };
         let open = link::get(&mut self.host, host)
             .map_err(&fail)?
             .is_some_and(|link| link.up);
         if there.kind == Kind::Veth && there.mac == Some(mac) && !open {
-            return ignore_not_found(pod.execute(&link::delete(there.index))).map_err(fail);
+            ignore_not_found(pod.execute(&link::delete(there.index))).map_err(fail)?;
+            return Ok(true);
         }
-        let place = netns.path().display();
-        let message = format!("the container has an interface {ifname} already, in {place}");
-        Err(Error::new(Code::InterfaceExists, message))
+        Ok(false)
     }
 
     /// Takes an interface down, and its routes with it; `None` when there is none.
@@ -239,15 +240,7 @@ impl Dataplane {
         ifname: &str,
         mac: MacAddress,
     ) -> Result<(), Error> {
-        let mut pod = match netns.socket(Protocol::Route) {
-            Ok(socket) => socket,
-            Err(error) => {
-                return Err(Error::kernel(
-                    "cannot enter the container's namespace",
-                    error,
-                ));
-            }
-        };
+        let mut pod = pod_socket(netns)?;
         let fail = failed("cannot delete the container's interface");
         let Some(link) = link::get(&mut pod, ifname).map_err(&fail)? else {
             return Ok(());
@@ -384,9 +377,7 @@ impl Dataplane {
                     .extend(lost.map(|route| format!("the host's route to {}", route.destination)));
             }
         }
-        let mut pod = netns
-            .socket(Protocol::Route)
-            .map_err(|error| Error::kernel("cannot enter the container's namespace", error))?;
+        let mut pod = pod_socket(netns)?;
         missing
             .extend(missing_inside(pair, &mut pod).map_err(failed("cannot read the container"))?);
         Ok(missing)

@@ -18,7 +18,7 @@
 //! # Order of things
 //!
 //! [`config`] and [`environment`] make raw input into values; [`ipam`], [`wiring`] and
-//! [`rules`] decide; [`store`] remembers; [`dataplane`] acts; [`verbs`] put them in order.
+//! [`rules`] decide; [`state`] and [`store`] remember; [`dataplane`] acts; [`verbs`] put them in order.
 //!
 //! **Invariants:** an address is used by the attachment that the state names and by no other;
 //! a failed ADD leaves nothing behind; DEL succeeds however often it comes; no program is
@@ -36,6 +36,7 @@ pub mod policy;
 pub mod pools;
 pub mod result;
 pub mod rules;
+pub mod state;
 pub mod store;
 pub mod verbs;
 pub mod version;

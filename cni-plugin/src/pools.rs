@@ -150,7 +150,7 @@ impl Memory {
     }
 
     fn lock(&self) -> Result<Locked, Error> {
-        verbs::lock(&self.store(), &self.network)
+        verbs::lock(&self.store(), &self.network, None)
     }
 
     /// The addresses that containers have.

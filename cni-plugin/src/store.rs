@@ -1,6 +1,6 @@
 //! What the plugin remembers of a network, under a lock.
 //!
-//! `DIR/<network>/state.0` and `state.1` hold the last state and the one before: every
+//! `DIR/<network>/state.0` and `state.1` hold the last [`State`] and the one before: every
 //! attachment with its addresses and host ports. An address is in use exactly when an
 //! attachment has it, so the two cannot disagree.
 //!
@@ -12,133 +12,30 @@
 //! leave is of another boot and is not believed.
 //!
 //! A file that is not whole may also have been damaged later, and then the other one is too
-//! old: in that case the caller is told, and adds what really is in the kernel.
+//! old: in that case the caller is told, and adds what really is in the kernel. Of the older
+//! file only the first line is read, which has a check of its own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnetwork::IpNetwork;
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Attachment, Bandwidth, PortMapping};
+use crate::config::Attachment;
 use crate::error::{Code, Error};
-use crate::ipam::RangeSet;
+pub use crate::state::{Pod, Record, State};
 
-/// Only so many resting addresses are remembered; those before them count as never used.
-const RESTING: usize = 4096;
 const SLOTS: usize = 2;
 /// How often a state is read that is being replaced.
 const PEEKS: usize = 20;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// An attachment as it was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    pub attachment: Attachment,
-    pub netns: PathBuf,
-    pub host_interface: String,
-    pub addresses: Vec<IpAddr>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<PortMapping>,
-    #[serde(default)]
-    pub bandwidth: Bandwidth,
-    #[serde(default)]
-    pub masquerade: bool,
-    /// The interface is another plugin's; ours are only the settings.
-    #[serde(default)]
-    pub chained: bool,
-    /// The addresses come from this plugin.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipam: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub aliases: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<Pod>,
-}
-
-/// The pod that an attachment is for, where the runtime says so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pod {
-    pub namespace: String,
-    pub name: String,
-}
-
-/// Everything that is remembered of a network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct State {
-    #[serde(default)]
-    pub boot_id: String,
-    #[serde(default)]
-    pub attachments: BTreeMap<String, Record>,
-    /// Addresses that were given back, in that order.
-    #[serde(default)]
-    pub released: VecDeque<IpAddr>,
-    /// The address that was handed out last, by set of ranges.
-    #[serde(default)]
-    pub last: BTreeMap<String, IpAddr>,
-    /// Networks that nobody gets an address of, whoever offers it: the node has given them away.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub withdrawn: BTreeSet<IpNetwork>,
-}
-
-impl State {
-    pub fn get(&self, attachment: &Attachment) -> Option<&Record> {
-        self.attachments.get(&key(attachment))
-    }
-
-    pub fn insert(&mut self, record: Record) {
-        self.attachments.insert(key(&record.attachment), record);
-    }
-
-    /// Forgets the attachment; its addresses rest from now on.
-    pub fn remove(&mut self, attachment: &Attachment) {
-        let Some(record) = self.attachments.remove(&key(attachment)) else {
-            return;
-        };
-        if record.ipam.is_none() && !record.chained {
-            self.released
-                .retain(|address| !record.addresses.contains(address));
-            self.released.extend(record.addresses);
-            let excess = self.released.len().saturating_sub(RESTING);
-            self.released.drain(..excess);
-        }
-    }
-
-    /// The addresses that somebody has.
-    pub fn used(&self) -> BTreeSet<IpAddr> {
-        self.attachments
-            .values()
-            .flat_map(|record| record.addresses.iter().copied())
-            .collect()
-    }
-
-    /// The addresses of the sets that the node has given away.
-    pub fn withdrawn_of(&self, sets: &[RangeSet]) -> BTreeSet<IpAddr> {
-        let networks = self.withdrawn.iter();
-        let concerned = networks.filter(|network| sets.iter().any(|set| set.touches(network)));
-        // Blocks are small: 4096 addresses at most.
-        concerned
-            .flat_map(|network| network.iter().take(RESTING))
-            .collect()
-    }
-
-    pub fn owner(&self, address: IpAddr) -> Option<&Record> {
-        self.attachments
-            .values()
-            .find(|record| record.addresses.contains(&address))
-    }
-}
-
-fn key(attachment: &Attachment) -> String {
-    format!("{}/{}", attachment.container_id, attachment.ifname)
-}
+const MARK: &str = "fairlead-cni";
+/// The form of what follows the first line: an object, by earlier plugins, and lines.
+const OBJECT: &str = "1";
+const LINES: &str = "2";
+/// Longer than any first line.
+const FIRST_LINE: usize = 256;
 
 /// The files of one network.
 pub struct Store {
@@ -160,11 +57,19 @@ pub struct Locked {
     next_slot: usize,
 }
 
-/// What one of the two files holds.
-enum Slot {
-    Missing,
-    Broken(String),
-    Whole { generation: u64, state: State },
+/// A state that was read under a lock which was given up since.
+pub struct Seen {
+    generation: u64,
+    pub state: State,
+}
+
+/// The newest whole state.
+struct Newest {
+    generation: u64,
+    slot: usize,
+    state: State,
+    /// Why another one was not believed.
+    corrupt: Option<String>,
 }
 
 impl Store {
@@ -174,8 +79,8 @@ impl Store {
         }
     }
 
-    /// Waits for the lock and reads the state.
-    pub fn lock(&self) -> Result<Locked, Error> {
+    /// Waits for the lock and reads the state; not again, if it is what was seen already.
+    pub fn lock(&self, seen: Option<Seen>) -> Result<Locked, Error> {
         let fail = |error: &io::Error| {
             Error::io(
                 format!("cannot lock the state in {}", self.directory.display()),
@@ -197,56 +102,86 @@ impl Store {
                 Err((_, errno)) => return Err(fail(&errno.into())),
             }
         };
-        let (generation, newest, state, corrupt) = self.read()?;
+        let newest = self.read(seen)?;
         Ok(Locked {
             directory: self.directory.clone(),
             _lock: lock,
-            state: current_boot(state)?,
-            corrupt,
-            fresh: generation == 0,
-            generation,
-            next_slot: 1 - newest,
+            state: current_boot(newest.state)?,
+            corrupt: newest.corrupt,
+            fresh: newest.generation == 0,
+            generation: newest.generation,
+            next_slot: 1 - newest.slot,
         })
     }
 
     /// Reads without the lock: one of the two states is always whole, unless both are
     /// replaced during the attempt.
     pub fn peek(&self) -> Result<State, Error> {
-        let mut read = self.read()?;
+        let mut newest = self.read(None)?;
         for _ in 0..PEEKS {
-            if read.3.is_none() {
+            if newest.corrupt.is_none() {
                 break;
             }
-            read = self.read()?;
+            newest = self.read(None)?;
         }
-        current_boot(read.2)
+        current_boot(newest.state)
     }
 
-    /// The newest whole state, with its number and its place, and why one was not believed.
-    fn read(&self) -> Result<(u64, usize, State, Option<String>), Error> {
-        let mut best = (0, 1, State::default());
+    fn read(&self, mut seen: Option<Seen>) -> Result<Newest, Error> {
         let mut corrupt = None;
+        let mut slots = Vec::new();
         for index in 0..SLOTS {
-            match self.read_slot(index)? {
-                Slot::Missing => {}
-                Slot::Broken(reason) => corrupt = Some(reason),
-                Slot::Whole { generation, state } if generation >= best.0 => {
-                    best = (generation, index, state);
-                }
-                Slot::Whole { .. } => {}
+            match self.open_slot(index)? {
+                Some(Ok(slot)) => slots.push(slot),
+                Some(Err(reason)) => corrupt = Some(reason),
+                None => {}
             }
         }
-        Ok((best.0, best.1, best.2, corrupt))
+        slots.sort_by_key(|slot| std::cmp::Reverse(slot.head.generation));
+        for slot in slots {
+            let (generation, index) = (slot.head.generation, slot.index);
+            let known = seen.take().filter(|seen| seen.generation == generation);
+            let state = match known {
+                Some(seen) => Ok(seen.state),
+                None => slot.state(&self.directory)?,
+            };
+            match state {
+                Ok(state) => {
+                    return Ok(Newest {
+                        generation,
+                        slot: index,
+                        state,
+                        corrupt,
+                    });
+                }
+                Err(reason) => corrupt = Some(reason),
+            }
+        }
+        Ok(Newest {
+            generation: 0,
+            slot: 1,
+            state: State::default(),
+            corrupt,
+        })
     }
 
-    fn read_slot(&self, index: usize) -> Result<Slot, Error> {
+    /// The first line of a file, if there is one, or why it cannot be believed.
+    fn open_slot(&self, index: usize) -> Result<Option<Result<Slot, String>>, Error> {
         let path = slot_path(&self.directory, index);
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => Ok(decode(&bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Slot::Missing),
-            Err(error) => Err(Error::io(format!("cannot read {}", path.display()), &error)),
-        }
+        let mut bytes = Vec::with_capacity(FIRST_LINE);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(&path, &error)),
+        };
+        let first = (&mut file).take(FIRST_LINE as u64).read_to_end(&mut bytes);
+        first.map_err(|error| unreadable(&path, &error))?;
+        Ok(Some(Head::read(&bytes).map(|head| Slot {
+            index,
+            file,
+            bytes,
+            head,
+        })))
     }
 }
 
@@ -254,58 +189,105 @@ fn slot_path(directory: &Path, index: usize) -> PathBuf {
     directory.join(format!("state.{index}"))
 }
 
-/// A line with the number and the digest of what follows.
-fn header(generation: u64, body: &[u8]) -> String {
-    format!(
-        "fairlead-cni 1 {generation:020} {}\n",
-        hex::encode(Sha256::digest(body))
-    )
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    Error::io(format!("cannot read {}", path.display()), error)
 }
 
-fn decode(bytes: &[u8]) -> Slot {
-    let broken = |reason: &str| Slot::Broken(reason.to_owned());
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-        return broken("it has no header");
-    };
-    let (head, body) = bytes.split_at(end + 1);
-    let number = std::str::from_utf8(head)
-        .ok()
-        .and_then(|text| text.split(' ').nth(2)?.parse().ok());
-    let Some(generation) = number else {
-        return broken("it has no number");
-    };
-    if header(generation, body).as_bytes() != head {
-        return broken("its digest is another one");
-    }
-    match parse(body) {
-        Ok(state) => Slot::Whole { generation, state },
-        Err(reason) => Slot::Broken(reason),
+/// One of the two files, of which the beginning was read.
+struct Slot {
+    index: usize,
+    file: File,
+    bytes: Vec<u8>,
+    head: Head,
+}
+
+impl Slot {
+    /// The state, or why it cannot be believed.
+    fn state(mut self, directory: &Path) -> Result<Result<State, String>, Error> {
+        let path = slot_path(directory, self.index);
+        let rest = self.file.read_to_end(&mut self.bytes);
+        rest.map_err(|error| unreadable(&path, &error))?;
+        Ok(self.head.state(&self.bytes))
     }
 }
 
-/// Reads a file of the state as a whole: its header, its digest and what they are about.
+/// What the first line says.
+struct Head {
+    form: &'static str,
+    generation: u64,
+    digest: String,
+    length: usize,
+}
+
+/// A line with a number, the digest of what follows, and a check of the line itself.
+fn head(generation: u64, body: &[u8]) -> String {
+    let line = format!("{MARK} {LINES} {generation:020} {}", digest(body));
+    let check = check(&line);
+    format!("{line} {check}\n")
+}
+
+fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn check(line: &str) -> String {
+    let mut digest = digest(line.as_bytes());
+    digest.truncate(16);
+    digest
+}
+
+impl Head {
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let line = end.and_then(|end| std::str::from_utf8(&bytes[..end]).ok());
+        let line = line.ok_or("it has no first line")?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let (form, generation, digest) = match words[..] {
+            [MARK, OBJECT, generation, digest] => (OBJECT, generation, digest),
+            [MARK, LINES, generation, digest, told] => {
+                let checked = line.len().saturating_sub(told.len() + 1);
+                if check(&line[..checked]) != told {
+                    return Err("its first line is damaged".to_owned());
+                }
+                (LINES, generation, digest)
+            }
+            _ => return Err("its first line is another one".to_owned()),
+        };
+        let number = generation.parse().ok().filter(|_| generation.len() == 20);
+        Ok(Self {
+            form,
+            generation: number.ok_or("it has no number")?,
+            digest: digest.to_owned(),
+            length: line.len() + 1,
+        })
+    }
+
+    /// The state of a file with this first line.
+    fn state(&self, bytes: &[u8]) -> Result<State, String> {
+        let body = bytes.get(self.length..).unwrap_or_default();
+        if digest(body) != self.digest {
+            return Err("its digest is another one".to_owned());
+        }
+        if self.form == OBJECT {
+            return State::decode_object(body);
+        }
+        let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+        State::decode(text)
+    }
+}
+
+/// Reads a file of the state as a whole: its first line, its digest and what they are about.
 pub fn whole(bytes: &[u8]) -> Result<State, String> {
-    match decode(bytes) {
-        Slot::Whole { state, .. } => Ok(state),
-        Slot::Broken(reason) => Err(reason),
-        Slot::Missing => Err("there is none".to_owned()),
-    }
+    let first = bytes.get(..FIRST_LINE).unwrap_or(bytes);
+    Head::read(first)?.state(bytes)
 }
 
-/// Reads a state and checks that no address has two owners.
+/// Reads what follows the first line, in either form, and checks that no address has two owners.
 pub fn parse(bytes: &[u8]) -> Result<State, String> {
-    let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let mut seen = BTreeSet::new();
-    for (name, record) in &state.attachments {
-        if *name != key(&record.attachment) {
-            return Err(format!("the entry {name} is about another attachment"));
-        }
-        let own = record.ipam.is_none() && !record.chained;
-        if let Some(twice) = record.addresses.iter().find(|a| own && !seen.insert(**a)) {
-            return Err(format!("{twice} has two owners"));
-        }
-    }
-    Ok(state)
+    let lines = std::str::from_utf8(bytes).map_err(|error| error.to_string());
+    lines
+        .and_then(State::decode)
+        .or_else(|_| State::decode_object(bytes))
 }
 
 /// A state of an earlier boot says nothing about this one, but which addresses rest.
@@ -314,11 +296,7 @@ fn current_boot(mut state: State) -> Result<State, Error> {
         .map_err(|error| Error::io("cannot read the boot id", &error))?;
     let id = id.trim();
     if state.boot_id != id {
-        let gone: Vec<Attachment> = state
-            .attachments
-            .values()
-            .map(|record| record.attachment.clone())
-            .collect();
+        let gone: Vec<Attachment> = state.attachments().collect();
         gone.iter().for_each(|attachment| state.remove(attachment));
         id.clone_into(&mut state.boot_id);
     }
@@ -326,20 +304,27 @@ fn current_boot(mut state: State) -> Result<State, Error> {
 }
 
 impl Locked {
+    /// Gives the lock up. Who takes it again need not read what nobody has changed meanwhile.
+    pub fn release(self) -> Seen {
+        Seen {
+            generation: self.generation,
+            state: self.state,
+        }
+    }
+
     /// Makes the state in memory the one on disk.
     pub fn save(&mut self) -> Result<(), Error> {
         let path = slot_path(&self.directory, self.next_slot);
         let write = || -> io::Result<()> {
-            let body = serde_json::to_vec(&self.state)?;
-            let mut bytes = header(self.generation + 1, &body).into_bytes();
-            bytes.extend_from_slice(&body);
+            let body = self.state.encode()?;
+            let bytes = head(self.generation + 1, body.as_bytes()) + &body;
             // Not cut off first: that, too, would be written to the disk at once.
             let mut file = OpenOptions::new()
                 .create(true)
                 .write(true)
                 .truncate(false)
                 .open(&path)?;
-            file.write_all(&bytes)?;
+            file.write_all(bytes.as_bytes())?;
             file.set_len(bytes.len() as u64)
         };
         match write() {
@@ -362,50 +347,63 @@ impl Locked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     fn record(container: &str, address: &str) -> Record {
-        Record {
-            attachment: Attachment {
-                container_id: container.into(),
-                ifname: "eth0".into(),
-            },
-            netns: "/run/netns/x".into(),
-            host_interface: "fl0".into(),
-            addresses: vec![address.parse().unwrap()],
-            ports: Vec::new(),
-            bandwidth: Bandwidth::default(),
-            masquerade: false,
-            chained: false,
-            ipam: None,
-            aliases: Vec::new(),
-            pod: None,
-        }
+        let attachment = Attachment {
+            container_id: container.into(),
+            ifname: "eth0".into(),
+        };
+        Record::found(attachment, vec![address.parse().unwrap()])
     }
 
     #[test]
     fn what_is_saved_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), "net");
-        let mut locked = store.lock().unwrap();
-        locked.state.insert(record("a", "10.0.0.2"));
+        let mut locked = store.lock(None).unwrap();
+        locked.state.insert(&record("a", "10.0.0.2"));
         locked.save().unwrap();
         let saved = locked.state.clone();
         drop(locked);
         assert_eq!(store.peek().unwrap(), saved);
-        assert_eq!(store.lock().unwrap().state, saved);
+        assert_eq!(store.lock(None).unwrap().state, saved);
+    }
+
+    #[test]
+    fn what_was_seen_is_read_again_when_somebody_changed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), "net");
+        let mut locked = store.lock(None).unwrap();
+        locked.state.insert(&record("a", "10.0.0.2"));
+        locked.save().unwrap();
+        let seen = locked.release();
+        let mut other = store.lock(None).unwrap();
+        other.state.insert(&record("b", "10.0.0.3"));
+        other.save().unwrap();
+        drop(other);
+        let locked = store.lock(Some(seen)).unwrap();
+        assert_eq!(locked.state.used().len(), 2);
+        let mut seen = locked.release();
+        seen.state.insert(&record("c", "10.0.0.4"));
+        let mut locked = store.lock(Some(seen)).unwrap();
+        assert_eq!(locked.state.used().len(), 3, "it was not read again");
+        locked.save().unwrap();
+        drop(locked);
+        assert_eq!(store.peek().unwrap().used().len(), 3);
     }
 
     #[test]
     fn addresses_of_an_earlier_boot_are_free_and_rest() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), "net");
-        let mut locked = store.lock().unwrap();
-        locked.state.insert(record("a", "10.0.0.2"));
+        let mut locked = store.lock(None).unwrap();
+        locked.state.insert(&record("a", "10.0.0.2"));
         locked.state.boot_id = "another".into();
         locked.save().unwrap();
         drop(locked);
-        let state = store.lock().unwrap().state;
-        assert!(state.attachments.is_empty());
+        let state = store.lock(None).unwrap().state;
+        assert!(state.is_empty());
         assert_eq!(state.released, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
     }
 
@@ -413,11 +411,11 @@ mod tests {
     fn the_newest_whole_state_is_read_and_a_broken_one_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), "net");
-        let mut locked = store.lock().unwrap();
+        let mut locked = store.lock(None).unwrap();
         for n in 2..7 {
             locked
                 .state
-                .insert(record(&format!("c{n}"), &format!("10.0.0.{n}")));
+                .insert(&record(&format!("c{n}"), &format!("10.0.0.{n}")));
             locked.save().unwrap();
         }
         let newest = 1 - locked.next_slot;
@@ -429,7 +427,7 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[damage] ^= 0x20;
             fs::write(&path, &bytes).unwrap();
-            let locked = store.lock().unwrap();
+            let locked = store.lock(None).unwrap();
             assert!(locked.corrupt.is_some(), "byte {damage}");
             assert_eq!(
                 locked.state.used().len(),
@@ -439,36 +437,31 @@ mod tests {
         }
         for length in (0..whole.len()).step_by(29) {
             fs::write(&path, &whole[..length]).unwrap();
-            assert!(store.lock().unwrap().corrupt.is_some(), "length {length}");
+            assert!(
+                store.lock(None).unwrap().corrupt.is_some(),
+                "length {length}"
+            );
         }
     }
 
     #[test]
-    fn an_address_with_two_owners_is_not_believed() {
-        let two = State {
-            attachments: [("a/eth0", "a"), ("b/eth0", "b")]
-                .map(|(key, id)| (key.to_owned(), record(id, "10.0.0.2")))
-                .into(),
-            ..State::default()
-        };
-        assert!(
-            parse(&serde_json::to_vec(&two).unwrap())
-                .unwrap_err()
-                .contains("two owners")
+    fn a_file_of_an_earlier_plugin_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), "net");
+        let boot = fs::read_to_string(BOOT_ID).unwrap();
+        let one = serde_json::to_string(&record("a", "10.0.0.2")).unwrap();
+        let body = format!(
+            "{{\"bootId\": \"{}\", \"attachments\": {{\"a/eth0\": {one}}}}}",
+            boot.trim()
         );
-    }
-
-    #[test]
-    fn only_so_many_resting_addresses_are_kept() {
-        let mut state = State::default();
-        for n in 0..u32::try_from(RESTING + 10).unwrap() {
-            let mut one = record(&n.to_string(), "10.0.0.2");
-            one.addresses = vec![std::net::Ipv4Addr::from(0x0a00_0000 + n).into()];
-            let attachment = one.attachment.clone();
-            state.insert(one);
-            state.remove(&attachment);
-        }
-        assert_eq!(state.released.len(), RESTING);
-        assert_eq!(state.released[0], "10.0.0.10".parse::<IpAddr>().unwrap());
+        let first = format!("{MARK} {OBJECT} {:020} {}\n", 7, digest(body.as_bytes()));
+        fs::create_dir_all(dir.path().join("net")).unwrap();
+        fs::write(slot_path(&dir.path().join("net"), 0), first + &body).unwrap();
+        let mut locked = store.lock(None).unwrap();
+        assert!(locked.corrupt.is_none() && !locked.fresh);
+        assert_eq!(locked.state.used().len(), 1);
+        locked.save().unwrap();
+        drop(locked);
+        assert_eq!(store.peek().unwrap().used().len(), 1);
     }
 }

@@ -21,7 +21,7 @@ use crate::dataplane::Dataplane;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::rules::Wanted;
-use crate::store::{Locked, Record, Store};
+use crate::store::{Locked, Record, Seen, Store};
 use crate::wiring::{self, Pair};
 
 /// One invocation.
@@ -43,7 +43,12 @@ impl Call<'_> {
     }
 
     fn lock(&self) -> Result<Locked, Error> {
-        lock(&self.store(), &self.config.name)
+        lock(&self.store(), &self.config.name, None)
+    }
+
+    /// Takes a lock again that was given up.
+    fn lock_again(&self, seen: Seen) -> Result<Locked, Error> {
+        lock(&self.store(), &self.config.name, Some(seen))
     }
 
     /// The ranges of the network; what is not to be masqueraded towards.
@@ -61,8 +66,8 @@ impl Call<'_> {
 }
 
 /// Takes the lock of a network's state. One that was lost is found again in the kernel first.
-pub fn lock(store: &Store, network: &str) -> Result<Locked, Error> {
-    let mut locked = store.lock()?;
+pub fn lock(store: &Store, network: &str, seen: Option<Seen>) -> Result<Locked, Error> {
+    let mut locked = store.lock(seen)?;
     if let Some(reason) = locked.corrupt.take() {
         eprintln!(
             "fairlead-cni: the state of network {network} is damaged ({reason}); it is completed from the interfaces"
@@ -104,22 +109,13 @@ fn recover(locked: &mut Locked, network: &str) -> Result<(), Error> {
         let Some(attachment) = parse_alias(alias, network) else {
             continue;
         };
-        if locked.state.get(&attachment).is_some() {
+        if locked.state.contains(&attachment) {
             continue;
         }
         let addresses = dataplane.routed_addresses(link.index)?;
-        locked.state.insert(Record {
-            attachment,
-            netns: std::path::PathBuf::new(),
+        locked.state.insert(&Record {
             host_interface: link.name,
-            addresses,
-            ports: Vec::new(),
-            bandwidth: crate::config::Bandwidth::default(),
-            masquerade: false,
-            chained: false,
-            ipam: None,
-            aliases: Vec::new(),
-            pod: None,
+            ..Record::found(attachment, addresses)
         });
     }
     Ok(())

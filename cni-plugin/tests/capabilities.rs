@@ -296,7 +296,8 @@ fn dns_is_passed_on_and_aliases_are_remembered() {
     );
     let store = cni_plugin::store::Store::new(host.dir.path(), "net");
     let state = store.peek().unwrap();
-    assert_eq!(state.attachments["c1/eth0"].aliases, ["web", "www"]);
+    let record = state.records().next().unwrap();
+    assert_eq!(record.aliases, ["web", "www"]);
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn told<'a>(output: &'a str, name: &str) -> &'a str {
 /// The plugin's state of the host's network, and its interfaces, are empty.
 fn assert_nothing_left(host: &Host) {
     let store = cni_plugin::store::Store::new(&host.dir.path().join("state"), "net");
-    assert!(store.peek().unwrap().attachments.is_empty());
+    assert!(store.peek().unwrap().is_empty());
     let links = host.links();
     assert!(
         links

@@ -187,6 +187,7 @@ fn one_container_can_have_several_interfaces() {
     })
     .unwrap();
     host.run(&call("DEL")).unwrap();
+    assert_eq!(host.links().len(), 1, "the others are deleted by now");
     assert!(container.ns.link("eth0").is_some() && container.ns.link("eth1").is_none());
     assert_eq!(host.used().len(), 2);
 }

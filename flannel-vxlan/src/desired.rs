@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ip_pools::span::{is_host, overlap};
+use ip_pools::ranges::Ranges;
+use ip_pools::span::is_host;
 use ipnetwork::IpNetwork;
 use kernel::link::Vxlan;
 use kernel::{Ifindex, MacAddress};
@@ -179,7 +180,7 @@ fn devices(settings: &Settings, local: &Local) -> BTreeMap<Outer, Device> {
 struct Claims {
     addresses: BTreeMap<IpAddr, String>,
     macs: BTreeMap<MacAddress, String>,
-    networks: Vec<(IpNetwork, String)>,
+    networks: Ranges,
 }
 
 impl Claims {
@@ -195,8 +196,10 @@ impl Claims {
             networks: local
                 .pod_networks
                 .iter()
-                .map(|network| (*network, name()))
-                .collect(),
+                .fold(Ranges::default(), |mut all, network| {
+                    all.insert(*network, name());
+                    all
+                }),
         }
     }
 }
@@ -267,21 +270,16 @@ impl Builder<'_> {
     }
 
     fn claim_network(&mut self, remote: &Remote, network: IpNetwork) -> bool {
-        let clash = self
-            .claims
-            .networks
-            .iter()
-            .find(|(other, _)| clash(other, &network));
-        if let Some((ours, first)) = clash {
+        if let Some((ours, first)) = self.claims.networks.clash(&network) {
             self.problems.insert(Problem::SameNetwork {
-                first: first.clone(),
+                first: first.to_owned(),
                 second: remote.name.clone(),
-                ours: *ours,
+                ours,
                 theirs: network,
             });
             return false;
         }
-        self.claims.networks.push((network, remote.name.clone()));
+        self.claims.networks.insert(network, remote.name.clone());
         true
     }
 
@@ -337,12 +335,6 @@ impl Builder<'_> {
             interface: on_link.1,
         })
     }
-}
-
-/// Whether two nodes cannot have both. A single address of another's block is a borrowed one: its
-/// route is the more specific.
-fn clash(a: &IpNetwork, b: &IpNetwork) -> bool {
-    overlap(a, b) && is_host(a) == is_host(b)
 }
 
 #[cfg(test)]

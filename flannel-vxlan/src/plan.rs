@@ -169,6 +169,10 @@ impl Planner<'_> {
     }
 
     fn routes(&mut self) {
+        let recognised = self.actual.routes.iter();
+        let actual: BTreeSet<_> = recognised
+            .filter_map(|route| Some((route.destination, route.via.as_ref()?)))
+            .collect();
         for (destination, via) in &self.desired.routes {
             if via.outer().is_some_and(|outer| !self.reachable(outer)) {
                 continue;
@@ -176,11 +180,7 @@ impl Planner<'_> {
             let lost = via
                 .outer()
                 .is_some_and(|outer| !self.usable.contains(&outer));
-            let there =
-                self.actual.routes.iter().any(|route| {
-                    route.destination == *destination && route.via.as_ref() == Some(via)
-                });
-            if lost || !there {
+            if lost || !actual.contains(&(*destination, via)) {
                 self.ops.push(Op::SetRoute {
                     destination: *destination,
                     via: via.clone(),

@@ -53,12 +53,13 @@ pub(crate) fn state(data: &[u8]) {
     let Ok(mut state) = store::parse(data) else {
         return;
     };
-    let all: Vec<_> = state.attachments.values().cloned().collect();
-    for record in all {
-        for address in &record.addresses {
-            assert!(state.owner(*address).is_some());
-        }
-        state.remove(&record.attachment);
+    for address in state.used() {
+        assert!(state.owner(address).is_some());
+    }
+    let all: Vec<_> = state.attachments().collect();
+    for attachment in all {
+        assert!(state.get(&attachment).is_some(), "{attachment:?}");
+        state.remove(&attachment);
     }
     assert!(state.used().is_empty());
 }

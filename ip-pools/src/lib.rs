@@ -26,6 +26,7 @@ pub mod driver;
 pub mod gate;
 pub mod model;
 pub mod plan;
+pub mod ranges;
 pub mod resources;
 pub mod selector;
 pub mod span;

@@ -2,18 +2,21 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
-use crate::netlink::{Error, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE, Request, Socket};
+use crate::netlink::{self, Error, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE, Request, Socket};
 use crate::{Ifindex, MacAddress};
 
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
+
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const HEADER: usize = 12;
 
 /// The address of a host on a link, or an address that we answer for (`proxy`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -243,65 +246,70 @@ pub fn list_fdb(socket: &mut Socket, interface: Ifindex) -> Result<Vec<FdbEntry>
     Ok(entries)
 }
 
+/// Reads the family, and what [`Neighbour`] and [`FdbEntry`] hold, without looking at the rest:
+/// these are read by the thousand.
+struct Decoded {
+    family: u8,
+    interface: Ifindex,
+    permanent: bool,
+    proxy: bool,
+    mac: Option<MacAddress>,
+    destination: Option<IpAddr>,
+}
+
+impl Decoded {
+    fn of(payload: &[u8]) -> Option<Self> {
+        let header = payload.first_chunk::<HEADER>()?;
+        let state = u16::from_ne_bytes(*header[8..].first_chunk()?);
+        let mut decoded = Self {
+            family: header[0],
+            interface: Ifindex(u32::from_ne_bytes(*header[4..].first_chunk()?)),
+            permanent: NeighbourState::from(state) == NeighbourState::Permanent,
+            proxy: NeighbourFlags::from_bits_retain(header[10]).contains(NeighbourFlags::Proxy),
+            mac: None,
+            destination: None,
+        };
+        for attribute in netlink::parse(&payload[HEADER..]) {
+            match attribute.kind {
+                NDA_DST => decoded.destination = address(attribute.value),
+                NDA_LLADDR => decoded.mac = attribute.value.try_into().ok().map(MacAddress),
+                _ => {}
+            }
+        }
+        Some(decoded)
+    }
+}
+
+/// In the bridge family the length alone says which family a destination is of.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let ipv4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    ipv4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
 pub(crate) fn decode_payload(payload: &[u8]) -> Option<Neighbour> {
-    let message = NeighbourMessage::parse(payload).ok()?;
-    if !matches!(
-        message.header.family,
-        AddressFamily::Inet | AddressFamily::Inet6
-    ) {
+    let decoded = Decoded::of(payload)?;
+    let internet = [AddressFamily::Inet, AddressFamily::Inet6].map(u8::from);
+    if !internet.contains(&decoded.family) {
         return None;
     }
     Some(Neighbour {
-        interface: Ifindex(message.header.ifindex),
-        address: destination(&message)?,
-        mac: mac(&message),
-        permanent: message.header.state == NeighbourState::Permanent,
-        proxy: message.header.flags.contains(NeighbourFlags::Proxy),
+        interface: decoded.interface,
+        address: decoded.destination?,
+        mac: decoded.mac,
+        permanent: decoded.permanent,
+        proxy: decoded.proxy,
     })
 }
 
 pub(crate) fn decode_fdb(payload: &[u8]) -> Option<FdbEntry> {
-    if *payload.first()? != u8::from(AddressFamily::Bridge) {
+    let decoded = Decoded::of(payload)?;
+    if decoded.family != u8::from(AddressFamily::Bridge) {
         return None;
     }
-    let message = NeighbourMessage::parse(payload).ok()?;
     Some(FdbEntry {
-        interface: Ifindex(message.header.ifindex),
-        mac: mac(&message)?,
-        destination: destination(&message),
-        permanent: message.header.state == NeighbourState::Permanent,
+        interface: decoded.interface,
+        mac: decoded.mac?,
+        destination: decoded.destination,
+        permanent: decoded.permanent,
     })
-}
-
-fn mac(message: &NeighbourMessage) -> Option<MacAddress> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => {
-                bytes.as_slice().try_into().ok().map(MacAddress)
-            }
-            _ => None,
-        })
-}
-
-/// In the bridge family the length alone says which family a destination is of.
-fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                Some((*address).into())
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                Some((*address).into())
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                let bytes = bytes.as_slice();
-                let ipv4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
-                ipv4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
-            }
-            _ => None,
-        })
 }

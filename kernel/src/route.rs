@@ -3,19 +3,36 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
-    RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 
 use crate::Ifindex;
-use crate::netlink::{Error, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, Socket};
+use crate::netlink::{
+    self, Attribute, Error, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, Socket,
+};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTAX_MTU: u16 = 2;
+/// `RTNH_F_ONLINK`.
+const ONLINK: u32 = 4;
+/// The sizes of `struct rtmsg` and `struct rtnexthop`.
+const HEADER: usize = 12;
+const NEXT_HOP: usize = 8;
 
 /// The table that every packet looks into.
 pub const MAIN_TABLE: u32 = 254;
@@ -436,29 +453,29 @@ pub fn lookup(socket: &mut Socket, destination: IpAddr) -> Result<Option<Route>,
     }
 }
 
+/// Reads only what [`Route`] holds: routes are read by the thousand.
 pub(crate) fn decode_payload(payload: &[u8]) -> Option<Route> {
-    let message = RouteMessage::parse(payload).ok()?;
-    let header = message.header;
-    // Entries that the kernel caches for single destinations are no configuration.
-    let ipv4 = match header.address_family {
+    let header = payload.first_chunk::<HEADER>()?;
+    let [family, prefix, _, _, table, protocol, scope, kind, ..] = *header;
+    let flags = u32::from_ne_bytes(*header[8..].first_chunk()?);
+    let ipv4 = match AddressFamily::from(family) {
         AddressFamily::Inet => true,
         AddressFamily::Inet6 => false,
         _ => return None,
     };
-    let unspecified: IpAddr = if ipv4 {
+    let mut destination: IpAddr = if ipv4 {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    let kind = Kind::of(header.kind);
-    let mut destination = unspecified;
+    let kind = Kind::of(RouteType::from(kind));
     let mut route = Route {
-        destination: IpNetwork::from(unspecified),
-        table: u32::from(header.table),
+        destination: IpNetwork::from(destination),
+        table: u32::from(table),
         priority: 0,
-        protocol: Protocol(header.protocol.into()),
+        protocol: Protocol(protocol),
         kind,
-        link_scope: ipv4 && header.scope == RouteScope::Link,
+        link_scope: ipv4 && RouteScope::from(scope) == RouteScope::Link,
         next_hops: Vec::new(),
         preferred_source: None,
         mtu: None,
@@ -466,24 +483,22 @@ pub(crate) fn decode_payload(payload: &[u8]) -> Option<Route> {
     let mut single = NextHop {
         gateway: None,
         interface: None,
-        onlink: header.flags.contains(RouteFlags::Onlink),
+        onlink: flags & ONLINK != 0,
         weight: 1,
     };
-    for attribute in message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => destination = ip(&address)?,
-            RouteAttribute::Table(table) => route.table = table,
-            RouteAttribute::Priority(priority) => route.priority = priority,
-            RouteAttribute::PrefSource(address) => route.preferred_source = ip(&address),
-            RouteAttribute::Metrics(metrics) => route.mtu = mtu(&metrics),
-            RouteAttribute::MultiPath(hops) => {
-                route.next_hops = hops.iter().map(decode_next_hop).collect();
-            }
-            RouteAttribute::Oif(index) => single.interface = Some(Ifindex(index)),
-            other => single.gateway = gateway(&other).or(single.gateway),
+    for attribute in netlink::parse(&payload[HEADER..]) {
+        match attribute.kind {
+            RTA_DST => destination = address(attribute.value)?,
+            RTA_TABLE => route.table = attribute.as_u32()?,
+            RTA_PRIORITY => route.priority = attribute.as_u32()?,
+            RTA_PREFSRC => route.preferred_source = address(attribute.value),
+            RTA_METRICS => route.mtu = mtu(attribute),
+            RTA_MULTIPATH => route.next_hops = decode_next_hops(attribute.value),
+            RTA_OIF => single.interface = attribute.as_u32().map(Ifindex),
+            _ => single.gateway = gateway(attribute).or(single.gateway),
         }
     }
-    route.destination = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
+    route.destination = IpNetwork::new(destination, prefix).ok()?;
     if route.next_hops.is_empty() && (single.gateway.is_some() || single.interface.is_some()) {
         route.next_hops.push(single);
     }
@@ -495,35 +510,89 @@ pub(crate) fn decode_payload(payload: &[u8]) -> Option<Route> {
     Some(route)
 }
 
-fn decode_next_hop(message: &RouteNextHop) -> NextHop {
-    NextHop {
-        gateway: message.attributes.iter().find_map(gateway),
-        interface: Some(Ifindex(message.interface_index)).filter(|index| index.0 != 0),
-        onlink: message.flags.contains(RouteNextHopFlags::Onlink),
-        weight: u16::from(message.hops) + 1,
+/// `struct rtnexthop` (rtnetlink(7)), each with attributes behind it.
+fn decode_next_hops(mut bytes: &[u8]) -> Vec<NextHop> {
+    let mut hops = Vec::new();
+    while let Some(header) = bytes.first_chunk::<NEXT_HOP>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+        let Some(attributes) = bytes.get(NEXT_HOP..length) else {
+            break;
+        };
+        hops.push(NextHop {
+            gateway: netlink::parse(attributes).find_map(gateway),
+            interface: Some(Ifindex(index)).filter(|index| index.0 != 0),
+            onlink: u32::from(header[2]) & ONLINK != 0,
+            weight: u16::from(header[3]) + 1,
+        });
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
+    hops
 }
 
-fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
-    match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
-        RouteAttribute::Via(RouteVia::Inet(address)) => Some((*address).into()),
+fn gateway(attribute: Attribute<'_>) -> Option<IpAddr> {
+    match attribute.kind {
+        RTA_GATEWAY => address(attribute.value),
+        // A family before it, which the length says as well.
+        RTA_VIA => address(attribute.value.get(2..)?),
         _ => None,
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
-    }
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let ipv4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    ipv4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
-fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
-    metrics.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    })
+fn mtu(metrics: Attribute<'_>) -> Option<u32> {
+    let mtu = metrics.nested().find(|metric| metric.kind == RTAX_MTU);
+    mtu.and_then(|metric| metric.as_u32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::Emitable;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_sent_is_read() {
+        let hop = |text: &str| NextHop::via(text.parse().unwrap());
+        let v4 = || "10.1.0.0/24".parse().unwrap();
+        let two = vec![
+            hop("192.0.2.1").on(Ifindex(3)),
+            hop("fe80::1").on(Ifindex(4)),
+        ];
+        for route in [
+            Route::new(
+                v4(),
+                Protocol::VXLAN,
+                hop("192.0.2.1").on(Ifindex(3)).onlink(),
+            )
+            .with_priority(7)
+            .with_mtu(1400)
+            .with_source("192.0.2.9".parse().unwrap()),
+            Route::new(v4(), Protocol::BGP, hop("fe80::1").on(Ifindex(3))),
+            Route::new(
+                "fd00::/64".parse().unwrap(),
+                Protocol::CNI,
+                NextHop::device(Ifindex(9)),
+            ),
+            Route::multipath(v4(), Protocol::BGP, two).in_table(1000),
+            Route::blackhole(v4(), Protocol::BGP),
+        ] {
+            let message = route.message();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.emit(&mut bytes);
+            assert_eq!(decode_payload(&bytes), Some(route));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..96)) {
+            let _ = decode_payload(&bytes);
+            let _ = decode_next_hops(&bytes);
+        }
+    }
 }

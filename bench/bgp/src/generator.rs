@@ -1,8 +1,8 @@
 //! Peers that announce as fast as they are read, and count what they are told.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Barrier;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,16 @@ const PORT: u16 = 179;
 const HOLD_TIME: u16 = 600;
 /// Prefixes that share attributes, as in tables of real routers.
 const SHARED: usize = 10;
-/// Every table is told within this, or the speaker hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Far more often than any speaker's hold time wants it.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// How many peers announce how much.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) peers: u8,
     pub(crate) prefixes: u32,
+    /// Every table is told within this, or the speaker has failed.
+    pub(crate) patience: Duration,
 }
 
 impl Load {
@@ -41,28 +43,43 @@ impl Load {
             .map(|number| self.announcements(number))
             .collect();
         let expected = u64::from(self.prefixes) * u64::from(self.peers - 1);
+        let streams: Vec<TcpStream> = sessions
+            .iter()
+            .map(|session| session.stream.try_clone())
+            .collect::<Result<_, _>>()?;
         let start = Barrier::new(usize::from(self.peers) + 1);
+        let (done, results) = mpsc::channel();
         thread::scope(|scope| {
-            let mut receivers = Vec::new();
-            for (session, bytes) in sessions.into_iter().zip(announcements) {
-                let mut sender = session.stream.try_clone()?;
-                let start = &start;
+            let mut ends = Vec::new();
+            for ((mut session, bytes), sender) in
+                sessions.into_iter().zip(announcements).zip(&streams)
+            {
+                let (end, ended) = mpsc::channel();
+                ends.push(end);
+                let (start, done) = (&start, done.clone());
                 scope.spawn(move || {
                     start.wait();
                     // A speaker that hangs up is found by the receiver.
-                    let _ = sender.write_all(&bytes);
+                    let _ = announce(sender, &bytes, &ended);
                 });
-                receivers.push(scope.spawn(move || session.receive(expected)));
+                scope.spawn(move || {
+                    let received = session.receive(expected, self.patience);
+                    // Nobody waits for it when another one has failed.
+                    let _ = done.send(received.map(|()| session));
+                });
             }
             start.wait();
             let begun = Instant::now();
-            for receiver in receivers {
-                match receiver.join() {
-                    Ok(received) => received?,
-                    Err(_) => bail!("a peer has failed"),
-                }
+            // A session that ends takes its prefixes with it: all stay until the last has everything.
+            let received: anyhow::Result<Vec<Session>> =
+                results.iter().take(usize::from(self.peers)).collect();
+            let elapsed = begun.elapsed();
+            for stream in &streams {
+                // It may be closed already.
+                let _ = stream.shutdown(Shutdown::Both);
             }
-            Ok(begun.elapsed())
+            drop(ends);
+            received.map(|_| elapsed)
         })
     }
 
@@ -174,13 +191,18 @@ impl Session {
     }
 
     /// Reads until so many different prefixes were told.
-    fn receive(mut self, expected: u64) -> anyhow::Result<()> {
-        self.stream.set_read_timeout(Some(PATIENCE))?;
+    fn receive(&mut self, expected: u64, patience: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + patience;
         let mut told = 0;
         while told < expected {
-            let message = self
-                .next()
-                .with_context(|| format!("{told} of {expected} prefixes were told"))?;
+            let left = end.saturating_duration_since(Instant::now());
+            let context = || {
+                let seconds = patience.as_secs();
+                format!("{told} of {expected} prefixes were told within {seconds} s")
+            };
+            ensure!(!left.is_zero(), context());
+            self.stream.set_read_timeout(Some(left))?;
+            let message = self.next().with_context(context)?;
             match message {
                 Message::Update(update) => {
                     let each = update
@@ -196,6 +218,21 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Announces, and then keeps the session up until the other end of `ended` is dropped.
+fn announce(
+    mut stream: &TcpStream,
+    bytes: &[u8],
+    ended: &mpsc::Receiver<()>,
+) -> std::io::Result<()> {
+    stream.write_all(bytes)?;
+    let mut keepalive = BytesMut::new();
+    Message::Keepalive.encode(&context(), &mut keepalive);
+    while ended.recv_timeout(KEEPALIVE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        stream.write_all(&keepalive)?;
+    }
+    Ok(())
 }
 
 /// A connection from that address.

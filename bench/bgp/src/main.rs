@@ -13,11 +13,12 @@ mod daemon;
 mod generator;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use kernel::testing::TestNetns;
 
-use daemon::{Kind, Running};
+use daemon::{Kind, Running, Usage};
 use generator::Load;
 
 #[derive(Parser)]
@@ -29,6 +30,9 @@ struct Arguments {
     /// What each peer announces
     #[arg(long, default_value_t = 100_000)]
     prefixes: u32,
+    /// Seconds after which a speaker that has not told everything has failed
+    #[arg(long, default_value_t = 300)]
+    patience: u64,
     #[arg(long, default_value = "target/release/fairlead")]
     fairlead: PathBuf,
 }
@@ -42,12 +46,27 @@ fn main() -> anyhow::Result<()> {
     println!("| speaker | peers | prefixes each | all told to all | peak memory | CPU |");
     println!("|---|---|---|---|---|---|");
     for kind in kinds {
-        measure(kind, &arguments)?;
+        let (name, peers, prefixes) = (kind.name(), arguments.peers, arguments.prefixes);
+        match measure(kind, &arguments) {
+            Ok(Measured { elapsed, usage }) => println!(
+                "| {name} | {peers} | {prefixes} | {:.2} s | {} MiB | {:.2} s |",
+                elapsed.as_secs_f64(),
+                usage.peak_kib / 1024,
+                usage.cpu.as_secs_f64(),
+            ),
+            // The others are measured all the same.
+            Err(error) => println!("| {name} | {peers} | {prefixes} | failed: {error:#} | | |"),
+        }
     }
     Ok(())
 }
 
-fn measure(kind: Kind, arguments: &Arguments) -> anyhow::Result<()> {
+struct Measured {
+    elapsed: Duration,
+    usage: Usage,
+}
+
+fn measure(kind: Kind, arguments: &Arguments) -> anyhow::Result<Measured> {
     let (router, peers) = (TestNetns::new("router"), TestNetns::new("peers"));
     router.join("eth0", &peers, "eth0");
     router.add_address("eth0", &format!("{}/16", daemon::ADDRESS));
@@ -58,17 +77,9 @@ fn measure(kind: Kind, arguments: &Arguments) -> anyhow::Result<()> {
     let load = Load {
         peers: arguments.peers,
         prefixes: arguments.prefixes,
+        patience: Duration::from_secs(arguments.patience),
     };
     let elapsed = peers.run(|| load.run())?;
     let usage = running.usage()?;
-    println!(
-        "| {} | {} | {} | {:.2} s | {} MiB | {:.2} s |",
-        kind.name(),
-        arguments.peers,
-        arguments.prefixes,
-        elapsed.as_secs_f64(),
-        usage.peak_kib / 1024,
-        usage.cpu.as_secs_f64(),
-    );
-    Ok(())
+    Ok(Measured { elapsed, usage })
 }

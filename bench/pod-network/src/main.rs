@@ -29,7 +29,7 @@ enum Command {
     /// ADD and DEL, beside Debian's bridge, host-local and portmap.
     Cni {
         plugin: PathBuf,
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 100)]
         rounds: usize,
         /// How many pods are there in the second part.
         #[arg(long, default_value_t = 250)]

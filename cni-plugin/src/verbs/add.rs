@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
+use kernel::netlink::Socket;
 use kernel::netns::Netns;
 
 use super::{Call, pair, wanted_rules};
 use crate::config::Ipam;
-use crate::dataplane::{Dataplane, Made, open_netns};
+use crate::dataplane::{self, Dataplane, Made, open_netns};
 use crate::delegate;
 use crate::error::{Code, Error};
 use crate::flows::{self, Mapping};
@@ -19,7 +20,7 @@ use crate::ipam::RangeSet;
 use crate::policy::{self, PolicyRequest};
 use crate::pools::{self, PoolRequest};
 use crate::result::{CniResult, Dns, Interface, Ip, Route};
-use crate::store::{Pod, Record, State};
+use crate::store::{Locked, Pod, Record, State};
 use crate::wiring::{self, Pair};
 
 /// Attaches the container and says what it has got.
@@ -33,14 +34,12 @@ pub fn add(call: &Call<'_>) -> Result<CniResult, Error> {
     {
         return add_chained(call, previous);
     }
+    let mut dataplane = Dataplane::open()?;
+    let mut pod = dataplane::pod_socket(&netns)?;
     // Before anything of ours exists: what is there is not undone when we fail.
-    make_way(call, &netns)?;
-    // What an ADD or DEL of the same attachment has left that was killed on its way.
-    if call.store().peek()?.get(&call.attachment()).is_some() {
-        super::del(call)?.run()?;
-    }
+    make_way(call, &netns, &mut dataplane, &mut pod)?;
     let granted = addresses(call, &netns)?;
-    let result = build(call, &netns, granted);
+    let result = build(call, &netns, granted, &mut dataplane, &mut pod);
     if result.is_err() {
         undo(call);
     }
@@ -49,6 +48,18 @@ pub fn add(call: &Call<'_>) -> Result<CniResult, Error> {
         result = append(previous, result);
     }
     Ok(result)
+}
+
+/// The state, without what an ADD or DEL of the same attachment has left that was killed on its
+/// way.
+fn lock_clear(call: &Call<'_>) -> Result<Locked, Error> {
+    let locked = call.lock()?;
+    if !locked.state.contains(&call.attachment()) {
+        return Ok(locked);
+    }
+    drop(locked);
+    super::del(call)?.run()?;
+    call.lock()
 }
 
 /// Takes back what a failed ADD has made. The first error is the one to tell; what is left,
@@ -61,12 +72,22 @@ fn undo(call: &Call<'_>) {
 
 /// An interface of that name is an error, unless it is what a DEL of the same attachment is
 /// about to delete.
-fn make_way(call: &Call<'_>, netns: &Netns) -> Result<(), Error> {
+fn make_way(
+    call: &Call<'_>,
+    netns: &Netns,
+    dataplane: &mut Dataplane,
+    pod: &mut Socket,
+) -> Result<(), Error> {
     let attachment = call.attachment();
     let host = wiring::host_interface_name(&attachment.container_id, &attachment.ifname);
     let (_, mac) = Pair::macs(&attachment.container_id, &attachment.ifname);
     let mac = call.config.mac.unwrap_or(mac);
-    Dataplane::open()?.make_way(netns, &attachment.ifname, &host, mac)
+    if dataplane.make_way(pod, &attachment.ifname, &host, mac)? {
+        return Ok(());
+    }
+    let (ifname, place) = (&attachment.ifname, netns.path().display());
+    let message = format!("the container has an interface {ifname} already, in {place}");
+    Err(Error::new(Code::InterfaceExists, message))
 }
 
 fn require_netns(call: &Call<'_>) -> Result<Netns, Error> {
@@ -109,8 +130,8 @@ fn delegated(call: &Call<'_>, netns: &Netns, plugin: &str) -> Result<Granted, Er
     delegate::find(plugin, call.environment)?;
     let mut record = new_record(call, netns, Vec::new());
     record.ipam = Some(plugin.to_owned());
-    let mut locked = call.lock()?;
-    locked.state.insert(record.clone());
+    let mut locked = lock_clear(call)?;
+    locked.state.insert(&record);
     locked.save()?;
     drop(locked);
     let forget = |error| {
@@ -135,7 +156,7 @@ fn delegated(call: &Call<'_>, netns: &Netns, plugin: &str) -> Result<Granted, Er
         )));
     }
     let mut locked = call.lock()?;
-    locked.state.insert(record.clone());
+    locked.state.insert(&record);
     locked.save()?;
     Ok(Granted {
         addresses: record.addresses,
@@ -169,6 +190,8 @@ fn new_record(call: &Call<'_>, netns: &Netns, addresses: Vec<IpAddr>) -> Record 
 /// Takes addresses of the ranges that the agent names; those that are full it is told, until it
 /// has no further ones.
 fn from_pools(call: &Call<'_>, netns: &Netns, socket: &Path) -> Result<Vec<IpAddr>, Error> {
+    // Its addresses may be the last ones.
+    drop(lock_clear(call)?);
     let arguments = &call.environment.arguments;
     let mut request = PoolRequest {
         pod_namespace: arguments.pod_namespace.clone().unwrap_or_default(),
@@ -199,7 +222,7 @@ fn reserve(
     sets: &[RangeSet],
     asked: &[IpAddr],
 ) -> Result<Vec<IpAddr>, Error> {
-    let mut locked = call.lock()?;
+    let mut locked = lock_clear(call)?;
     let addresses = match choose(&mut locked.state, sets, asked) {
         Err(error) if error.is(Code::Exhausted) && reclaim(&mut locked.state) => {
             choose(&mut locked.state, sets, asked)?
@@ -212,7 +235,7 @@ fn reserve(
         .retain(|address| !addresses.contains(address));
     locked
         .state
-        .insert(new_record(call, netns, addresses.clone()));
+        .insert(&new_record(call, netns, addresses.clone()));
     locked.save()?;
     Ok(addresses)
 }
@@ -263,9 +286,7 @@ fn check_free(state: &State, used: &BTreeSet<IpAddr>, address: IpAddr) -> Result
     if !used.contains(&address) {
         return Ok(address);
     }
-    let owner = state
-        .owner(address)
-        .map(|record| record.attachment.container_id.clone());
+    let owner = state.owner(address).map(|owner| owner.container_id);
     let message = format!("the address {address} that was asked for is in use");
     let details = match owner {
         Some(container) => format!("by container {container}"),
@@ -278,18 +299,22 @@ fn check_free(state: &State, used: &BTreeSet<IpAddr>, address: IpAddr) -> Result
 /// under way has its namespace still.
 fn reclaim(state: &mut State) -> bool {
     let gone: Vec<_> = state
-        .attachments
-        .values()
+        .records()
         .filter(|record| !record.netns.as_os_str().is_empty() && !record.netns.exists())
-        .map(|record| record.attachment.clone())
+        .map(|record| record.attachment)
         .collect();
     gone.iter().for_each(|attachment| state.remove(attachment));
     !gone.is_empty()
 }
 
-fn build(call: &Call<'_>, netns: &Netns, granted: Granted) -> Result<CniResult, Error> {
+fn build(
+    call: &Call<'_>,
+    netns: &Netns,
+    granted: Granted,
+    dataplane: &mut Dataplane,
+    pod: &mut Socket,
+) -> Result<CniResult, Error> {
     let config = call.config;
-    let mut dataplane = Dataplane::open()?;
     let mtu = match config.mtu {
         Some(mtu) => mtu,
         None => dataplane.default_mtu()?,
@@ -301,11 +326,11 @@ fn build(call: &Call<'_>, netns: &Netns, granted: Granted) -> Result<CniResult, 
         .iter()
         .map(|(name, value)| (name.replace("IFNAME", &pair.pod_name), value.clone()))
         .collect();
-    let made = dataplane.create(&pair, netns, &sysctl)?;
+    let made = dataplane.create(&pair, netns, pod, &sysctl)?;
     dataplane.configure_host(&pair, !record.ports.is_empty())?;
     let wanted = wanted_rules(&record, &call.masquerade_exceptions());
     dataplane.install_rules(&wanted)?;
-    flows::forget(&mut dataplane, &wanted, Mapping::New);
+    flows::forget(dataplane, &wanted, Mapping::New);
     let shaper = wiring::shaper_name(&record.attachment.container_id, &pair.pod_name);
     dataplane.limit(made.host, &config.bandwidth, &shaper, mtu)?;
     wait_for_policy(call, &record)?;
@@ -396,7 +421,7 @@ fn add_chained(call: &Call<'_>, previous: &CniResult) -> Result<CniResult, Error
         ..new_record(call, &netns, Vec::new())
     };
     let mut locked = call.lock()?;
-    locked.state.insert(record.clone());
+    locked.state.insert(&record);
     locked.save()?;
     drop(locked);
     let result = decorate(call, &record);

@@ -20,7 +20,7 @@ pub fn check(call: &Call<'_>) -> Result<(), Error> {
         )
     })?;
     let attachment = call.attachment();
-    let record = call.store().peek()?.get(&attachment).cloned();
+    let record = call.store().peek()?.get(&attachment);
     let record = record.ok_or_else(|| {
         let id = &attachment.container_id;
         let message = format!(

@@ -48,7 +48,8 @@ impl Deferred {
 /// then the errors are told.
 pub fn del(call: &Call<'_>) -> Result<Deferred, Error> {
     let attachment = call.attachment();
-    let record = call.lock()?.state.get(&attachment).cloned();
+    let seen = call.lock()?.release();
+    let record = seen.state.get(&attachment);
     let (deferred, mut errors) = dismantle(call, &attachment, record.as_ref())?;
     let asked = record.as_ref().and_then(|record| record.ipam.clone());
     let configured = match &call.config.ipam {
@@ -62,7 +63,7 @@ pub fn del(call: &Call<'_>) -> Result<Deferred, Error> {
     }
     if errors.is_empty() && record.is_some() {
         // Last: an address is free when nothing uses it any more.
-        let mut locked = call.lock()?;
+        let mut locked = call.lock_again(seen)?;
         locked.state.remove(&attachment);
         locked.save()?;
     }

@@ -32,11 +32,7 @@ pub fn gc(call: &Call<'_>) -> Result<(), Error> {
 /// What the state or an interface speaks of.
 fn known(call: &Call<'_>) -> Result<BTreeSet<Attachment>, Error> {
     let state = &call.lock()?.state;
-    let mut known: BTreeSet<Attachment> = state
-        .attachments
-        .values()
-        .map(|record| record.attachment.clone())
-        .collect();
+    let mut known: BTreeSet<Attachment> = state.attachments().collect();
     for link in Dataplane::open()?.marked_links()? {
         known.extend(parse_alias(
             link.alias.as_deref().unwrap_or_default(),
@@ -47,7 +43,7 @@ fn known(call: &Call<'_>) -> Result<BTreeSet<Attachment>, Error> {
 }
 
 fn remove(call: &Call<'_>, attachment: &Attachment) -> Result<(), Error> {
-    let record = call.lock()?.state.get(attachment).cloned();
+    let record = call.lock()?.state.get(attachment);
     let (deferred, mut errors) = del::dismantle(call, attachment, record.as_ref())?;
     errors.extend(deferred.run().err());
     join(errors)?;
