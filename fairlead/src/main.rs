@@ -8,6 +8,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// A quarter of an API server's time goes into allocations of small pieces, which this one makes
+/// faster than the C library's. It starts no thread of its own (see `.cargo/config.toml`): a
+/// process with several threads cannot enter the namespaces of another one (setns(2)).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     logging::start(cli.log.as_deref());

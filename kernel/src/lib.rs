@@ -23,6 +23,7 @@ pub mod iptables;
 pub mod ipvs;
 pub mod link;
 pub mod mac;
+pub mod memory;
 pub mod monitor;
 pub mod neighbour;
 pub mod netlink;

@@ -18,6 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// never reached take no memory.
 const STACK: usize = 8 << 20;
 
+/// When what only the start of a process needs has been needed: caches are filled, the first sync
+/// is done.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// Runs the future on a runtime of its own.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -74,6 +78,7 @@ impl Components {
 
     /// Waits until a signal or until a component ends, ends the others and tells the first error.
     pub(crate) async fn finish(mut self) -> anyhow::Result<ExitCode> {
+        tokio::spawn(forget_start(self.shutdown()));
         let first = tokio::select! {
             () = self.shutdown.cancelled() => None,
             ended = self.tasks.join_next() => ended,
@@ -99,6 +104,19 @@ impl Components {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Gives back the memory of code that has run for the last time, half of this program.
+async fn forget_start(shutdown: CancellationToken) {
+    if tokio::time::timeout(SETTLED, shutdown.cancelled())
+        .await
+        .is_ok()
+    {
+        return;
+    }
+    if let Err(error) = kernel::memory::unmap_unchanged() {
+        tracing::debug!(%error, "cannot give back the pages of the start");
     }
 }
 
