@@ -26,19 +26,19 @@ const DEFAULT_POLICY_TIMEOUT: u64 = 30;
 #[serde(rename_all = "camelCase")]
 struct Raw {
     cni_version: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     name: String,
-    #[serde(default, rename = "type")]
+    #[serde(default, rename = "type", deserialize_with = "or_default")]
     plugin: String,
     mtu: Option<u32>,
     ipam: Option<Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     dns: Dns,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     sysctl: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     ip_masq: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     ip_masq_exceptions: Vec<IpNetwork>,
     policy_socket: Option<PathBuf>,
     policy_timeout_seconds: Option<u64>,
@@ -47,7 +47,7 @@ struct Raw {
     prev_result: Option<Value>,
     #[serde(default, deserialize_with = "runtime_config")]
     runtime_config: RawRuntime,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     args: RawArgs,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<Attachment>>,
@@ -59,13 +59,13 @@ struct Raw {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawIpam {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     ranges: Vec<Vec<RawRange>>,
     subnet: Option<IpNetwork>,
     range_start: Option<IpAddr>,
     range_end: Option<IpAddr>,
     gateway: Option<IpAddr>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     routes: Vec<Route>,
 }
 
@@ -91,29 +91,40 @@ struct RawRuntime {
 }
 
 /// containerd writes what it passes at run time with the names of its own program
-/// (`HostPort`), which plugins in Go read without noticing; others write `hostPort`.
+/// (`HostPort`), which plugins in Go read without noticing; others write `hostPort`. A list that
+/// is empty is `null` there.
 fn runtime_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RawRuntime, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(RawRuntime::default()),
-        given => serde_json::from_value(small_initials(given)).map_err(D::Error::custom),
+        given => serde_json::from_value(as_read_in_go(given)).map_err(D::Error::custom),
     }
 }
 
-fn small_initials(value: Value) -> Value {
+/// Names with a small initial, members that are `null` left out.
+fn as_read_in_go(value: Value) -> Value {
     let small = |key: String| match key.chars().next() {
         Some(first) => first.to_ascii_lowercase().to_string() + &key[first.len_utf8()..],
         None => key,
     };
     match value {
         Value::Object(map) => {
-            let entries = map.into_iter();
-            entries
-                .map(|(key, value)| (small(key), small_initials(value)))
+            let given = map.into_iter().filter(|(_, value)| !value.is_null());
+            given
+                .map(|(key, value)| (small(key), as_read_in_go(value)))
                 .collect()
         }
-        Value::Array(list) => list.into_iter().map(small_initials).collect(),
+        Value::Array(list) => list.into_iter().map(as_read_in_go).collect(),
         other => other,
     }
+}
+
+/// `null` is as good as nothing, as for plugins in Go.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The `dns` capability names its lists otherwise than the `dns` configuration.
@@ -132,7 +143,7 @@ struct RawDns {
 struct RawPort {
     host_port: i64,
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     protocol: String,
     #[serde(default, rename = "hostIP")]
     host_ip: String,
@@ -141,12 +152,14 @@ struct RawPort {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct RawArgs {
+    #[serde(deserialize_with = "or_default")]
     cni: RawArgsCni,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct RawArgsCni {
+    #[serde(deserialize_with = "or_default")]
     ips: Vec<String>,
     mac: Option<String>,
 }
@@ -521,5 +534,26 @@ mod tests {
         }));
         let none: Raw = serde_json::from_str(r#"{"runtimeConfig": null}"#).unwrap();
         assert!(none.runtime_config.port_mappings.is_empty());
+    }
+
+    #[test]
+    fn null_stands_for_an_empty_list() {
+        // As containerd passes the names of a pod that has the node's resolver without options.
+        let given = json!({
+            "name": "n", "type": "fairlead", "sysctl": null, "dns": null, "ipMasqExceptions": null,
+            "args": {"cni": {"ips": null}},
+            "runtimeConfig": {
+                "portMappings": null,
+                "ips": null,
+                "dns": {"Servers": ["192.0.2.53"], "Searches": null, "Options": null},
+            },
+        });
+        let raw: Raw = serde_json::from_value(given).unwrap();
+        let dns = raw.runtime_config.dns.unwrap();
+        assert_eq!(dns.servers, ["192.0.2.53"]);
+        assert!(dns.searches.is_empty() && dns.options.is_empty());
+        let ipam: RawIpam =
+            serde_json::from_value(json!({"ranges": null, "routes": null})).unwrap();
+        assert!(ipam.ranges.is_empty() && ipam.routes.is_empty());
     }
 }
