@@ -131,8 +131,11 @@ fn a_signed_session_comes_up_with_the_right_key_only() {
     // Once BIRD connects, once we do.
     for options in ["password \"s3cret\";", "password \"s3cret\"; passive;"] {
         let _bird = bird(&lan, 64512, options, "");
+        let before = lan.refused_signatures();
         let running = Running::start(&lan, with_key("wrong"));
-        std::thread::sleep(Duration::from_secs(3));
+        wait_for("a segment with the wrong key", || {
+            lan.refused_signatures() > before
+        });
         assert!(!lan.is_up());
         running.configs.blocking_send(with_key("s3cret")).unwrap();
         wait_for("the session", || lan.is_up());

@@ -6,10 +6,20 @@ use bgp_agent::wire::open::AddPath;
 use super::bird::bird;
 use super::lan::{Daemon, Lan, Running, config, routes, set, wait_for, write};
 
-const CONFIG: &str = r#"
+/// Starts it on one of the other machines.
+pub(crate) fn gobgpd(lan: &Lan, machine: usize, config: &str) -> Daemon {
+    let file = write(lan.directory.path(), "gobgpd.toml", config);
+    let arguments = ["-f", &file, "--api-hosts", "127.0.0.1:50051"];
+    Daemon::start(&lan.theirs[machine], "gobgpd", &arguments)
+}
+
+/// A session of IPv4 with ours; `more` is about the family.
+fn with_us(asn: u32, router_id: &str, more: &str) -> String {
+    format!(
+        r#"
 [global.config]
-  as = 4200000000
-  router-id = "192.0.2.2"
+  as = {asn}
+  router-id = "{router_id}"
 [[neighbors]]
   [neighbors.config]
     neighbor-address = "192.0.2.1"
@@ -19,14 +29,14 @@ const CONFIG: &str = r#"
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
       afi-safi-name = "ipv4-unicast"
-"#;
+{more}"#
+    )
+}
 
 #[test]
 fn gobgp_takes_and_gives_routes_with_four_octet_numbers() {
     let lan = Lan::new(1);
-    let file = write(lan.directory.path(), "gobgpd.toml", CONFIG);
-    let arguments = ["-f", &file, "--api-hosts", "127.0.0.1:50051"];
-    let _gobgpd = Daemon::start(&lan.theirs[0], "gobgpd", &arguments);
+    let _gobgpd = gobgpd(&lan, 0, &with_us(4_200_000_000, "192.0.2.2", ""));
     let peer = Peer {
         import: Filter::ACCEPT,
         export: Filter::ACCEPT,
@@ -54,23 +64,6 @@ fn gobgp_takes_and_gives_routes_with_four_octet_numbers() {
     wait_for("the withdrawal", || routes(&lan.ours, "203").is_empty());
 }
 
-const WITH_ADD_PATH: &str = r#"
-[global.config]
-  as = 64512
-  router-id = "192.0.2.3"
-[[neighbors]]
-  [neighbors.config]
-    neighbor-address = "192.0.2.1"
-    peer-as = 64512
-  [neighbors.timers.config]
-    connect-retry = 1
-  [[neighbors.afi-safis]]
-    [neighbors.afi-safis.config]
-      afi-safi-name = "ipv4-unicast"
-    [neighbors.afi-safis.add-paths.config]
-      receive = true
-"#;
-
 #[test]
 fn gobgp_hears_of_every_path_from_our_reflector() {
     let lan = Lan::new(2);
@@ -79,9 +72,8 @@ fn gobgp_hears_of_every_path_from_our_reflector() {
     let options =
         "ipv4 { import all; export where source = RTS_STATIC; next hop self; add paths tx; };";
     let _bird = bird(&lan, 64512, options, two);
-    let file = write(lan.directory.path(), "gobgpd.toml", WITH_ADD_PATH);
-    let arguments = ["-f", &file, "--api-hosts", "127.0.0.1:50051"];
-    let _gobgpd = Daemon::start(&lan.theirs[1], "gobgpd", &arguments);
+    let add_path = "    [neighbors.afi-safis.add-paths.config]\n      receive = true\n";
+    let _gobgpd = gobgpd(&lan, 1, &with_us(64512, "192.0.2.3", add_path));
     let client = Peer {
         client: true,
         add_path: Some(AddPath {

@@ -19,6 +19,22 @@ use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The kernel's counters of the calling thread's namespace: a line of names, and one of values.
+fn refused_signatures() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|own| own.starts_with("TcpExt:"))
+        .collect();
+    let [names, values] = lines[..] else {
+        panic!("{text}")
+    };
+    let refused = ["TCPMD5Failure", "TCPMD5NotFound", "TCPMD5Unexpected"];
+    let both = names.split(' ').zip(values.split(' '));
+    let own = both.filter(|(name, _)| refused.contains(name));
+    own.map(|(_, value)| value.parse::<u64>().unwrap()).sum()
+}
+
 /// Machines on one link: the first, ours, has .1, the others .2 and so on.
 pub(crate) struct Lan {
     pub(crate) ours: TestNetns,
@@ -123,6 +139,12 @@ impl Lan {
             let lost = pinging.join().unwrap();
             (lost, result.unwrap_or_else(|panic| resume_unwind(panic)))
         })
+    }
+
+    /// How many segments the machines have refused for their signature, or for having none.
+    pub(crate) fn refused_signatures(&self) -> u64 {
+        let all = [&self.ours].into_iter().chain(&self.theirs);
+        all.map(|netns| netns.run(refused_signatures)).sum()
     }
 
     pub(crate) fn is_up(&self) -> bool {

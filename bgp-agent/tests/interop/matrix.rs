@@ -1,7 +1,5 @@
 //! What is promised of every peer, with BIRD, FRR and GoBGP in turn.
 
-use std::time::Duration;
-
 use bgp_agent::config::{
     Change, Community, Config, Filter, FilterRule, Match, Password, Peer, Verdict,
 };
@@ -141,7 +139,9 @@ fn signed_sessions_come_up_with_the_right_key_only() {
             })
         };
         let running = Running::start(&lan, with_key("wrong"));
-        std::thread::sleep(Duration::from_secs(3));
+        wait_for("a segment with the wrong key", || {
+            lan.refused_signatures() > 0
+        });
         assert!(!lan.is_up(), "{kind:?}");
         running.configs.blocking_send(with_key("s3cret")).unwrap();
         both_know(&lan, &neighbour);

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::bird::{bird, bird_again, birdc};
 use super::frr::{Frr, router};
-use super::lan::{Daemon, Lan, routes, set, wait_for, write};
+use super::gobgp::gobgpd;
+use super::lan::{Daemon, Lan, routes, set, wait_for};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -67,7 +68,7 @@ impl<'a> Neighbour<'a> {
         let program = match kind {
             Kind::Bird => Program::Bird(Some(start_bird(lan, &wish))),
             Kind::Frr => Program::Frr(Frr::start(lan, 2, &frr_config(&wish))),
-            Kind::Gobgp => Program::Gobgp(Some(start_gobgp(lan, &wish))),
+            Kind::Gobgp => Program::Gobgp(Some(gobgpd(lan, 0, &gobgp_config(&wish)))),
         };
         let this = Self {
             lan,
@@ -120,7 +121,9 @@ impl<'a> Neighbour<'a> {
                 };
                 *daemon = Some(started);
             }
-            Program::Gobgp(daemon) => *daemon = Some(start_gobgp(self.lan, &self.wish)),
+            Program::Gobgp(daemon) => {
+                *daemon = Some(gobgpd(self.lan, 0, &gobgp_config(&self.wish)))
+            }
             Program::Frr(frr) => frr.start_bgp(),
         }
         self.announce();
@@ -268,12 +271,6 @@ fn frr_config(wish: &Wish) -> String {
         maps += &format!("route-map tag permit 10\n set community {TAG}\n");
     }
     router(2, wish.asn, &more, &v4, "") + &maps
-}
-
-fn start_gobgp(lan: &Lan, wish: &Wish) -> Daemon {
-    let file = write(lan.directory.path(), "gobgpd.toml", &gobgp_config(wish));
-    let arguments = ["-f", &file, "--api-hosts", "127.0.0.1:50051"];
-    Daemon::start(&lan.theirs[0], "gobgpd", &arguments)
 }
 
 fn gobgp_config(wish: &Wish) -> String {
