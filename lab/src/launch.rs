@@ -27,7 +27,7 @@ pub struct Settings {
     /// The program that this process runs.
     pub fairlead: PathBuf,
     pub runtime: Programs,
-    /// `vxlan` or `bgp`.
+    /// `vxlan`, `bgp` or `none`.
     pub network: String,
     /// `ipvs`, `iptables` or `nftables`.
     pub proxy: String,

@@ -50,9 +50,18 @@ pub(crate) fn wait_for_api(topology: &Topology, patience: Duration) -> Result<()
     })
 }
 
-/// Waits until every node of the topology is Ready and tells each as it becomes so.
+/// How far a node has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// In the API; not more, since nobody has brought a network.
+    Registered,
+    Ready,
+}
+
+/// Waits until every node of the topology is as far and tells each as it becomes so.
 pub(crate) fn wait(
     topology: &Topology,
+    wanted: Wanted,
     patience: Duration,
     tell: &mut dyn FnMut(&str),
 ) -> Result<(), LabError> {
@@ -64,7 +73,8 @@ pub(crate) fn wait(
         loop {
             // A server that is busy starting may refuse; the time limit decides.
             if let Ok(list) = nodes.list(&ListParams::default()).await {
-                for node in list.iter().filter(|node| is_ready(node)) {
+                let is_there = |node: &&Node| wanted == Wanted::Registered || is_ready(node);
+                for node in list.iter().filter(is_there) {
                     if missing.remove(&node.name_any()) {
                         tell(&node.name_any());
                     }
@@ -74,7 +84,7 @@ pub(crate) fn wait(
                 return Ok(());
             };
             if start.elapsed() > patience {
-                let what = format!("{node} is not Ready");
+                let what = format!("{node} is not {wanted:?}");
                 return Err(timeout(&what, patience, topology, node, "node"));
             }
             tokio::time::sleep(POLL).await;

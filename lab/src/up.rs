@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::LabError;
 use crate::image::import::{self, Runtime};
 use crate::launch::{self, Settings};
-use crate::ready;
+use crate::ready::{self, Wanted};
 use crate::runtime::{self, Programs};
 use crate::state::{self, ALL_LABS, Directories, LabState, Lock};
 use crate::topology::{self, IpFamily, LabNumber, Place, SERVER, Topology};
@@ -133,9 +133,16 @@ fn make(options: &Options, progress: Progress<'_>) -> Result<PathBuf, LabError> 
             launch::admit(&options.name, &node.name, &join)?;
         }
         tell("control plane ready");
-        ready::wait(&topology, options.patience(NODE_PATIENCE), &mut |node| {
-            tell(&format!("{node} Ready"))
-        })?;
+        let wanted = match options.settings.network.as_str() {
+            "none" => Wanted::Registered,
+            _ => Wanted::Ready,
+        };
+        ready::wait(
+            &topology,
+            wanted,
+            options.patience(NODE_PATIENCE),
+            &mut |node| tell(&format!("{node} {wanted:?}")),
+        )?;
         for load in loads {
             load.join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{AuthenticationSettings, AuthorizationSettings, Network, Output, ProxyMode};
+use super::{AuthenticationSettings, AuthorizationSettings, ClusterNetwork, Output, ProxyMode};
 
 /// This machine as a whole cluster: control plane and one node
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ pub(crate) struct ServerSettings {
     pub(crate) cluster_cidr: Vec<ipnetwork::IpNetwork>,
     /// How pods of different nodes reach each other
     #[arg(long, default_value = "vxlan")]
-    pub(crate) network: Network,
+    pub(crate) network: ClusterNetwork,
     /// What programs Services into the kernel
     #[arg(long, default_value = "iptables")]
     pub(crate) proxy: ProxyMode,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Network, Output, ProxyMode};
+use super::{ClusterNetwork, Output, ProxyMode};
 
 /// Clusters of several nodes on this machine, to try things and to test
 #[derive(Debug, Subcommand)]
@@ -47,7 +47,7 @@ pub(crate) struct LabUp {
     pub(crate) nodes: u16,
     /// How pods of different nodes reach each other
     #[arg(long, default_value = "vxlan")]
-    pub(crate) network: Network,
+    pub(crate) network: ClusterNetwork,
     /// What programs Services into the kernel
     #[arg(long, default_value = "iptables")]
     pub(crate) proxy: ProxyMode,

@@ -86,6 +86,17 @@ pub(crate) enum Network {
     Bgp,
 }
 
+/// The pod network of a cluster's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClusterNetwork {
+    /// An overlay that needs nothing of the network between the nodes
+    Vxlan,
+    /// Routes that the nodes tell each other, without encapsulation
+    Bgp,
+    /// Neither network nor policies: something else brings them, such as `fairlead network`
+    None,
+}
+
 /// What programs Services into the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProxyMode {

@@ -1,6 +1,7 @@
 //! The pod network of a whole cluster: pools of addresses, changes of mode, the self-test, and the
 //! network alone on a cluster of others.
 
+mod alone;
 mod doctor;
 mod modes;
 mod pools;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         pools::an_address_asked_for_is_the_pods_wherever_its_block_is,
         pools::a_full_pool_borrows_and_strict_affinity_forbids_it,
         modes::nodes_change_over_one_by_one_and_connections_go_on,
+        alone::it_serves_nodes_that_were_started_without_one,
     ];
     // One at a time: each changes what the others stand on.
     cluster_tests::harness::run("network", 1, cases, || {

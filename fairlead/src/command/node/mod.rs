@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use flannel_vxlan::node_network::Pools;
 use kubelet::bootstrap::{Member, keep_certificates};
+use tokio::sync::{mpsc, watch};
 use watch_cache::WatchCaches;
 
 use self::settings::Settings;
@@ -118,31 +119,10 @@ pub(crate) async fn start(
         deps.beside = served::beside();
         kubelet::run(node.kubelet(options)?, deps, shutdown.clone())
     });
-    let (listener, answers) = tokio::sync::mpsc::channel(ANSWERS);
-    components.spawn("policy", {
-        let deps = policy::Deps {
-            caches: node.caches.clone(),
-            answers: Some(answers),
-        };
-        let config = policy::Config {
-            socket: POLICY_SOCKET.into(),
-            ..Default::default()
-        };
-        policy::run(config, deps, shutdown.clone())
-    });
-    let mode = settings::network_mode(changes.clone(), &node.caches, &node.identity.name).await;
-    components.spawn(
-        "network",
-        network::run(
-            node.network(pools::followed(&node.caches, shutdown.clone())),
-            mode,
-            shutdown.clone(),
-        ),
-    );
-    components.spawn(
-        "pools",
-        pools::run(&node.identity.name, node.caches.clone(), shutdown.clone()),
-    );
+    let listener = match node.settings.has_network() {
+        true => Some(node.start_network(&changes, components).await),
+        false => None,
+    };
     components.spawn("proxy", {
         let mode = Some(settings::proxy_mode(changes));
         let (client, caches) = (node.member.client.clone(), node.caches.clone());
@@ -161,7 +141,7 @@ pub(crate) async fn start(
         let deps = dns::Deps {
             client,
             caches,
-            listener: Some(listener),
+            listener,
         };
         dns::run(node.dns(), deps, shutdown.clone())
     });
@@ -182,6 +162,35 @@ struct Node {
 }
 
 impl Node {
+    /// Policies, the network and its pools. Who resolves names tells the result what it answers.
+    async fn start_network(
+        &self,
+        changes: &watch::Receiver<Settings>,
+        components: &mut Components,
+    ) -> mpsc::Sender<policy::Answered> {
+        let shutdown = components.shutdown();
+        let (listener, answers) = mpsc::channel(ANSWERS);
+        components.spawn("policy", {
+            let deps = policy::Deps {
+                caches: self.caches.clone(),
+                answers: Some(answers),
+            };
+            let config = policy::Config {
+                socket: POLICY_SOCKET.into(),
+                ..Default::default()
+            };
+            policy::run(config, deps, shutdown.clone())
+        });
+        let name = &self.identity.name;
+        let mode = settings::network_mode(changes.clone(), &self.caches, name).await;
+        let pools = pools::followed(&self.caches, shutdown.clone());
+        let network = network::run(self.network(pools), mode, shutdown.clone());
+        components.spawn("network", network);
+        let pools = pools::run(name, self.caches.clone(), shutdown);
+        components.spawn("pools", pools);
+        listener
+    }
+
     fn kubelet(&self, options: &NodeSettings) -> anyhow::Result<kubelet::Config> {
         let label = |text: &String| -> anyhow::Result<(String, String)> {
             let (key, value) = text

@@ -18,12 +18,14 @@ use watch_cache::{WatchCache, WatchCaches};
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "fairlead";
 const MODES: [&str; 2] = ["vxlan", "bgp"];
+/// Somebody else brings network and policies.
+const NO_NETWORK: &str = "none";
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What holds for every node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// `vxlan` or `bgp`.
+    /// `vxlan`, `bgp` or `none`.
     pub(crate) network: String,
     /// `ipvs`, `iptables` or `nftables`.
     pub(crate) proxy: String,
@@ -46,6 +48,11 @@ impl Settings {
         }
     }
 
+    /// Whether the nodes' network and policies are ours to bring.
+    pub(super) fn has_network(&self) -> bool {
+        self.network != NO_NETWORK
+    }
+
     /// What is missing is as it is in a new cluster.
     fn read(data: &BTreeMap<String, String>) -> anyhow::Result<Self> {
         let text = |name: &str, default: &str| {
@@ -56,8 +63,8 @@ impl Settings {
         };
         let network = text("network", "vxlan");
         ensure!(
-            MODES.contains(&network.as_str()),
-            "the network {network:?} is neither vxlan nor bgp"
+            MODES.contains(&network.as_str()) || network == NO_NETWORK,
+            "the network {network:?} is none of vxlan, bgp and none"
         );
         let proxy = text("proxy", "iptables");
         proxy.parse::<proxy::Mode>()?;
@@ -129,6 +136,12 @@ pub(crate) fn follow(
             };
             match next {
                 Some(Ok(map)) => match Settings::read(&map.data.unwrap_or_default()) {
+                    Ok(new) if new.has_network() != sender.borrow().has_network() => {
+                        tracing::error!(
+                            "the ConfigMap kube-system/fairlead is not taken: whether nodes have \
+                             our network is decided when they start"
+                        );
+                    }
                     Ok(new) => drop(sender.send_if_modified(|old| {
                         let differs = *old != new;
                         *old = new;
