@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use flannel_vxlan::annotations::Endpoint;
 use flannel_vxlan::desired::{Local, LocalEndpoint, Remote, Settings, desired};
 use flannel_vxlan::kernel::Kernel;
@@ -138,6 +138,16 @@ pub(crate) fn run(count: u16) -> anyhow::Result<()> {
             "one node comes: {steps} steps in {:.1} ms",
             milliseconds(start.elapsed())
         );
-        Ok(())
-    })
+        anyhow::Ok(())
+    })?;
+    println!("peak memory: {} MiB", peak_kib()? / 1024);
+    Ok(())
+}
+
+/// Of this process, from `/proc` (proc_pid_status(5)).
+fn peak_kib() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
+    peak.context("no VmHWM")
 }
