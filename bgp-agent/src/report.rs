@@ -118,7 +118,7 @@ pub(crate) fn status(speaker: &Speaker, around: &Surroundings, now: Instant) -> 
         cluster_id: std::net::Ipv4Addr::from(config.cluster_id).to_string(),
         neighbors: peers.len(),
         established: peers.iter().filter(up).count(),
-        prefixes: speaker.rib().prefixes().count(),
+        prefixes: speaker.rib().len(),
         kernel_routes: around.kernel_routes,
         restarting: speaker.is_restarting(),
         graceful_shutdown: config.graceful_shutdown,
@@ -218,18 +218,18 @@ pub(crate) fn routes(speaker: &Speaker, selection: &Selection) -> Vec<Route> {
     let told: Option<std::collections::BTreeSet<IpNetwork>> = selection
         .to
         .map(|peer| speaker.advertised(peer).into_iter().collect());
-    let is_asked = |prefix: &&IpNetwork| {
+    let is_asked = |prefix: &IpNetwork| {
         let by_prefix = selection.prefix.is_none_or(|asked| {
             let whole = if asked.is_ipv4() { 32 } else { 128 };
-            asked == **prefix || (asked.prefix() == whole && prefix.contains(asked.ip()))
+            asked == *prefix || (asked.prefix() == whole && prefix.contains(asked.ip()))
         });
-        by_prefix && told.as_ref().is_none_or(|told| told.contains(*prefix))
+        by_prefix && told.as_ref().is_none_or(|told| told.contains(prefix))
     };
     let each = speaker.rib().prefixes().filter(is_asked);
     let routes = each.map(|prefix| Route {
         prefix: prefix.to_string(),
-        kernel: speaker.forwarding(prefix).map(|own| kernel_text(&own)),
-        paths: speaker.explain(prefix).iter().map(path_report).collect(),
+        kernel: speaker.forwarding(&prefix).map(|own| kernel_text(&own)),
+        paths: speaker.explain(&prefix).iter().map(path_report).collect(),
     });
     let has_path = |route: &Route| {
         let is_it = |path: &PathReport| path.peer == selection.from;

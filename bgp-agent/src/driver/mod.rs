@@ -33,6 +33,8 @@ use crate::wire::{Fault, Notification, Raw};
 
 /// Messages of one connection that wait to be processed: the rest stays in TCP.
 const BACKLOG: usize = 64;
+/// So many changed prefixes make a round of messages.
+const ROUND: usize = 20_000;
 /// How long the last messages may take on their way out.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -136,8 +138,11 @@ pub async fn serve(
             event = monitor.next() => routes.heard(&event?),
             () = sleep_until(repair) => routes.repair(&mut driver.speaker),
         }
-        // Many events make one round of messages.
-        while let Ok(event) = arrived.try_recv() {
+        // Many events make one round of messages, but not so many that the first wait long and
+        // what is to be said of them fills the memory.
+        while driver.speaker.changed_prefixes() < ROUND
+            && let Ok(event) = arrived.try_recv()
+        {
             driver.event(event, &routes);
         }
     }

@@ -140,7 +140,7 @@ impl Routes {
             speaker.set_reachable(hop, found.is_some());
             self.hops.insert(hop, found);
         }
-        let prefixes: BTreeSet<IpNetwork> = speaker.rib().prefixes().copied().collect();
+        let prefixes: BTreeSet<IpNetwork> = speaker.rib().prefixes().collect();
         self.write(speaker, prefixes);
         self.sweep(speaker);
     }

@@ -2,6 +2,8 @@
 
 mod decision;
 mod hops;
+mod paths;
+mod prefixes;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -12,9 +14,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use smallvec::SmallVec;
 
 use self::hops::Hops;
+use self::paths::Paths;
+use self::prefixes::Prefixes;
 use crate::wire::attribute::community;
 use crate::wire::{Attributes, NextHop};
 
@@ -112,7 +115,7 @@ impl ForWhom {
 #[derive(Debug, Default)]
 pub struct Entry {
     /// The best first.
-    paths: SmallVec<[Path; 1]>,
+    paths: Paths,
     told: Told,
     /// Our number of the path that peers were told of as the best; 0: of none.
     announced: u32,
@@ -172,7 +175,7 @@ impl Entry {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Rib {
-    entries: BTreeMap<IpNetwork, Entry>,
+    entries: Prefixes<Entry>,
     counts: BTreeMap<PeerId, usize>,
     hops: Hops,
     /// Prefixes that are [`ForWhom::Everybody`]'s: in a mesh only our own.
@@ -186,7 +189,7 @@ impl Rib {
     /// Adds or replaces a peer's path; whether anything changed.
     pub fn set(&mut self, prefix: IpNetwork, mut path: Path) -> bool {
         path.reachable = self.hops.is_reachable(&path);
-        let entry = self.entries.entry(prefix).or_default();
+        let entry = self.entries.or_default(prefix);
         let known = entry
             .paths
             .iter_mut()
@@ -236,7 +239,7 @@ impl Rib {
             return Vec::new();
         }
         let mut changed = Vec::new();
-        for (prefix, entry) in &mut self.entries {
+        for (prefix, entry) in self.entries.iter_mut() {
             let through = |path: &&mut Path| path.peer != LOCAL && path.next_hop.address == address;
             let mut any = false;
             for path in entry.paths.iter_mut().filter(through) {
@@ -245,7 +248,7 @@ impl Rib {
             }
             if any {
                 entry.sort();
-                changed.push(*prefix);
+                changed.push(prefix);
             }
         }
         changed
@@ -256,7 +259,7 @@ impl Rib {
             return false;
         };
         let is_it = |path: &Path| path.peer == peer && path.path_id == path_id;
-        let removed = extract(&mut entry.paths, is_it);
+        let removed = entry.paths.extract(is_it);
         self.removed(prefix, &removed)
     }
 
@@ -301,12 +304,12 @@ impl Rib {
         }
         let all = self.entries.iter();
         let picked = all.filter(|(_, entry)| entry.for_whom != ForWhom::NoInternal);
-        picked.map(|(prefix, _)| *prefix).collect()
+        picked.map(|(prefix, _)| prefix).collect()
     }
 
     /// Keeps the peer's paths that the filter picks for now, as stale.
     pub fn mark_stale(&mut self, peer: PeerId, picks: impl Fn(&IpNetwork) -> bool) {
-        for (_, entry) in self.entries.iter_mut().filter(|(prefix, _)| picks(prefix)) {
+        for (_, entry) in self.entries.iter_mut().filter(|(own, _)| picks(own)) {
             for path in entry.paths.iter_mut().filter(|path| path.peer == peer) {
                 path.stale = true;
             }
@@ -320,10 +323,10 @@ impl Rib {
         peer: PeerId,
         keeps: impl Fn(&IpNetwork, &Path) -> bool,
     ) -> Vec<IpNetwork> {
-        let mut changed = self.drop_paths(peer, |prefix, path| path.stale && !keeps(prefix, path));
+        let mut changed = self.drop_paths(peer, |own, path| path.stale && !keeps(own, path));
         // What paths share they go on sharing.
         let mut marked: HashMap<Arc<Learnt>, Arc<Learnt>> = HashMap::new();
-        for (prefix, entry) in &mut self.entries {
+        for (prefix, entry) in self.entries.iter_mut() {
             let stale = |path: &&mut Path| path.peer == peer && path.stale && !path.is_long_stale();
             let mut any = false;
             for path in entry.paths.iter_mut().filter(stale) {
@@ -337,7 +340,7 @@ impl Rib {
             }
             if any {
                 entry.sort();
-                changed.push(*prefix);
+                changed.push(prefix);
             }
         }
         changed
@@ -350,11 +353,11 @@ impl Rib {
         drops: impl Fn(&IpNetwork, &Path) -> bool,
     ) -> Vec<IpNetwork> {
         let mut dropped: Vec<(IpNetwork, Vec<Path>)> = Vec::new();
-        for (prefix, entry) in &mut self.entries {
-            let picked = |path: &Path| path.peer == peer && drops(prefix, path);
-            let paths = extract(&mut entry.paths, picked);
+        for (prefix, entry) in self.entries.iter_mut() {
+            let picked = |path: &Path| path.peer == peer && drops(&prefix, path);
+            let paths = entry.paths.extract(picked);
             if !paths.is_empty() {
-                dropped.push((*prefix, paths));
+                dropped.push((prefix, paths));
             }
         }
         let each = dropped.iter().map(|(prefix, paths)| {
@@ -369,15 +372,24 @@ impl Rib {
         self.counts.get(&peer).copied().unwrap_or(0)
     }
 
-    pub fn prefixes(&self) -> impl Iterator<Item = &IpNetwork> {
-        self.entries.keys()
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        self.entries.iter().map(|(prefix, _)| prefix)
+    }
+
+    /// How many prefixes there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The prefix's paths, the best first.
     pub fn paths(&self, prefix: &IpNetwork) -> &[Path] {
         self.entries
             .get(prefix)
-            .map(|entry| entry.paths.as_slice())
+            .map(Entry::paths)
             .unwrap_or_default()
     }
 
@@ -418,17 +430,15 @@ impl Rib {
 
     /// A session that ended knows nothing of us any more.
     pub fn forget_told(&mut self, peer: PeerId) {
-        for entry in self.entries.values_mut() {
+        for (_, entry) in self.entries.iter_mut() {
             entry.told.forget(peer);
         }
-        self.entries.retain(|_, entry| !entry.is_empty());
+        self.entries.retain(|entry| !entry.is_empty());
     }
 
     pub fn told_count(&self, peer: PeerId) -> usize {
-        self.entries
-            .values()
-            .map(|entry| entry.told.count(peer))
-            .sum()
+        let each = self.entries.iter();
+        each.map(|(_, entry)| entry.told.count(peer)).sum()
     }
 }
 
@@ -440,13 +450,4 @@ fn with_community(learnt: &Learnt, value: u32) -> Arc<Learnt> {
         attributes: Arc::new(attributes),
         ..learnt.clone()
     })
-}
-
-/// Takes the paths out that the filter picks.
-fn extract(paths: &mut SmallVec<[Path; 1]>, picks: impl Fn(&Path) -> bool) -> Vec<Path> {
-    let picked: Vec<Path> = paths.iter().filter(|path| picks(path)).cloned().collect();
-    if !picked.is_empty() {
-        paths.retain(|path| !picks(path));
-    }
-    picked
 }

@@ -17,7 +17,7 @@ impl Speaker {
         let picks = |prefix: &IpNetwork| family.is_none_or(|family| Family::of(prefix) == family);
         let mut prefixes: Vec<IpNetwork> = match hears_only_external(peer) {
             true => self.rib.for_everybody(),
-            false => self.rib.prefixes().copied().collect(),
+            false => self.rib.prefixes().collect(),
         };
         prefixes.retain(picks);
         let mut audiences = Vec::new();

@@ -348,6 +348,11 @@ impl Speaker {
         self.dirty.extend(self.rib.set_reachable(hop, reachable));
     }
 
+    /// How many prefixes changed since [`Speaker::actions`], some more than once.
+    pub fn changed_prefixes(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// What is to be done since the last call. Changes to routes are told to the peers here, so
     /// that many inputs make few messages.
     pub fn actions(&mut self) -> Vec<Action> {

@@ -100,8 +100,8 @@ impl Speaker {
         let Some(peer) = self.peers.get(&address) else {
             return Vec::new();
         };
-        let told = |prefix: &&IpNetwork| self.rib.is_told_to(prefix, peer.id);
-        self.rib.prefixes().filter(told).copied().collect()
+        let told = |prefix: &IpNetwork| self.rib.is_told_to(prefix, peer.id);
+        self.rib.prefixes().filter(told).collect()
     }
 
     pub fn is_restarting(&self) -> bool {
