@@ -1,12 +1,17 @@
 //! Warnings about valid objects: fields and kinds that are deprecated or do not do what one
 //! would think. A server sends them as `Warning` headers of writes.
 
-use std::collections::HashSet;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::quantity;
 use crate::types::Gvk;
+use crate::validate::{address, names};
+
+mod nodes;
+mod pod;
+mod service;
+mod storage;
 
 /// A kind that is deprecated as a whole; said with every answer.
 pub fn deprecated_kind(kind: &Gvk) -> Option<&'static str> {
@@ -23,65 +28,86 @@ pub fn deprecated_kind(kind: &Gvk) -> Option<&'static str> {
     }
 }
 
-/// What is questionable about an object that is written; `old` is what it was before.
-pub fn of(kind: &Gvk, object: &Value, old: Option<&Value>) -> Vec<String> {
-    let own = collect(kind, object);
-    match old {
-        // Only what the change brings in.
-        Some(old) => {
-            let before: HashSet<String> = collect(kind, old).into_iter().collect();
-            own.into_iter().filter(|w| !before.contains(w)).collect()
-        }
-        None => own,
-    }
-}
-
-fn collect(kind: &Gvk, object: &Value) -> Vec<String> {
+/// What is questionable about an object that is new.
+pub fn on_create(kind: &Gvk, object: &Value) -> Vec<String> {
     let mut out = Vec::new();
-    let template = match (kind.group.as_ref(), kind.kind.as_ref()) {
-        ("", "Pod") => Some(("", "")),
-        ("", "PodTemplate") => Some(("/template", "template.")),
-        ("", "ReplicationController")
-        | ("apps", "Deployment" | "DaemonSet" | "ReplicaSet" | "StatefulSet")
-        | ("batch", "Job") => Some(("/spec/template", "spec.template.")),
-        ("batch", "CronJob") => Some((
-            "/spec/jobTemplate/spec/template",
-            "spec.jobTemplate.spec.template.",
-        )),
-        _ => None,
-    };
-    if let Some((pointer, path)) = template
-        && let Some(pod) = object.pointer(pointer)
-    {
-        self::pod(pod, path, &mut out);
-    }
+    name(kind, object, &mut out);
     match (kind.group.as_ref(), kind.kind.as_ref()) {
-        ("", "Service") => service(object, &mut out),
-        ("", "PersistentVolume" | "PersistentVolumeClaim") => volume_objects(object, &mut out),
-        ("", "ServiceAccount") => annotation(
-            object,
-            "kubernetes.io/enforce-mountable-secrets",
-            "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
-            &mut out,
-        ),
-        ("", "Node")
-            if object["spec"]["externalID"]
-                .as_str()
-                .is_some_and(|t| !t.is_empty()) =>
-        {
-            out.push(
-                "spec.externalID: this field is deprecated, and is unused by Kubernetes".into(),
-            );
-        }
         ("networking.k8s.io", "Ingress")
             if !object["metadata"]["annotations"]["kubernetes.io/ingress.class"].is_null() =>
         {
             let text = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
             out.push(text.into());
         }
-        _ => {}
+        ("", "Pod") => pod::pod(object, "", &mut out),
+        _ => common(kind, object, &mut out),
     }
     out
+}
+
+/// What is questionable about an object that is changed; `is_counted`: it has a new generation.
+///
+/// Of kinds with pod templates nothing is said while the generation stays; of pods, which
+/// programs change much more often than people do, never.
+pub fn on_update(kind: &Gvk, object: &Value, is_counted: bool) -> Vec<String> {
+    let mut out = Vec::new();
+    let templated = matches!(kind.group.as_ref(), "apps" | "batch")
+        || (kind.group.is_empty() && kind.kind.as_ref() == "ReplicationController");
+    if is_counted || !templated {
+        common(kind, object, &mut out);
+    }
+    out
+}
+
+/// Names that pods and their hosts get.
+fn name(kind: &Gvk, object: &Value, out: &mut Vec<String>) {
+    let used = match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("", "Pod") => "the Pod's hostname",
+        ("", "ReplicationController")
+        | ("apps", "Deployment" | "ReplicaSet")
+        | ("batch", "Job" | "CronJob") => "Pod names and hostnames",
+        _ => return,
+    };
+    let faults = names::label_faults(object["metadata"]["name"].as_str().unwrap_or_default());
+    if !faults.is_empty() {
+        out.push(format!(
+            "metadata.name: this is used in {used}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            faults.join(" ")
+        ));
+    }
+}
+
+fn common(kind: &Gvk, object: &Value, out: &mut Vec<String>) {
+    match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("", "PodTemplate") => pod::pod(&object["template"], "template.", out),
+        ("", "ReplicationController") | ("apps", "Deployment" | "DaemonSet" | "ReplicaSet") => {
+            pod::pod(&object["spec"]["template"], "spec.template.", out);
+        }
+        ("apps", "StatefulSet") => stateful_set(object, out),
+        ("batch", "Job") => job(&object["spec"], "spec", out),
+        ("batch", "CronJob") => job(
+            &object["spec"]["jobTemplate"]["spec"],
+            "spec.jobTemplate.spec",
+            out,
+        ),
+        ("", "Service") => service::service(object, out),
+        ("", "Endpoints") => service::endpoints(object, out),
+        ("discovery.k8s.io", "EndpointSlice") => service::slice(object, out),
+        ("networking.k8s.io", "NetworkPolicy") => service::policy(object, out),
+        ("", "PersistentVolume") => storage::volume(object, out),
+        ("", "PersistentVolumeClaim") => storage::claim(object, out),
+        ("storage.k8s.io", "StorageClass") => storage::class(object, out),
+        ("storage.k8s.io", "CSIStorageCapacity") => storage::capacity(object, out),
+        ("", "Node") => nodes::node(object, out),
+        ("node.k8s.io", "RuntimeClass") => nodes::runtime_class(object, out),
+        ("", "ServiceAccount") => annotation(
+            object,
+            "kubernetes.io/enforce-mountable-secrets",
+            "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
+            out,
+        ),
+        _ => {}
+    }
 }
 
 fn annotation(object: &Value, name: &str, text: &str, out: &mut Vec<String>) {
@@ -90,253 +116,90 @@ fn annotation(object: &Value, name: &str, text: &str, out: &mut Vec<String>) {
     }
 }
 
-fn service(object: &Value, out: &mut Vec<String>) {
-    if object["spec"]["externalIPs"]
-        .as_array()
-        .is_some_and(|l| !l.is_empty())
-    {
-        out.push(
-            "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
-                .into(),
+fn stateful_set(object: &Value, out: &mut Vec<String>) {
+    let spec = &object["spec"];
+    pod::pod(&spec["template"], "spec.template.", out);
+    for (i, claim) in items(spec, "volumeClaimTemplates") {
+        storage::amounts(
+            &claim["spec"],
+            &format!("spec.volumeClaimTemplates[{i}]"),
+            out,
         );
     }
-    if object["spec"]["type"] == "ExternalName"
-        && object["spec"]["externalName"]
-            .as_str()
-            .is_some_and(|n| n.parse::<std::net::IpAddr>().is_ok())
-    {
-        out.push("spec.externalName: value looks like an IP address, not a DNS name".into());
+    if spec["revisionHistoryLimit"].as_i64().is_some_and(|n| n < 0) {
+        let text = "a negative value retains all historical revisions; a value >= 0 is recommended";
+        out.push(format!("spec.revisionHistoryLimit: {text}"));
     }
 }
 
-fn volume_objects(object: &Value, out: &mut Vec<String>) {
-    let text = "deprecated since v1.8; use \"storageClassName\" attribute instead";
-    annotation(object, "volume.beta.kubernetes.io/storage-class", text, out);
-    if object["spec"]["persistentVolumeReclaimPolicy"] == "Recycle" {
-        out.push(
-            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. \
-             Instead, the recommended approach is to use dynamic provisioning."
-                .into(),
-        );
+/// More indexes than the status can tell of.
+const MANY_COMPLETIONS: i64 = 100_000;
+const MUCH_PARALLELISM: i64 = 10_000;
+
+fn job(spec: &Value, path: &str, out: &mut Vec<String>) {
+    let more = |field: &str, than: i64| spec[field].as_i64().is_some_and(|n| n > than);
+    if spec["completionMode"] == "Indexed"
+        && more("completions", MANY_COMPLETIONS)
+        && more("parallelism", MUCH_PARALLELISM)
+    {
+        let text = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
+        out.push(format!("{path}: {text}"));
     }
-    for (source, text) in VOLUME_SOURCES {
-        if object["spec"][source].is_object() && *source != "gitRepo" {
-            out.push(format!("spec.{source}: {text}"));
-        }
-    }
+    pod::pod(&spec["template"], &format!("{path}.template."), out);
 }
 
-/// Sources of volumes that do nothing any more.
-const VOLUME_SOURCES: &[(&str, &str)] = &[
-    (
-        "photonPersistentDisk",
-        "deprecated in v1.11, non-functional in v1.16+",
-    ),
-    (
-        "gitRepo",
-        "deprecated in v1.11, and disabled by default in v1.33+",
-    ),
-    ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-    ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
-    ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
-    ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
-    ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-    ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
-    ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
-];
-
-/// Labels of nodes that have a successor.
-const NODE_LABELS: [(&str, &str, &str); 6] = [
-    ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
-    ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        "v1.17",
-        "topology.kubernetes.io/region",
-    ),
-    (
-        "failure-domain.beta.kubernetes.io/zone",
-        "v1.17",
-        "topology.kubernetes.io/zone",
-    ),
-    (
-        "beta.kubernetes.io/instance-type",
-        "v1.17",
-        "node.kubernetes.io/instance-type",
-    ),
-    (
-        "node-role.kubernetes.io/master",
-        "v1.20",
-        "node-role.kubernetes.io/control-plane",
-    ),
-];
-
-fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = (usize, &'a Value)> {
+fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = (usize, &'a Value)> + use<'a> {
     value[name].as_array().into_iter().flatten().enumerate()
 }
 
-/// A pod or a pod template; `path` leads to it and ends with a dot.
-fn pod(pod: &Value, path: &str, out: &mut Vec<String>) {
-    let spec = &pod["spec"];
-    for (label, since, instead) in NODE_LABELS.iter().take(5) {
-        if !spec["nodeSelector"][*label].is_null() {
-            out.push(format!("{path}spec.nodeSelector[{label}]: deprecated since {since}; use \"{instead}\" instead"));
-        }
-    }
-    for (i, secret) in items(spec, "imagePullSecrets") {
-        if secret["name"].as_str().unwrap_or_default().is_empty() {
-            out.push(format!(
-                "{path}spec.imagePullSecrets[{i}].name: invalid empty name \"\""
-            ));
-        }
-    }
-    for (i, constraint) in items(spec, "topologySpreadConstraints") {
-        let own = format!("{path}spec.topologySpreadConstraints[{i}]");
-        if let Some((label, since, instead)) = NODE_LABELS
-            .iter()
-            .find(|(l, _, _)| constraint["topologyKey"] == *l)
-        {
-            out.push(format!(
-                "{own}.topologyKey: {label} is deprecated since {since}; use \"{instead}\" instead"
-            ));
-        }
-        if constraint["labelSelector"].is_null() {
-            out.push(format!(
-                "{own}.labelSelector: a null labelSelector results in matching no pod"
-            ));
-        }
-    }
-    affinity(spec, path, out);
-    for (i, volume) in items(spec, "volumes") {
-        self::volume(volume, &format!("{path}spec.volumes[{i}]"), out);
-    }
-    if spec["terminationGracePeriodSeconds"]
-        .as_i64()
-        .is_some_and(|s| s < 0)
-    {
-        let text = "must be >= 0; negative values are invalid and will be treated as 1";
-        out.push(format!("{path}spec.terminationGracePeriodSeconds: {text}"));
-    }
-    for list in ["initContainers", "containers"] {
-        for (i, own) in items(spec, list) {
-            container(own, &format!("{path}spec.{list}[{i}]"), out);
-        }
+/// An address that later releases will refuse, or that has another usual spelling.
+fn ip(path: &str, text: &str, out: &mut Vec<String>) {
+    let Some(address) = address::parse_ip(text) else {
+        return;
+    };
+    let mapped = match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped(),
+        IpAddr::V4(_) => None,
+    };
+    if text.parse::<IpAddr>().is_err() || mapped.is_some() {
+        let instead = mapped.map_or(address, IpAddr::V4);
+        out.push(format!("{path}: non-standard IP address {text:?} will be considered invalid in a future Kubernetes release: use \"{instead}\""));
+    } else if address.is_ipv6() && address.to_string() != text {
+        out.push(format!(
+            "{path}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{address}\")"
+        ));
     }
 }
 
-fn affinity(spec: &Value, path: &str, out: &mut Vec<String>) {
-    for name in ["podAffinity", "podAntiAffinity"] {
-        let own = &spec["affinity"][name];
-        let required = "requiredDuringSchedulingIgnoredDuringExecution";
-        for (i, term) in items(own, required).filter(|(_, t)| t["labelSelector"].is_null()) {
-            let _ = term;
-            let place = format!("{path}spec.affinity.{name}.{required}[{i}]");
-            out.push(format!(
-                "{place}.labelSelector: a null labelSelector results in matching no pod"
-            ));
-        }
-        let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
-        for (i, _) in
-            items(own, preferred).filter(|(_, t)| t["podAffinityTerm"]["labelSelector"].is_null())
-        {
-            let place = format!("{path}spec.affinity.{name}.{preferred}[{i}].podAffinityTerm");
-            out.push(format!(
-                "{place}.labelSelector: a null labelSelector results in matching no pod"
-            ));
-        }
+/// A range that later releases will refuse, or that has another usual spelling.
+fn cidr(path: &str, text: &str, out: &mut Vec<String>) {
+    let Some((address, length)) = address::parse_cidr(text) else {
+        return;
+    };
+    let before = out.len();
+    let first = address::masked(address, length);
+    // Go shows an address of IPv4 in one of IPv6 as that of IPv4.
+    let range = match first {
+        IpAddr::V6(v6) if length >= 96 => v6.to_ipv4_mapped().map_or_else(
+            || format!("{first}/{length}"),
+            |v4| format!("{v4}/{}", length - 96),
+        ),
+        _ => format!("{first}/{length}"),
+    };
+    if first != address {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        out.push(format!("{path}: CIDR value {text:?} is ambiguous in this context (should be {range:?} or \"{address}/{bits}\"?)"));
     }
-}
-
-fn volume(volume: &Value, path: &str, out: &mut Vec<String>) {
-    for (source, text) in VOLUME_SOURCES {
-        if volume[*source].is_object() {
-            // The name in the message is Go's.
-            let shown = if *source == "storageos" {
-                "storageOS"
-            } else {
-                source
-            };
-            out.push(format!("{path}.{shown}: {text}"));
-        }
+    let (spelled, digits) = text.split_once('/').unwrap_or_default();
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if spelled.parse::<IpAddr>().is_err() || digits != length.to_string() || mapped {
+        out.push(format!("{path}: non-standard CIDR value {text:?} will be considered invalid in a future Kubernetes release: use {range:?}"));
     }
-    if volume["projected"].is_object() {
-        let empty = |source: &Value| {
-            source
-                .as_object()
-                .is_none_or(|s| s.values().all(Value::is_null))
-        };
-        let name = volume["name"].as_str().unwrap_or_default();
-        for _ in items(&volume["projected"], "sources").filter(|(_, s)| empty(s)) {
-            out.push(format!(
-                "volume \"{name}\" (Projected) has no sources provided"
-            ));
-        }
-    }
-}
-
-fn container(own: &Value, path: &str, out: &mut Vec<String>) {
-    for (list, resource) in [
-        ("limits", "ephemeral-storage"),
-        ("limits", "memory"),
-        ("requests", "ephemeral-storage"),
-        ("requests", "memory"),
-    ] {
-        if let Some(amount) = own["resources"][list][resource].as_str()
-            && quantity::is_fractional(amount)
-        {
-            out.push(format!(
-                "{path}.resources.{list}[{resource}]: fractional byte value \"{amount}\" is invalid, must be an integer"
-            ));
-        }
-    }
-    let mut names = HashSet::new();
-    for (i, env) in items(own, "env") {
-        let name = env["name"].as_str().unwrap_or_default();
-        // A variable may build on the one before it.
-        let builds_on = env["value"]
-            .as_str()
-            .is_some_and(|v| v.contains(&format!("$({name})")));
-        if !names.insert(name) && !builds_on {
-            out.push(format!("{path}.env[{i}]: hides previous definition of \"{name}\", which may be dropped when using apply"));
-        }
+    let canonical = format!("{address}/{length}");
+    if out.len() == before && address.is_ipv6() && canonical != text {
+        out.push(format!("{path}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({canonical:?})"));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn warnings(group: &str, kind: &str, object: Value) -> Vec<String> {
-        of(&Gvk::new(group, "v1", kind), &object, None)
-    }
-
-    #[test]
-    fn a_template_is_looked_at_like_a_pod() {
-        let spec = json!({"topologySpreadConstraints": [{"topologyKey": "x"}], "volumes": [{"name": "v", "rbd": {}}],
-            "containers": [{"name": "c", "env": [{"name": "A"}, {"name": "A"}], "resources": {"limits": {"memory": "1500m"}}}]});
-        let own = warnings(
-            "apps",
-            "Deployment",
-            json!({"spec": {"template": {"spec": spec}}}),
-        );
-        assert_eq!(
-            own,
-            [
-                "spec.template.spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod",
-                "spec.template.spec.volumes[0].rbd: deprecated in v1.28, non-functional in v1.31+",
-                "spec.template.spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
-                "spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
-            ]
-        );
-        assert!(warnings("", "Pod", json!({"spec": {"containers": [{"name": "c"}]}})).is_empty());
-    }
-
-    #[test]
-    fn deprecated_annotations_and_kinds_are_named() {
-        let ingress = json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "x"}}});
-        assert_eq!(warnings("networking.k8s.io", "Ingress", ingress).len(), 1);
-        assert!(deprecated_kind(&Gvk::new("", "v1", "Endpoints")).is_some());
-        assert!(deprecated_kind(&Gvk::new("", "v1", "Pod")).is_none());
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use super::field::{Errors, Node, Place};
 use super::names;
 
 /// An address as Go parses it; leading zeros are passed over as upstream still does.
-pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
+pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse() {
         return Some(address);
     }
@@ -27,7 +27,7 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
 }
 
 /// A range: its address and the length of its prefix.
-pub(super) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
+pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = text.split_once('/')?;
     let address = parse_ip(address)?;
     if length.is_empty() || !length.bytes().all(|c| c.is_ascii_digit()) {
@@ -108,7 +108,7 @@ pub(super) fn canonical_cidr_faults(text: &str) -> Vec<String> {
 }
 
 /// The first address of a range.
-fn masked(address: IpAddr, length: u8) -> IpAddr {
+pub(crate) fn masked(address: IpAddr, length: u8) -> IpAddr {
     let length = u32::from(length);
     match address {
         IpAddr::V4(a) => {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::types::Gvk;
 
-mod address;
+pub(crate) mod address;
 mod apps;
 mod autoscaling;
 mod batch;

@@ -111,7 +111,7 @@ impl Call {
         self.registry.allocate(self, &mut value, None, options)?;
         validate_object(resource, &value, None, &self.context())?;
         // Who is told what is wrong is not told what is old.
-        let told = schema::warnings::of(&resource.gvk(), &value, None);
+        let told = schema::warnings::on_create(&resource.gvk(), &value);
         told.into_iter().for_each(|w| self.warn(w));
         // What reading it back would fill in, after what the server itself has added.
         kinds::apply_defaults(resource, &mut value);

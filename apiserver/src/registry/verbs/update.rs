@@ -275,8 +275,8 @@ impl Call {
         kinds::normalize(resource, new);
         validate_object(resource, new, Some(old), &self.context())?;
         // Who is told what is wrong is not told what is old.
-        if counted {
-            let told = schema::warnings::of(&resource.gvk(), new, None);
+        if counted || self.info.subresource.is_empty() {
+            let told = schema::warnings::on_update(&resource.gvk(), new, counted);
             told.into_iter().for_each(|w| self.warn(w));
         }
         admission
