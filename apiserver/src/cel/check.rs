@@ -14,6 +14,8 @@ pub struct Environment {
     variables: Vec<&'static str>,
     /// Names below `variables`.
     composed: BTreeSet<String>,
+    /// Whether there is `variables`.
+    composes: bool,
     /// `Object{...}` and `JSONPatch{...}` can be made.
     constructs: bool,
 }
@@ -26,8 +28,21 @@ impl Environment {
         }
     }
 
+    /// Variables that can be of any type.
+    pub(super) fn dynamic(&self) -> &'static [&'static str] {
+        &["object", "oldObject", "params"]
+    }
+
+    /// Declares `variables`, in which nothing is yet.
+    #[must_use]
+    pub fn composing(mut self) -> Self {
+        self.composes = true;
+        self
+    }
+
     /// Declares `variables.NAME`.
     pub fn compose(&mut self, name: &str) {
+        self.composes = true;
         self.composed.insert(name.to_owned());
     }
 
@@ -226,7 +241,11 @@ pub(super) fn check(
         environment,
         bound: Vec::new(),
     };
-    walk.visit(tree).map_err(|name| undeclared(&name, source))
+    walk.visit(tree)
+        .map_err(|name| match name.strip_prefix("variables.") {
+            Some(field) => CompileError::undefined_field(field, source),
+            None => undeclared(&name, source),
+        })
 }
 
 /// Whether a name is used as a variable anywhere in the tree.
@@ -320,7 +339,7 @@ impl Walk<'_> {
             Expr::Select(select) => {
                 if let Expr::Ident(name) = &select.operand.expr
                     && name == "variables"
-                    && !self.environment.composed.is_empty()
+                    && self.environment.composes
                 {
                     return if self.environment.composed.contains(&select.field) {
                         Ok(())

@@ -28,10 +28,20 @@ pub enum CompileError {
         column: usize,
         text: String,
     },
+    /// Its value is of another type than is asked for.
+    #[error("{}", wrong_type(wanted, got))]
+    Type { wanted: Vec<String>, got: String },
     #[error("compilation failed: expression is longer than {limit} bytes")]
     TooLong { limit: usize },
     #[error("compilation failed: expression recursion limit exceeded")]
     TooDeep,
+}
+
+fn wrong_type(wanted: &[String], got: &str) -> String {
+    match wanted {
+        [one] => format!("must evaluate to {one} but got {got}"),
+        many => format!("must evaluate to one of [{}]", many.join(" ")),
+    }
 }
 
 /// Why an expression has no value.

@@ -17,6 +17,7 @@ mod functions;
 mod interpret;
 mod macros;
 mod operators;
+mod types;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -64,7 +65,10 @@ impl Expression {
             let tree = Parser::default()
                 .enable_optional_syntax(true)
                 .parse(source)
-                .map_err(|errors| CompileError::Syntax(errors.to_string()))?;
+                .map_err(|errors| {
+                    // Upstream sets the lines off.
+                    CompileError::Syntax(errors.to_string().replace("\n| ", "\n | "))
+                })?;
             check::check(&tree, source, environment)?;
             Ok(tree)
         })
@@ -81,6 +85,27 @@ impl Expression {
 
     pub(crate) fn tree(&self) -> &IdedExpr {
         &self.tree
+    }
+
+    /// As [`Expression::compile`], of an expression whose value has to be of one of these types.
+    pub fn compile_to(
+        source: &str,
+        environment: &Environment,
+        wanted: &[&str],
+    ) -> Result<Self, CompileError> {
+        let made = Self::compile(source, environment)?;
+        match types::of(&made.tree, environment.dynamic()) {
+            Some(got) if !wanted.contains(&got.as_str()) => Err(CompileError::Type {
+                wanted: wanted.iter().map(|w| (*w).to_owned()).collect(),
+                got,
+            }),
+            _ => Ok(made),
+        }
+    }
+
+    /// The type of the value where the expression tells it, in upstream's words.
+    pub(crate) fn value_type(&self) -> Option<String> {
+        types::of(&self.tree, &[])
     }
 
     /// Whether the name is used as a variable.

@@ -2,6 +2,7 @@
 //! conformance tests of each kind ask for it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use cluster_tests::api::{Answer, Api};
@@ -87,6 +88,7 @@ pub(crate) fn every_built_in_kind_lives_through_its_life(_: &Suite) -> anyhow::R
     accepted("the account", api.json("POST", &accounts, &account)?)?;
     let mut versions: BTreeMap<String, BTreeMap<String, Served>> = BTreeMap::new();
     let mut failures = Vec::new();
+    let mut ended = Vec::new();
     for object in objects(NAMESPACE)? {
         let (version, kind) = kind_of(&object);
         if !versions.contains_key(&version) {
@@ -96,15 +98,53 @@ pub(crate) fn every_built_in_kind_lives_through_its_life(_: &Suite) -> anyhow::R
         let lived = served
             .with_context(|| format!("{version} {kind} is not served"))
             .and_then(|served| lives(&api, served, object));
-        if let Err(error) = lived {
-            failures.push(format!("{version} {kind}: {error:#}"));
+        match lived {
+            Ok(life) => ended.push((format!("{version} {kind}"), life)),
+            Err(error) => failures.push(format!("{version} {kind}: {error:#}")),
         }
     }
+    failures.extend(watch_all(&api, &ended)?);
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 
-fn lives(api: &Api, served: &Served, mut object: Value) -> anyhow::Result<()> {
+/// A life that is over.
+struct Life {
+    /// The collection, as far as this life is in it.
+    chosen: String,
+    /// Of the collection before it.
+    version: String,
+    /// The path of the object.
+    one: String,
+}
+
+/// How many watches are open at the same time: each waits for its end.
+const WATCHERS: usize = 16;
+
+/// Watches every life from its beginning; what went wrong.
+fn watch_all(api: &Api, lives: &[(String, Life)]) -> anyhow::Result<Vec<String>> {
+    let next = AtomicUsize::new(0);
+    let watch = || {
+        let mut failures = Vec::new();
+        while let Some((kind, life)) = lives.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = watched(api, life) {
+                failures.push(format!("{kind}: {error:#}"));
+            }
+        }
+        failures
+    };
+    std::thread::scope(|scope| {
+        let watchers: Vec<_> = (0..WATCHERS).map(|_| scope.spawn(watch)).collect();
+        let mut failures = Vec::new();
+        for watcher in watchers {
+            let found = watcher.join();
+            failures.extend(found.map_err(|_| anyhow::anyhow!("a watcher panicked"))?);
+        }
+        Ok(failures)
+    })
+}
+
+fn lives(api: &Api, served: &Served, mut object: Value) -> anyhow::Result<Life> {
     let path = &served.path;
     let chosen = format!("{path}?labelSelector=life%3Dled");
     object["metadata"]["labels"]["life"] = json!("led");
@@ -143,7 +183,12 @@ fn lives(api: &Api, served: &Served, mut object: Value) -> anyhow::Result<()> {
         status(api, &one, &replaced)?;
     }
     ends(api, served, &chosen, &one)?;
-    watched(api, &chosen, &before, &one)
+    let version = before["metadata"]["resourceVersion"].as_str();
+    Ok(Life {
+        version: version.context("no version")?.to_owned(),
+        chosen,
+        one,
+    })
 }
 
 /// Reads, changes and writes; again when the server itself wrote meanwhile, as it does with what
@@ -196,10 +241,12 @@ fn ends(api: &Api, served: &Served, chosen: &str, one: &str) -> anyhow::Result<(
 }
 
 /// A watch from before tells everything in order.
-fn watched(api: &Api, chosen: &str, before: &Value, one: &str) -> anyhow::Result<()> {
-    let version = before["metadata"]["resourceVersion"]
-        .as_str()
-        .context("no version")?;
+fn watched(api: &Api, life: &Life) -> anyhow::Result<()> {
+    let Life {
+        chosen,
+        version,
+        one,
+    } = life;
     let path = format!("{chosen}&watch=true&timeoutSeconds=1&resourceVersion={version}");
     let answer = api.get(&path)?;
     let text = match &answer.body {

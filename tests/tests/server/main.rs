@@ -1,6 +1,7 @@
 //! The server alone: what it refuses, and what it survives.
 
 mod crashes;
+mod crowds;
 mod lives;
 mod requests;
 mod starts;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         requests::stale_writes_conflict,
         lives::every_built_in_kind_lives_through_its_life,
         requests::a_watch_from_a_compacted_revision_is_gone,
+        crowds::ten_thousand_idle_connections_leave_room_and_are_closed,
+        crowds::clients_that_send_a_byte_at_a_time_are_given_up,
         crashes::acknowledged_writes_survive_fifty_kills,
         crashes::a_full_disk_refuses_writes_and_recovers,
     ];

@@ -34,6 +34,9 @@ use requests::{Fault, Request};
 /// Rounds of a run of all tests: less than a minute.
 const ROUNDS: u64 = 2;
 
+/// How many send at the same time.
+const SENDERS: usize = 8;
+
 /// After so many different faults nothing new is learnt.
 const ENOUGH: usize = 40;
 
@@ -114,6 +117,82 @@ fn create_samples(connection: &Connection, operations: &[Operation]) -> anyhow::
     Ok(())
 }
 
+/// What a round found.
+#[derive(Default)]
+struct Found {
+    faults: BTreeMap<String, String>,
+    codes: BTreeMap<u16, usize>,
+}
+
+/// What of the paths has to do with each other: requests of one resource are sent one after the
+/// other, since a harmless one is answered alike only while nobody changes what it asks for.
+fn resource_of(operation: &Operation) -> &str {
+    let (_, own) = operation
+        .path
+        .split_once("/namespaces/{namespace}/")
+        .unwrap_or_else(|| {
+            let version = operation.path.match_indices('/').nth(
+                // /api/v1/..., /apis/GROUP/VERSION/...
+                if operation.path.starts_with("/apis/") {
+                    3
+                } else {
+                    2
+                },
+            );
+            operation.path.split_at(version.map_or(0, |(at, _)| at + 1))
+        });
+    let plural = own.split('/').next().unwrap_or_default();
+    match plural {
+        // A Service has an address and is in a range.
+        "ipaddresses" | "servicecidrs" => "services",
+        other => other,
+    }
+}
+
+/// One request of each operation, of several resources at a time.
+fn round(suite: &Suite, seed: u64) -> anyhow::Result<Found> {
+    let mut resources: BTreeMap<&str, Vec<(usize, &Operation)>> = BTreeMap::new();
+    for (number, operation) in suite.operations.iter().enumerate() {
+        let of_resource = resources.entry(resource_of(operation)).or_default();
+        of_resource.push((number, operation));
+    }
+    let queue = Mutex::new(resources.into_values());
+    let send = || {
+        let mut found = Found::default();
+        loop {
+            let next = queue.lock().ok().and_then(|mut queue| queue.next());
+            let Some(operations) = next else {
+                return found;
+            };
+            for (number, operation) in operations {
+                // A seed of its own for each: one that fails can be made again by itself.
+                let mut random = StdRng::seed_from_u64(seed ^ number as u64);
+                let fault = Fault::any(&mut random);
+                let request = requests::request(operation, fault, &mut random);
+                let code = attempt(suite, operation, &request, &mut found.faults);
+                *found.codes.entry(code).or_default() += 1;
+                if found.faults.len() >= ENOUGH || code == 0 {
+                    return found;
+                }
+            }
+        }
+    };
+    let mut all = Found::default();
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
+        for sender in senders {
+            let found = sender
+                .join()
+                .map_err(|_| anyhow::anyhow!("a sender panicked"))?;
+            all.faults.extend(found.faults);
+            for (code, count) in found.codes {
+                *all.codes.entry(code).or_default() += count;
+            }
+        }
+        Ok(all)
+    })
+}
+
 mod suite {
     use super::*;
 
@@ -155,16 +234,10 @@ mod suite {
         let mut codes: BTreeMap<u16, usize> = BTreeMap::new();
         for round in 0..rounds {
             create_samples(&suite.connection, &suite.operations)?;
-            for (number, operation) in suite.operations.iter().enumerate() {
-                // A seed of its own for each: one that fails can be made again by itself.
-                let mut random = StdRng::seed_from_u64(seed ^ (round << 32) ^ number as u64);
-                let fault = Fault::any(&mut random);
-                let request = requests::request(operation, fault, &mut random);
-                let code = attempt(suite, operation, &request, &mut faults);
-                *codes.entry(code).or_default() += 1;
-                if faults.len() >= ENOUGH || code == 0 {
-                    break;
-                }
+            let found = self::round(suite, seed ^ (round << 32))?;
+            faults.extend(found.faults);
+            for (code, count) in found.codes {
+                *codes.entry(code).or_default() += count;
             }
             if let Err(error) = alive(suite) {
                 // The first request that got no answer is the one that did it.

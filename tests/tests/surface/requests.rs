@@ -115,7 +115,8 @@ pub(crate) fn request(operation: &Operation, fault: Fault, random: &mut StdRng) 
         query.insert(0, ("dryRun".to_owned(), "All".to_owned()));
     }
     let watches = operation.watches()
-        || query.iter().any(|(n, v)| n == "watch" && !v.is_empty())
+        // Anything but these two means yes, an empty value as well.
+        || query.iter().any(|(n, v)| n == "watch" && v != "false" && v != "0")
         || query.iter().any(|(n, _)| n == "follow");
     let path = path(operation, fault == Fault::Path, random);
     let (kind, mut body) = body(operation, fault, random);

@@ -29,17 +29,7 @@ fn literal_type(expression: &str) -> Option<&'static str> {
     }
 }
 
-/// A literal expression has to be of the type that is asked for.
-pub(super) fn check_type(e: &mut Errors, expression: &Node<'_>, wanted: &str) {
-    if let Some(own) = literal_type(expression.text()).filter(|own| *own != wanted) {
-        e.bad(
-            expression,
-            format!("must evaluate to {wanted} but got {own}"),
-        );
-    }
-}
-
-/// As selectors of devices word it.
+/// The selector of a device is true or false.
 pub(super) fn check_selector(e: &mut Errors, expression: &Node<'_>) {
     if let Some(own) = literal_type(expression.text()).filter(|own| *own != "bool") {
         let why = format!("must evaluate to bool or the unknown type, not {own}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::field::{Errors, Node};
-use super::{Change, Rule, literal, meta, names, webhook};
+use super::{Change, Rule, meta, names, webhook};
 
 /// The most that the expression of an audit annotation may have, in bytes.
 const MAX_VALUE_EXPRESSION: usize = 5 * 1024;
@@ -88,7 +88,7 @@ fn mutation(e: &mut Errors, mutation: &Node<'_>) {
                 e.forbidden(&patch, why);
             }
         } else if patch.is_set() {
-            expression(e, &patch.get("expression"), None);
+            expression(e, &patch.get("expression"));
         } else {
             e.required(&patch, format!("must be specified when patchType is {own}"));
         }
@@ -180,26 +180,22 @@ fn variables(e: &mut Errors, list: &Node<'_>) {
         {
             e.bad(&name, "name is not a valid CEL identifier");
         }
-        expression(e, &variable.get("expression"), None);
+        expression(e, &variable.get("expression"));
     }
 }
 
-/// An expression has to be there; of the type, if one is asked for.
-fn expression(e: &mut Errors, node: &Node<'_>, wanted: Option<&str>) {
+/// An expression has to be there; what it says is judged where it can be compiled.
+fn expression(e: &mut Errors, node: &Node<'_>) {
     if node.text().trim().is_empty() {
         e.required(node, "expression is not specified");
-    } else if let Some(wanted) = wanted {
-        literal::check_type(e, node, wanted);
     }
 }
 
 fn validation(e: &mut Errors, validation: &Node<'_>) {
-    expression(e, &validation.get("expression"), Some("bool"));
+    expression(e, &validation.get("expression"));
     let words = validation.get("messageExpression");
     if !words.is_empty() && words.text().trim().is_empty() {
         e.bad(&words, "must be non-empty if specified");
-    } else if !words.is_empty() {
-        literal::check_type(e, &words, "string");
     }
     let message = validation.get("message");
     let trimmed = message.text().trim();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::address::check_domain;
 use super::field::{Errors, Node};
-use super::{Change, literal, meta, names};
+use super::{Change, meta, names};
 
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
@@ -231,8 +231,6 @@ pub(super) fn match_conditions(e: &mut Errors, list: &Node<'_>) {
         let (name, expression) = (condition.get("name"), condition.get("expression"));
         if expression.text().trim().is_empty() {
             e.required(&expression, "");
-        } else {
-            literal::check_type(e, &expression, "bool");
         }
         e.check_required(&name, names::qualified_name_faults);
         if !name.is_empty() && !known.insert(name.text()) {

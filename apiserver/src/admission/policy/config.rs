@@ -117,10 +117,15 @@ fn compile(
     value: &Value,
     field: String,
     environment: &Environment,
+    wanted: Option<&[&str]>,
     faults: &mut Faults,
 ) -> Option<Expression> {
     let source = value.as_str().unwrap_or_default().trim();
-    match Expression::compile(source, environment) {
+    let made = match wanted {
+        Some(wanted) => Expression::compile_to(source, environment, wanted),
+        None => Expression::compile(source, environment),
+    };
+    match made {
         Ok(expression) => Some(expression),
         Err(error) => {
             faults.push((field, source.to_owned(), error));
@@ -140,13 +145,20 @@ impl Spec for ValidatingSpec {
                 &item["expression"],
                 field("expression"),
                 environment,
+                Some(&["bool"]),
                 faults,
             );
             let told = &item["messageExpression"];
             let message_expression = if text(told).is_empty() {
                 None
             } else {
-                compile(told, field("messageExpression"), environment, faults)
+                compile(
+                    told,
+                    field("messageExpression"),
+                    environment,
+                    Some(&["string"]),
+                    faults,
+                )
             };
             if let Some(expression) = expression {
                 validations.push(Validation {
@@ -160,7 +172,13 @@ impl Spec for ValidatingSpec {
         let mut annotations = Vec::new();
         for (at, item) in items(&spec["auditAnnotations"]) {
             let field = format!("spec.auditAnnotations[{at}].valueExpression");
-            if let Some(value) = compile(&item["valueExpression"], field, environment, faults) {
+            if let Some(value) = compile(
+                &item["valueExpression"],
+                field,
+                environment,
+                Some(&["string", "null_type"]),
+                faults,
+            ) {
                 annotations.push((text(&item["key"]), value));
             }
         }
@@ -182,7 +200,7 @@ impl Spec for MutatingSpec {
                 _ => ("applyConfiguration", Mutation::Apply),
             };
             let field = format!("spec.mutations[{at}].{part}.expression");
-            let made = compile(&item[part]["expression"], field, environment, faults);
+            let made = compile(&item[part]["expression"], field, environment, None, faults);
             mutations.extend(made.map(make));
         }
         MutatingSpec {
@@ -198,12 +216,20 @@ impl<S: Spec> Compiled<S> {
         let conditions = Conditions::compile(&spec["matchConditions"], &environment);
         for (at, condition) in items(&spec["matchConditions"]) {
             let field = format!("spec.matchConditions[{at}].expression");
-            compile(&condition["expression"], field, &environment, faults);
+            compile(
+                &condition["expression"],
+                field,
+                &environment,
+                Some(&["bool"]),
+                faults,
+            );
         }
+        environment = environment.composing();
         let mut variables = Vec::new();
         for (at, variable) in items(&spec["variables"]) {
             let field = format!("spec.variables[{at}].expression");
-            if let Some(made) = compile(&variable["expression"], field, &environment, faults) {
+            if let Some(made) = compile(&variable["expression"], field, &environment, None, faults)
+            {
                 variables.push((text(&variable["name"]), made));
             }
             environment.compose(&text(&variable["name"]));

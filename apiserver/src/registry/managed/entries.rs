@@ -198,6 +198,12 @@ pub fn same_but_times(old: &Value, new: &Value) -> bool {
         && same_entries(old, new)
 }
 
+/// Whether two objects differ in nothing but the version of their resource.
+pub(super) fn equal_but_version(a: &Value, b: &Value) -> bool {
+    equal_but(a, b, &["metadata"])
+        && equal_but(&a["metadata"], &b["metadata"], &["resourceVersion"])
+}
+
 /// Whether two maps agree in everything but these keys.
 fn equal_but(old: &Value, new: &Value, uncompared: &[&str]) -> bool {
     let compared = |value: &Value| {

@@ -68,6 +68,15 @@ impl FieldSet {
         both
     }
 
+    /// Whether the other set has every path of this one.
+    pub fn is_within(&self, other: &FieldSet) -> bool {
+        (!self.member || other.member)
+            && self.children.iter().all(|(edge, child)| {
+                let theirs = other.children.get(edge);
+                theirs.is_some_and(|theirs| child.is_within(theirs))
+            })
+    }
+
     /// Removes the paths and everything below them.
     pub fn without(mut self, paths: &[&[&str]]) -> FieldSet {
         for path in paths {
@@ -187,6 +196,8 @@ mod tests {
             json!({"f:a": {}, "f:c": {}})
         );
         assert_eq!(a.intersection(&b).to_value(), json!({"f:a": {"f:b": {}}}));
+        assert!(a.intersection(&b).is_within(&a) && a.intersection(&b).is_within(&b));
+        assert!(!a.is_within(&b) && !b.is_within(&a));
         assert_eq!(
             a.union(&b).to_value(),
             json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}, "f:d": {}})

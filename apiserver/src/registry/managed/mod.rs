@@ -166,7 +166,7 @@ impl<'a> Writer<'a> {
         let merged = self.prune(merged, &all, &set, &last.set);
         self.take_from_others(&base, &merged, &mut all, force)?;
         let set = without_system_fields(set);
-        let unchanged = without_resource_version(&merged) == without_resource_version(&base);
+        let unchanged = entries::equal_but_version(&merged, &base);
         let time = if unchanged {
             last.time
         } else {
@@ -195,7 +195,9 @@ impl<'a> Writer<'a> {
 
     /// Removes what this manager applied before, applies no longer, and no other applier owns.
     fn prune(&self, merged: Value, others: &[Entry], set: &FieldSet, last: &FieldSet) -> Value {
-        if last.is_empty() {
+        // What was applied before and still is stays, with all that stands beside it: mostly
+        // nothing else was applied.
+        if last.is_within(set) {
             return merged;
         }
         let named = |set: &FieldSet| typed::with_named_fields(self.shape, set);
@@ -241,12 +243,6 @@ impl<'a> Writer<'a> {
         }
         Ok(())
     }
-}
-
-fn without_resource_version(object: &Value) -> Value {
-    let mut object = object.clone();
-    meta::of_mut(&mut object).remove("resourceVersion");
-    object
 }
 
 /// Why an apply is refused.

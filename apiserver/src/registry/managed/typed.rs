@@ -247,25 +247,22 @@ fn compare_entries(
     }
 }
 
-fn compare_items(
+fn compare_items<'v>(
     list: &List,
     keys: &[Cow<'static, str>],
-    old: Option<&Value>,
-    new: Option<&Value>,
+    old: Option<&'v Value>,
+    new: Option<&'v Value>,
     result: &mut Comparison,
 ) {
-    let items = |v: Option<&'_ Value>| -> Vec<Value> {
-        v.and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let (old, new) = (items(old), items(new));
-    let group = |items: &[Value]| {
-        let mut grouped: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let grouped = |v: Option<&'v Value>| {
+        let items = v.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let mut grouped: BTreeMap<String, Vec<&'v Value>> = BTreeMap::new();
         for (edge, item) in item_edges(list, keys, items).into_iter().zip(items) {
-            grouped.entry(edge).or_default().push(item.clone());
+            grouped.entry(edge).or_default().push(item);
         }
         grouped
     };
-    let (old, new) = (group(&old), group(&new));
+    let (old, new) = (grouped(old), grouped(new));
     let edges: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let node = self::node(&list.item);
     for edge in edges {
@@ -273,12 +270,14 @@ fn compare_items(
         if before == after {
             continue;
         }
-        let single = |v: Option<&Vec<Value>>| v.is_none_or(|items| items.len() == 1);
+        let single = |v: Option<&Vec<&Value>>| v.is_none_or(|items| items.len() == 1);
         let compared = if single(before) && single(after) {
-            compare_nodes(&node, before.map(|v| &v[0]), after.map(|v| &v[0]))
+            compare_nodes(&node, before.map(|v| v[0]), after.map(|v| v[0]))
         } else {
             // Repeated items are compared as a whole.
-            let all = |v: Option<&Vec<Value>>| v.map(|items| Value::Array(items.clone()));
+            let all = |v: Option<&Vec<&Value>>| {
+                v.map(|items| items.iter().map(|item| (*item).clone()).collect::<Value>())
+            };
             compare_nodes(&Node::Leaf, all(before).as_ref(), all(after).as_ref())
         };
         result.attach(edge, compared);

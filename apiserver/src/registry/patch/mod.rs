@@ -2,6 +2,7 @@
 
 mod json;
 mod merge;
+mod repeats;
 mod strategic;
 
 use bytes::Bytes;
@@ -129,7 +130,10 @@ fn yaml(body: &Bytes) -> Result<Value, ApiError> {
 
 /// What strict decoding finds in an applied text: keys that stand twice.
 pub(super) fn repeated_in_apply(body: &Bytes) -> Option<String> {
-    // JSON is YAML, too.
+    // JSON is YAML, too, and read much faster.
+    if repeats::has_none(body) {
+        return None;
+    }
     let text = std::str::from_utf8(body).ok()?;
     let found = schema::check::read_yaml(text).ok()?.strict_error()?;
     Some(format!(

@@ -22,14 +22,18 @@ pub(super) enum StrategicError {
     UnknownField { shape: String, field: String },
     #[error("map: {item} does not contain declared merge key: {key}")]
     NoMergeKey { item: String, key: String },
-    #[error("invalid directive")]
-    Directive,
+    #[error("an item of a list with the merge key {key} is no map, or has an unknown directive")]
+    Directive { key: String },
     #[error("merging lists cannot yet be specified in the patch")]
     MergeList,
     #[error("unknown patch type: {directive} in map: {map}")]
     UnknownDirective { directive: String, map: String },
     #[error("invalid patch format of retainKeys")]
     Retain,
+    #[error("invalid patch format of primitive list")]
+    Primitives,
+    #[error("invalid patch format of setElementOrder list")]
+    Order,
 }
 
 type Result<T> = std::result::Result<T, StrategicError>;
@@ -45,10 +49,13 @@ pub(super) fn apply(
     };
     let merged = merge_map(original.clone(), patch, Level::Struct(shape.get()));
     merged.map(Value::Object).map_err(|error| match error {
-        StrategicError::UnknownField { .. } | StrategicError::Retain => {
-            ApiError::bad_request(error.to_string())
+        // Upstream tells of these as of faults of its own; clients know them so.
+        StrategicError::NoMergeKey { .. }
+        | StrategicError::MergeList
+        | StrategicError::UnknownDirective { .. } => {
+            ApiError::new(500, "", error.to_string(), None)
         }
-        other => ApiError::new(500, "", other.to_string(), None),
+        other => ApiError::bad_request(other.to_string()),
     })
 }
 
@@ -111,7 +118,7 @@ fn merge_map(
         }
     }
     if let Some(retain) = patch.remove(RETAIN) {
-        let keys = retain.as_array().ok_or(StrategicError::Directive)?;
+        let keys = retain.as_array().ok_or(StrategicError::Retain)?;
         let kept = |key: &String| key.starts_with('$') || keys.iter().any(|k| k == key);
         if !patch.keys().all(kept) {
             return Err(StrategicError::Retain);
@@ -119,14 +126,14 @@ fn merge_map(
         original.retain(|key, _| keys.iter().any(|k| k == key));
     }
     let orders = take_prefixed(&mut patch, ORDER);
+    if orders.iter().any(|(_, order)| !order.is_array()) {
+        return Err(StrategicError::Order);
+    }
     for (field, values) in take_prefixed(&mut patch, DELETE_FROM) {
-        let (Some(list), Some(gone)) = (
-            original.get_mut(&field).and_then(Value::as_array_mut),
-            values.as_array(),
-        ) else {
-            continue;
-        };
-        list.retain(|item| !gone.contains(item));
+        let gone = values.as_array().ok_or(StrategicError::Primitives)?;
+        if let Some(list) = original.get_mut(&field).and_then(Value::as_array_mut) {
+            list.retain(|item| !gone.contains(item));
+        }
     }
     for (field, value) in &patch {
         if value.is_null() {
@@ -275,8 +282,11 @@ fn merge_list(
             .collect());
     }
     let mut merged = original.clone();
+    let odd = || StrategicError::Directive {
+        key: key.to_owned(),
+    };
     for item in patch {
-        let map = item.as_object().ok_or(StrategicError::Directive)?;
+        let map = item.as_object().ok_or_else(odd)?;
         let value = map.get(key).ok_or_else(|| StrategicError::NoMergeKey {
             item: item.to_string(),
             key: key.to_owned(),
@@ -288,7 +298,7 @@ fn merge_list(
             }
             Some("merge") => return Err(StrategicError::MergeList),
             None => {}
-            Some(_) => return Err(StrategicError::Directive),
+            Some(_) => return Err(odd()),
         }
         match merged.iter().position(|m| m.get(key) == Some(value)) {
             Some(at) => {

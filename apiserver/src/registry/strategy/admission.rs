@@ -38,7 +38,11 @@ fn conditions(conditions: &Value, environment: &Environment, field: &str, causes
 
 fn compile(expression: &Value, environment: &Environment, field: &str, causes: &mut Vec<Cause>) {
     let source = expression.as_str().unwrap_or_default();
-    if let Err(error) = Expression::compile(source, environment) {
+    // That it is missing is told elsewhere.
+    if source.trim().is_empty() {
+        return;
+    }
+    if let Err(error) = Expression::compile_to(source, environment, &["bool"]) {
         causes.push(fault(field, source, &error));
     }
 }
@@ -52,6 +56,14 @@ fn fault(field: &str, source: &str, error: &CompileError) -> Cause {
     )
 }
 
+/// Faults of expressions that are there; that one is missing is told elsewhere.
+fn told(faults: &[(String, String, CompileError)]) -> impl Iterator<Item = Cause> {
+    let there = faults
+        .iter()
+        .filter(|(_, source, _)| !source.trim().is_empty());
+    there.map(|(field, source, error)| fault(field, source, error))
+}
+
 /// Expressions of a validating policy. A policy whose specification stays is not judged again.
 pub(super) fn validating_policy(
     new: &Value,
@@ -61,7 +73,7 @@ pub(super) fn validating_policy(
 ) {
     if old.is_none_or(|old| old["spec"] != new["spec"]) {
         let faults = policy_faults::<ValidatingSpec>(new);
-        causes.extend(faults.iter().map(|(f, source, e)| fault(f, source, e)));
+        causes.extend(told(&faults));
     }
 }
 
@@ -74,6 +86,6 @@ pub(super) fn mutating_policy(
 ) {
     if old.is_none_or(|old| old["spec"] != new["spec"]) {
         let faults = policy_faults::<MutatingSpec>(new);
-        causes.extend(faults.iter().map(|(f, source, e)| fault(f, source, e)));
+        causes.extend(told(&faults));
     }
 }

@@ -158,7 +158,7 @@ impl Call {
             let merged = managed::apply(self, old.as_ref(), &applied, options)?;
             let respelled = old.as_ref().is_some_and(|old| is_respelled(old, &merged));
             let decoded = kinds::decode_patched(&self.resource, &gvk, merged)
-                .map_err(|error| ApiError::new(500, "", error.to_string(), None))?;
+                .map_err(|error| ApiError::bad_request(error.to_string()))?;
             self.check_name(&decoded.value)?;
             let outcome = match (current, old) {
                 (Some(current), Some(old)) => self

@@ -27,6 +27,11 @@ impl Faults<'_> {
     }
 
     pub(super) fn invalid(&mut self, field: &str, value: &Value, why: &str) {
+        self.shown(field, &value.to_string(), why);
+    }
+
+    /// As [`Faults::invalid`], of a value that has a text already.
+    pub(super) fn shown(&mut self, field: &str, value: &str, why: &str) {
         let text = format!("Invalid value: {value}: {why}");
         self.0.push(Cause::new("FieldValueInvalid", text, field));
     }
@@ -294,6 +299,8 @@ fn check_names(own: &Value, faults: &mut Faults<'_>) {
     }
 }
 
+const NO_SIMPLE_PATH: &str = "must be a simple json path starting with .";
+
 fn check_scale(scale: &Value, path: &str, faults: &mut Faults<'_>) {
     if !scale.is_object() {
         return;
@@ -306,6 +313,9 @@ fn check_scale(scale: &Value, path: &str, faults: &mut Faults<'_>) {
                 faults.required(&field, "");
             }
             return;
+        }
+        if !own.starts_with('.') {
+            return faults.invalid(&field, &scale[key], NO_SIMPLE_PATH);
         }
         let inside = below.iter().any(|b| own.starts_with(&format!("{b}.")));
         if !inside || own.contains(['[', ']']) {
@@ -339,8 +349,29 @@ fn check_column(column: &Value, path: &str, faults: &mut Faults<'_>) {
             "must be one of boolean,date,integer,number,string",
         );
     }
+    let formats = [
+        "byte",
+        "date",
+        "date-time",
+        "double",
+        "float",
+        "int32",
+        "int64",
+        "password",
+    ];
+    let format = text(&column["format"]);
+    if !format.is_empty() && !formats.contains(&format) {
+        let why = format!("must be one of {}", formats.join(","));
+        faults.invalid(&format!("{path}.format"), &column["format"], &why);
+    }
     if text(&column["jsonPath"]).is_empty() {
         faults.required(&format!("{path}.JSONPath"), "");
+    } else if !text(&column["jsonPath"]).starts_with('.') {
+        faults.invalid(
+            &format!("{path}.JSONPath"),
+            &column["jsonPath"],
+            NO_SIMPLE_PATH,
+        );
     } else if let Err(error) = ::schema::table::JsonPath::parse(text(&column["jsonPath"])) {
         faults.invalid(
             &format!("{path}.JSONPath"),
@@ -613,6 +644,33 @@ mod tests {
             [
                 "spec.versions: Invalid value: []: must have exactly one version marked as storage version",
                 "status.storedVersions: Invalid value: null: must have at least one stored version"
+            ]
+        );
+    }
+
+    #[test]
+    fn columns_have_paths_and_formats_that_are_known() {
+        let column = |own: Value| {
+            faults(|d| d["spec"]["versions"][0]["additionalPrinterColumns"] = json!([own]))
+        };
+        assert_eq!(
+            column(json!({"name": "a", "type": "string", "jsonPath": "x"})),
+            [
+                "spec.additionalPrinterColumns[0].JSONPath: Invalid value: \"x\": must be a simple json path starting with ."
+            ]
+        );
+        assert_eq!(
+            column(json!({"name": "a", "type": "string", "jsonPath": ".x", "format": "X"})),
+            [
+                "spec.additionalPrinterColumns[0].format: Invalid value: \"X\": must be one of byte,date,date-time,double,float,int32,int64,password"
+            ]
+        );
+        assert_eq!(
+            faults(
+                |d| d["spec"]["versions"][0]["subresources"] = json!({"scale": {"specReplicasPath": "spec.x", "statusReplicasPath": ".status.r"}})
+            ),
+            [
+                "spec.subresources.scale.specReplicasPath: Invalid value: \"spec.x\": must be a simple json path starting with ."
             ]
         );
     }

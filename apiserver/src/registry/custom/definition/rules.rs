@@ -69,14 +69,22 @@ impl Walk<'_, '_> {
         let compiled = match Expression::compile(source, &environment()) {
             Ok(compiled) => compiled,
             Err(error) => {
-                self.faults.invalid(&path, &rule[field], &error.to_string());
+                self.faults.shown(&path, &shown(rule), &error.to_string());
                 return;
             }
         };
+        let (wanted, why) = match field {
+            "rule" => ("bool", "cel expression must evaluate to a bool"),
+            _ => ("string", "messageExpression must evaluate to a string"),
+        };
+        if compiled.value_type().is_some_and(|own| own != wanted) {
+            self.faults.shown(&path, &shown(rule), why);
+            return;
+        }
         let (cost, undefined) = judge(&compiled, schema, limits);
         if let Some(name) = undefined {
             let error = CompileError::undefined_field(&name, source);
-            self.faults.invalid(&path, &rule[field], &error.to_string());
+            self.faults.shown(&path, &shown(rule), &error.to_string());
             return;
         }
         if let Some(fault) = self.total.observe(field, &path, cost) {
@@ -90,6 +98,25 @@ impl Walk<'_, '_> {
         }
     }
 }
+/// A rule as Go shows it: all fields in the order of the type, under the names that they have in
+/// its code.
+fn shown(rule: &Value) -> String {
+    let text = |key: &str| Value::from(text(&rule[key]));
+    let parts = [
+        ("Rule", text("rule")),
+        ("Message", text("message")),
+        ("MessageExpression", text("messageExpression")),
+        ("Reason", rule["reason"].clone()),
+        ("FieldPath", text("fieldPath")),
+        ("OptionalOldSelf", rule["optionalOldSelf"].clone()),
+    ];
+    let parts = parts.map(|(name, value)| format!("\"{name}\":{value}"));
+    format!("{{{}}}", parts.join(","))
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+}
+
 /// What a rule says besides its expressions.
 fn check_rule(rule: &Value, path: &str, faults: &mut Faults<'_>) {
     if text(&rule["rule"]).trim().is_empty() {

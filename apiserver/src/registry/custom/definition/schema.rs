@@ -298,6 +298,18 @@ mod tests {
             "s.properties[a].default: Invalid value: \"integer\":  in body must be of type string: \"integer\"",
         );
         one(
+            json!({"type": "string", "x-kubernetes-validations": [{"rule": "1 > 0 ? 1 : 2"}]}),
+            "s.properties[a].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"1 \\u003e 0 ? 1 : 2\",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\"OptionalOldSelf\":null}: cel expression must evaluate to a bool",
+        );
+        one(
+            json!({"type": "array"}),
+            "s.properties[a].items: Required value: must be specified",
+        );
+        one(
+            json!({"type": "string", "pattern": "("}),
+            "s.properties[a].pattern: Invalid value: \"(\": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(`",
+        );
+        one(
             json!({"description": "no type"}),
             "s.properties[a].type: Required value: must not be empty for specified object fields",
         );

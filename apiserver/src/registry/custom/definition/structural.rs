@@ -33,7 +33,11 @@ fn invariants(schema: &Value, level: Level, path: &str, depth: usize, faults: &m
     if depth > MAX_DEPTH {
         return;
     }
+    if schema["type"] == "array" && schema["items"].is_null() {
+        faults.required(&format!("{path}.items"), "must be specified");
+    }
     check_type(schema, level, path, faults);
+    check_pattern(schema, path, faults);
     if schema[EMBEDDED] == true {
         embedded(schema, path, faults);
     }
@@ -52,6 +56,31 @@ fn invariants(schema: &Value, level: Level, path: &str, depth: usize, faults: &m
             values_only(inner, &format!("{path}.{name}"), 0, faults);
         }
     }
+}
+
+fn check_pattern(schema: &Value, path: &str, faults: &mut Faults<'_>) {
+    let pattern = text(&schema["pattern"]);
+    let Err(regex::Error::Syntax(fault)) = regex::Regex::new(pattern) else {
+        return;
+    };
+    let why = fault.rsplit("error: ").next().unwrap_or_default();
+    let from = |c: char| pattern.find(c).map_or(pattern, |at| &pattern[at..]);
+    // In Go's words, where they are known.
+    let why = match why.trim() {
+        "unclosed group" => format!("missing closing ): `{pattern}`"),
+        "unopened group" => format!("unexpected ): `{pattern}`"),
+        "unclosed character class" => format!("missing closing ]: `{}`", from('[')),
+        "repetition operator missing expression" => {
+            let operator: String = pattern.chars().take(1).collect();
+            format!("missing argument to repetition operator: `{operator}`")
+        }
+        other => format!("{other}: `{pattern}`"),
+    };
+    faults.invalid(
+        &format!("{path}.pattern"),
+        &schema["pattern"],
+        &format!("must be a valid regular expression, but isn't: error parsing regexp: {why}"),
+    );
 }
 
 fn check_type(schema: &Value, level: Level, path: &str, faults: &mut Faults<'_>) {
@@ -156,6 +185,7 @@ fn values_only(schema: &Value, path: &str, depth: usize, faults: &mut Faults<'_>
     if depth > MAX_DEPTH {
         return;
     }
+    check_pattern(schema, path, faults);
     for (key, why) in [
         ("type", "must be empty to be structural"),
         ("title", "must be empty to be structural"),
