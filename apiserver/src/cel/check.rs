@@ -281,10 +281,15 @@ fn of_entries<'a>(entries: impl Iterator<Item = &'a EntryExpr>) -> Vec<&'a IdedE
         .collect()
 }
 
-/// Where the name stands in the source, for the message.
+/// Where the name stands in the source, for the message; of a function, where its arguments begin.
 fn undeclared(name: &str, source: &str) -> CompileError {
+    let is_function = name.ends_with('(');
+    let name = name.trim_end_matches('(');
     let last = name.rsplit('.').next().unwrap_or(name);
-    let (line, column, text) = place(last, source);
+    let (line, mut column, text) = place(last, source);
+    if is_function {
+        column += last.chars().count();
+    }
     CompileError::Undeclared {
         name: name.to_owned(),
         line,
@@ -406,7 +411,7 @@ impl Walk<'_> {
         }
         let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
         if !operator && !FUNCTIONS.contains(&name.as_str()) {
-            return Err(name);
+            return Err(format!("{name}("));
         }
         let names = match (BINDING.contains(&name.as_str()), name.as_str()) {
             (true, "optMap" | "optFlatMap") => 1,

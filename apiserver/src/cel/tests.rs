@@ -135,7 +135,10 @@ fn what_cannot_be_compiled_is_refused_when_it_is_written() {
         compile("objekt.spec == 1"),
         "compilation failed: ERROR: <input>:1:1: undeclared reference to 'objekt' (in container '')\n | objekt.spec == 1\n | ^"
     );
-    assert!(compile("object.spec.frobnicate()").contains("undeclared reference to 'frobnicate'"));
+    assert!(
+        compile("object.spec.frobnicate()")
+            .contains("<input>:1:23: undeclared reference to 'frobnicate' (in container '')")
+    );
     assert!(compile("variables.unknown").contains("undefined field 'unknown'"));
     assert!(compile("Foo{a: 1}").contains("undeclared reference to 'Foo'"));
     assert!(compile(&"x".repeat(100_000)).contains("longer than"));
