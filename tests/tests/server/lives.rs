@@ -89,7 +89,7 @@ pub(crate) fn every_built_in_kind_lives_through_its_life(_: &Suite) -> anyhow::R
     let mut versions: BTreeMap<String, BTreeMap<String, Served>> = BTreeMap::new();
     let mut failures = Vec::new();
     let mut ended = Vec::new();
-    for object in objects(NAMESPACE)? {
+    for (number, object) in objects(NAMESPACE)?.into_iter().enumerate() {
         let (version, kind) = kind_of(&object);
         if !versions.contains_key(&version) {
             versions.insert(version.clone(), discover(&api, &version)?);
@@ -97,7 +97,7 @@ pub(crate) fn every_built_in_kind_lives_through_its_life(_: &Suite) -> anyhow::R
         let served = versions[&version].get(&kind);
         let lived = served
             .with_context(|| format!("{version} {kind} is not served"))
-            .and_then(|served| lives(&api, served, object));
+            .and_then(|served| lives(&api, served, number, object));
         match lived {
             Ok(life) => ended.push((format!("{version} {kind}"), life)),
             Err(error) => failures.push(format!("{version} {kind}: {error:#}")),
@@ -144,10 +144,11 @@ fn watch_all(api: &Api, lives: &[(String, Life)]) -> anyhow::Result<Vec<String>>
     })
 }
 
-fn lives(api: &Api, served: &Served, mut object: Value) -> anyhow::Result<Life> {
+fn lives(api: &Api, served: &Served, number: usize, mut object: Value) -> anyhow::Result<Life> {
     let path = &served.path;
-    let chosen = format!("{path}?labelSelector=life%3Dled");
-    object["metadata"]["labels"]["life"] = json!("led");
+    // Objects of some kinds are seen under several versions: each life has a label of its own.
+    let chosen = format!("{path}?labelSelector=life%3D{number}");
+    object["metadata"]["labels"]["life"] = json!(number.to_string());
     let before = accepted("list", api.get(&chosen)?)?;
     ensure!(
         before["items"].as_array().is_some_and(Vec::is_empty),
