@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use watch_cache::{Change, WatchCache};
 
 use crate::context::Context;
-use crate::events::Severity;
 use crate::mirrors;
 use crate::pod::admission;
 use crate::pod::memory::Ending;
@@ -22,6 +21,7 @@ use crate::pod::phase_is_final;
 use crate::runtime::{self, Seen};
 use crate::static_pods::{self, StaticPods};
 use crate::worker::{self, Beginning, Mailbox, Message};
+use events::EventType;
 
 /// How often the runtime is asked for everything while it tells of exits by itself.
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(30);
@@ -253,7 +253,7 @@ impl Manager {
             Err(ending) => {
                 let reason = "FailedAdmission";
                 let (events, message) = (&self.context.events, ending.message.clone());
-                events.pod(&pod, None, Severity::Warning, reason, message);
+                events.pod(&pod, None, EventType::Warning, reason, message);
                 Beginning::Rejected(pod, ending)
             }
         };

@@ -6,6 +6,7 @@ mod schedule;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use events::reference;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
@@ -14,7 +15,6 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use watch_cache::{ControllerIndex, ObjectKey, WatchCache};
 
-use crate::framework::events::reference;
 use crate::framework::{
     Context, During, Error, EventType, Expectations, Outcome, Reconciler, Tolerate, act, owners,
     related,

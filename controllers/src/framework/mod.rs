@@ -5,7 +5,6 @@ pub mod discovery;
 pub mod disruption;
 pub mod ended;
 pub mod error;
-pub mod events;
 pub mod expectations;
 pub mod hash;
 pub mod history;
@@ -16,8 +15,8 @@ pub mod queue;
 pub mod related;
 pub mod runtime;
 
+pub use ::events::{EventType, Recorder};
 pub use ended::Ended;
 pub use error::{During, Error, Tolerate};
-pub use events::{EventType, Recorder};
 pub use expectations::Expectations;
 pub use runtime::{Context, Outcome, Reconciler, follow};

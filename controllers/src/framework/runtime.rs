@@ -21,10 +21,10 @@ use tokio_util::task::TaskTracker;
 use watch_cache::{Cacheable, Change, WatchCache, WatchCaches};
 
 use super::error::Error;
-use super::events::Recorder;
 use super::metrics::METRICS;
 use super::queue::Queue;
 use crate::config::Config;
+use ::events::Recorder;
 
 /// What every controller gets. Cheap to clone.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 //! A binding is told on both objects: first on the volume (`claimRef`), which is the lock,
 //! then on the claim (`volumeName`). A crash in between is finished by the next sync.
 
+use events::reference;
 use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, PersistentVolumeStatus,
 };
@@ -12,7 +13,6 @@ use serde_json::json;
 use watch_cache::{Change, ObjectKey, WatchCache};
 
 use super::matching::{self, Reserved, claim_ref, class_of, reserved, spec};
-use crate::framework::events::reference;
 use crate::framework::{Context, Error, EventType, Outcome, Reconciler, Tolerate, act};
 
 const NAME: &str = "persistentvolume-binder-controller";

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::{CsiError, Driver};
 use crate::context::Context;
-use crate::events::Severity;
 use crate::quantity::{ResourceList, value};
+use events::EventType;
 
 /// Conditions of a claim that end with the expansion.
 const OVER: [&str; 2] = ["Resizing", "FileSystemResizePending"];
@@ -67,7 +67,7 @@ pub(super) async fn expand(
     };
     let (severity, reason, message) = match result {
         Ok(()) => (
-            Severity::Normal,
+            EventType::Normal,
             "FileSystemResizeSuccessful",
             format!(
                 "MountVolume.NodeExpandVolume succeeded for volume \"{name}\" {}",
@@ -75,7 +75,7 @@ pub(super) async fn expand(
             ),
         ),
         Err(error) => (
-            Severity::Warning,
+            EventType::Warning,
             "VolumeResizeFailed",
             format!("NodeExpandVolume.NodeExpandVolume failed for volume \"{name}\" : {error}"),
         ),

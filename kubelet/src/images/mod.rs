@@ -17,10 +17,11 @@ pub(crate) use collect::collect;
 pub(crate) use credentials::Credentials;
 pub(crate) use reference::Reference;
 
-use crate::events::{Recorder, Severity};
+use crate::events::Recorder;
 use crate::pod::memory::Waiting;
 use crate::pod::security::ImageUser;
 use crate::runtime::Runtime;
+use events::EventType;
 
 /// Pulls at the same time.
 const PULLS: usize = 4;
@@ -170,7 +171,7 @@ impl Images {
         self.events.pod(
             request.pod,
             request.container,
-            Severity::Normal,
+            EventType::Normal,
             reason,
             message,
         );
@@ -180,7 +181,7 @@ impl Images {
         self.events.pod(
             request.pod,
             request.container,
-            Severity::Warning,
+            EventType::Warning,
             reason,
             message,
         );

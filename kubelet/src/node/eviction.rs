@@ -13,12 +13,12 @@ use super::disk_usage;
 use super::machine::meminfo;
 use crate::config::EvictionThresholds;
 use crate::context::Context;
-use crate::events::Severity;
 use crate::images;
 use crate::pod::memory::Ending;
 use crate::pod::resources::{self, Side};
 use crate::pod::{cgroup, containers};
 use crate::quantity::value;
+use events::EventType;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// A pressure is called over only after this long without it.
@@ -205,7 +205,7 @@ fn evict(
         context.events.pod(
             &listed.pod,
             None,
-            Severity::Warning,
+            EventType::Warning,
             "Evicted",
             message.clone(),
         );

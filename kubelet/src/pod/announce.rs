@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::containers;
 use super::memory::Waiting;
-use crate::events::Severity;
+use events::EventType;
 
 /// An event about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Notice {
-    pub(crate) severity: Severity,
+    pub(crate) severity: EventType,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
 }
@@ -26,7 +26,7 @@ pub(crate) fn of_pause(
     }
     match now.reason.as_str() {
         "CrashLoopBackOff" => vec![Notice {
-            severity: Severity::Warning,
+            severity: EventType::Warning,
             reason: "BackOff",
             message: format!(
                 "Back-off restarting failed container {container} in pod {}_{}({})",
@@ -40,12 +40,12 @@ pub(crate) fn of_pause(
             let image = spec.and_then(|spec| spec.container.image.clone());
             vec![
                 Notice {
-                    severity: Severity::Normal,
+                    severity: EventType::Normal,
                     reason: "BackOff",
                     message: format!("Back-off pulling image \"{}\"", image.unwrap_or_default()),
                 },
                 Notice {
-                    severity: Severity::Warning,
+                    severity: EventType::Warning,
                     reason: "Failed",
                     message: "Error: ImagePullBackOff".to_owned(),
                 },

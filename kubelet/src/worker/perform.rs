@@ -13,13 +13,13 @@ use super::state::Worker;
 use super::{gather, stop};
 use crate::context::Context;
 use crate::csi;
-use crate::events::Severity;
 use crate::pod::memory::{Pending, Volumes};
 use crate::pod::observed::Sandbox;
 use crate::pod::plan::{Kill, Op};
 use crate::pod::{admission, cgroup, config, containers, dns, resize, resources};
 use crate::runtime::PodIdentity;
 use crate::volumes;
+use events::EventType;
 
 impl Worker {
     pub(super) fn perform(&mut self, op: Op, now: Timestamp) {
@@ -82,7 +82,7 @@ impl Worker {
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             let (events, reason) = (&self.context.events, "SandboxChanged");
-            events.pod(&self.pod, None, Severity::Normal, reason, message);
+            events.pod(&self.pod, None, EventType::Normal, reason, message);
         }
         let (context, pod) = (self.context.clone(), self.pod.clone());
         self.act(async move {
@@ -492,7 +492,7 @@ impl Worker {
         events.pod(
             &self.pod,
             Some(container),
-            Severity::Warning,
+            EventType::Warning,
             reason,
             message,
         );

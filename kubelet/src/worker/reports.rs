@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use tokio::task::JoinError;
 
 use super::state::Worker;
-use crate::events::Severity;
 use crate::logs;
 use crate::pod::announce;
 use crate::pod::memory::{Cause, FailedStart, Pending, Volumes, Waiting};
@@ -13,6 +12,7 @@ use crate::pod::observed::{Observed, Record, Sandbox};
 use crate::pod::probe::{ProbeKind, Probes};
 use crate::probes::Answer;
 use crate::volumes::ReadyVolumes;
+use events::EventType;
 
 /// What an action brings back.
 #[derive(Debug)]
@@ -146,9 +146,13 @@ impl Worker {
             }
             Err((volume, error)) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                self.context
-                    .events
-                    .pod(&self.pod, None, Severity::Warning, "FailedMount", message);
+                self.context.events.pod(
+                    &self.pod,
+                    None,
+                    EventType::Warning,
+                    "FailedMount",
+                    message,
+                );
                 self.memory.pulls.attempt("volumes", now);
                 // Mounts are retried more eagerly than crashed containers.
                 let pause =
@@ -169,9 +173,13 @@ impl Worker {
             }
             Err((volume, error)) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                self.context
-                    .events
-                    .pod(&self.pod, None, Severity::Warning, "FailedMount", message);
+                self.context.events.pod(
+                    &self.pod,
+                    None,
+                    EventType::Warning,
+                    "FailedMount",
+                    message,
+                );
                 self.renew_at = Some(now + SignedDuration::from_secs(30));
             }
         }
@@ -189,7 +197,7 @@ impl Worker {
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
                 let (events, reason) = (&self.context.events, "FailedCreatePodSandBox");
-                events.pod(&self.pod, None, Severity::Warning, reason, message);
+                events.pod(&self.pod, None, EventType::Warning, reason, message);
                 self.memory.sandbox_failed = Some(now);
                 self.look = true;
             }
@@ -292,7 +300,7 @@ impl Worker {
                 .unwrap_or_default();
             let message = format!("PostStartHook failed: {error}");
             let (events, reason) = (&self.context.events, "FailedPostStartHook");
-            events.pod(&self.pod, Some(&name), Severity::Warning, reason, message);
+            events.pod(&self.pod, Some(&name), EventType::Warning, reason, message);
             self.memory
                 .condemned
                 .insert(id.to_owned(), "FailedPostStartHook".to_owned());
@@ -323,7 +331,7 @@ impl Worker {
                 self.context.events.pod(
                     &self.pod,
                     None,
-                    Severity::Warning,
+                    EventType::Warning,
                     "FailedKillPod",
                     message,
                 );

@@ -12,7 +12,6 @@ use super::gather;
 use super::perform::{blocking, link_name, sandbox_config, seccomp_root};
 use super::reports::Report;
 use crate::context::Context;
-use crate::events::Severity;
 use crate::images::{Present, PullPolicy, Request};
 use crate::pod::config::{self, ContainerInputs};
 use crate::pod::containers::{self, Spec};
@@ -25,6 +24,7 @@ use crate::pod::{dns, hosts};
 use crate::probes::{self, Target};
 use crate::runtime::{self, PodIdentity};
 use crate::volumes::{ReadyVolumes, mounts};
+use events::EventType;
 
 /// How long a postStart hook may take: it has no deadline of its own.
 const HOOK_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -75,7 +75,7 @@ impl Starter {
                 Err(Failure { waiting, cause }) => {
                     if cause == Cause::Config {
                         let message = format!("Error: {}", waiting.message);
-                        self.event(&spec, Severity::Warning, "Failed", message);
+                        self.event(&spec, EventType::Warning, "Failed", message);
                     }
                     let _ = self.reporter.send(Report::StartFailed {
                         name: start.name,
@@ -90,7 +90,7 @@ impl Starter {
         }
     }
 
-    fn event(&self, spec: &Spec<'_>, severity: Severity, reason: &'static str, message: String) {
+    fn event(&self, spec: &Spec<'_>, severity: EventType, reason: &'static str, message: String) {
         self.context
             .events
             .pod(&self.pod, Some(spec.name()), severity, reason, message);
@@ -270,7 +270,7 @@ impl Starter {
         let id = created.map_err(|error| Failure::config("CreateContainerError", error))?;
         self.event(
             spec,
-            Severity::Normal,
+            EventType::Normal,
             "Created",
             format!("Created container: {}", spec.name()),
         );
@@ -283,7 +283,7 @@ impl Starter {
         let record = runtime::record(&home.id, &status);
         self.event(
             spec,
-            Severity::Normal,
+            EventType::Normal,
             "Started",
             format!("Started container {}", spec.name()),
         );

@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
 use crate::context::Context;
-use crate::events::Severity;
 use crate::pod::containers::{self, Kind};
 use crate::pod::observed::Record;
 use crate::pod::plan::Kill;
 use crate::probes::{self, Target};
+use events::EventType;
 
 /// Every container gets this long, however much of the grace its hook has used.
 const LEAST: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ impl Order {
                 "Stopping container" => format!("Stopping container {}", self.record.name),
                 message => message.to_owned(),
             };
-            self.event(Severity::Normal, "Killing", message);
+            self.event(EventType::Normal, "Killing", message);
             if graceful {
                 self.pre_stop().await;
                 self.wait_for_turn().await;
@@ -62,7 +62,7 @@ impl Order {
             && !error.is_not_found()
         {
             self.event(
-                Severity::Warning,
+                EventType::Warning,
                 "FailedKillPod",
                 format!("error killing container: {error}"),
             );
@@ -77,7 +77,7 @@ impl Order {
         Duration::try_from(left).unwrap_or(Duration::ZERO)
     }
 
-    fn event(&self, severity: Severity, reason: &'static str, message: String) {
+    fn event(&self, severity: EventType, reason: &'static str, message: String) {
         self.context.events.pod(
             &self.pod,
             Some(&self.record.name),
@@ -106,7 +106,7 @@ impl Order {
         let runtime = self.context.runtime.as_ref();
         if let Err(error) = probes::hook(runtime, handler, &target, self.left()).await {
             let message = format!("PreStopHook failed: {error}");
-            self.event(Severity::Warning, "FailedPreStopHook", message);
+            self.event(EventType::Warning, "FailedPreStopHook", message);
         }
     }
 

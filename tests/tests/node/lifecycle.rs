@@ -31,7 +31,7 @@ pub(crate) fn hooks_by_exec_and_http_are_run(site: &Site) -> anyhow::Result<()> 
     let get = |what: &str| json!({"httpGet": {"host": address, "port": 8080, "path": format!("/{what}")}});
     let hooked = |name: &str, start: Value, stop: Value| {
         let mut pod = idle(name);
-        pod["spec"]["terminationGracePeriodSeconds"] = json!(15);
+        pod["spec"]["terminationGracePeriodSeconds"] = json!(60);
         pod["spec"]["containers"][0]["lifecycle"] = json!({"postStart": start, "preStop": stop});
         pod
     };
@@ -55,7 +55,7 @@ pub(crate) fn hooks_by_exec_and_http_are_run(site: &Site) -> anyhow::Result<()> 
     space.until_gone("pods/sleeper")?;
     let took = start.elapsed();
     ensure!(took >= Duration::from_secs(4), "the hook slept {took:?}");
-    ensure!(took < Duration::from_secs(15), "it took {took:?} to stop");
+    ensure!(took < Duration::from_secs(60), "it took {took:?} to stop");
     // A hook that fails ends its container.
     let mut failing = hooked("failing", json!({"exec": {"command": ["false"]}}), get("x"));
     failing["spec"]["restartPolicy"] = json!("Always");
@@ -333,12 +333,11 @@ pub(crate) fn ephemeral_containers_are_added_to_running_pods(site: &Site) -> any
     };
     ensure!(log.contains("polo"), "{log}");
     // A second one by an update.
-    let mut pod = space.get("pods/target")?;
-    let list = pod["spec"]["ephemeralContainers"]
-        .as_array_mut()
-        .context("none")?;
-    list.push(ephemeral("second", "echo second; exit 4"));
-    site.replace(&space.path("pods/target/ephemeralcontainers"), &pod)?;
+    site.change(&space.path("pods/target/ephemeralcontainers"), |pod| {
+        if let Some(list) = pod["spec"]["ephemeralContainers"].as_array_mut() {
+            list.push(ephemeral("second", "echo second; exit 4"));
+        }
+    })?;
     let pod = space.until("pods/target", "with an ended debugger", |pod| {
         container(pod, "second")["state"]["terminated"]["exitCode"] == 4
     })?;

@@ -22,6 +22,7 @@ const REFILL: Duration = Duration::from_secs(300);
 const REMEMBERED: usize = 4096;
 const WAITING: usize = 1024;
 
+/// `type` of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
     Normal,
@@ -41,6 +42,8 @@ impl EventType {
 #[derive(Debug, Clone)]
 pub struct Occurrence {
     pub component: &'static str,
+    /// The node that the component is part of.
+    pub host: Option<String>,
     pub object: ObjectReference,
     pub kind: EventType,
     pub reason: &'static str,
@@ -63,6 +66,8 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
 
 type Source = (&'static str, Option<String>, Option<String>);
 type Series = (Source, EventType, &'static str);
+/// What is told again by a count: the series, the part of the object, and the message.
+type Same = (Series, Option<String>, String);
 
 struct Told {
     namespace: String,
@@ -94,12 +99,13 @@ pub enum Decision {
 /// Remembers what was told, to tell repetitions as counts.
 #[derive(Default)]
 pub struct Correlator {
-    told: HashMap<(Series, String), Told>,
+    told: HashMap<Same, Told>,
     similar: HashMap<Series, (Vec<String>, Timestamp)>,
     buckets: HashMap<Source, Bucket>,
 }
 
 impl Correlator {
+    /// What is to be written, if anything: an event of its own, or a count of an earlier one.
     pub fn decide(&mut self, happened: Occurrence) -> Decision {
         self.trim(happened.at);
         let source = (
@@ -122,7 +128,8 @@ impl Correlator {
         } else {
             message.clone()
         };
-        if let Some(told) = self.told.get_mut(&(series.clone(), told_as.clone())) {
+        let same = (series, happened.object.field_path.clone(), told_as);
+        if let Some(told) = self.told.get_mut(&same) {
             told.count = told.count.saturating_add(1);
             told.last = happened.at;
             return Decision::Repeat {
@@ -140,7 +147,7 @@ impl Correlator {
             count: 1,
             last: happened.at,
         };
-        self.told.insert((series, told_as), told);
+        self.told.insert(same, told);
         Decision::Create(Box::new(event))
     }
 
@@ -213,9 +220,10 @@ fn new_event(happened: &Occurrence, message: String) -> Event {
         last_timestamp: Some(Time(happened.at)),
         source: Some(EventSource {
             component: Some(happened.component.to_owned()),
-            host: None,
+            host: happened.host.clone(),
         }),
         reporting_component: Some(happened.component.to_owned()),
+        reporting_instance: happened.host.clone(),
         ..Event::default()
     }
 }
@@ -233,6 +241,7 @@ impl Recorder {
         (Self { sender }, write(client, receiver))
     }
 
+    /// Something happened to the object.
     pub fn event<K: Resource<DynamicType = ()>>(
         &self,
         component: &'static str,
@@ -241,15 +250,22 @@ impl Recorder {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        let occurrence = Occurrence {
+        self.record(Occurrence {
             component,
+            host: None,
             object: reference(object),
             kind,
             reason,
             message: message.into(),
             at: Timestamp::now(),
-        };
-        let _ = self.sender.try_send(occurrence);
+        });
+    }
+
+    /// Hands over what happened, which is written later.
+    pub fn record(&self, occurrence: Occurrence) {
+        if let Err(error) = self.sender.try_send(occurrence) {
+            tracing::warn!(%error, "an event is dropped");
+        }
     }
 }
 
@@ -299,6 +315,7 @@ mod tests {
     fn occurrence(message: &str, second: i64) -> Occurrence {
         Occurrence {
             component: "test",
+            host: None,
             object: ObjectReference {
                 name: Some("o".into()),
                 ..ObjectReference::default()
@@ -333,6 +350,19 @@ mod tests {
             created += usize::from(matches!(decision, Decision::Create(_)));
         }
         assert_eq!(created, SIMILAR);
+    }
+
+    #[test]
+    fn parts_of_an_object_are_told_by_themselves() {
+        let mut correlator = Correlator::default();
+        for part in ["spec.containers{a}", "spec.containers{b}"] {
+            let mut happened = occurrence("m", 0);
+            happened.object.field_path = Some(part.to_owned());
+            let Decision::Create(event) = correlator.decide(happened) else {
+                panic!("{part} is not told");
+            };
+            assert_eq!(event.involved_object.field_path.as_deref(), Some(part));
+        }
     }
 
     #[test]
