@@ -238,12 +238,21 @@ pub(crate) fn timeout(
     place: &str,
     role: &str,
 ) -> LabError {
-    let log = Directories::of(&topology.lab)
-        .place(place)
-        .join(format!("var-log/fairlead/{role}.log"));
-    let text = fs::read(&log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let last = text.lines().last().unwrap_or("(empty)").to_owned();
+    let place = Directories::of(&topology.lab).place(place);
+    let last_line = |log: &Path| {
+        let text = fs::read(log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        text.lines().last().map(str::to_owned)
+    };
+    // A program that wrote nothing was perhaps not started: process 1 says why.
+    let logs = [
+        place.join(format!("var-log/fairlead/{role}.log")),
+        place.join("init.log"),
+    ];
+    let said = logs
+        .iter()
+        .find_map(|log| Some((log.clone(), last_line(log)?)));
+    let (log, last) = said.unwrap_or_else(|| (logs[0].clone(), "(empty)".to_owned()));
     LabError::Timeout {
         what: what.to_owned(),
         after,

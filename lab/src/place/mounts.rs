@@ -18,6 +18,9 @@ use super::specification::Specification;
 use super::start::PlaceError;
 use crate::cgroup::{self, Hierarchy, Version};
 
+/// What the place has its own of.
+const COVERED: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+
 /// Sets up the file system. Runs as process 1, in the place's namespaces.
 pub(super) fn set_up(specification: &Specification) -> Result<(), PlaceError> {
     // What is read from the machine has to be read before it is covered.
@@ -27,7 +30,7 @@ pub(super) fn set_up(specification: &Specification) -> Result<(), PlaceError> {
 
     let root = Path::new("/");
     flags(root, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
-    let _ = umount_below(&["/run", "/var/lib", "/var/log"]);
+    let _ = umount_covered(&specification.directory);
     flags(root, MsFlags::MS_REC | MsFlags::MS_SHARED)?;
     file_system("proc", Path::new("/proc"), "")?;
     set_up_sys(&hierarchies, &links)?;
@@ -62,22 +65,23 @@ pub(super) fn set_up(specification: &Specification) -> Result<(), PlaceError> {
 
 /// Lets go of the machine's mounts in directories that are covered: a copy of a mount keeps
 /// alive what is mounted, such as the network namespaces of other labs.
-fn umount_below(directories: &[&str]) -> io::Result<()> {
+fn umount_covered(own: &Path) -> io::Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let targets: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .filter(|target| {
-            directories
-                .iter()
-                .any(|directory| Path::new(target).starts_with(directory))
-        })
-        .collect();
-    // The last one mounted lies on top.
-    for target in targets.iter().rev() {
-        let _ = umount2(*target, MntFlags::MNT_DETACH);
+    for target in covered(&mounts, own) {
+        let _ = umount2(target, MntFlags::MNT_DETACH);
     }
     Ok(())
+}
+
+/// The mounts that are covered, the last one mounted first, since it lies on top. Without what
+/// the place's own directory lies on: `/var/lib` may be a file system of its own.
+fn covered<'m>(mounts: &'m str, own: &Path) -> Vec<&'m str> {
+    let targets = mounts.lines().rev();
+    targets
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|target| COVERED.iter().any(|by| Path::new(target).starts_with(by)))
+        .filter(|target| !own.starts_with(target))
+        .collect()
 }
 
 /// The files that tell who this machine is and how it finds others.
@@ -201,5 +205,27 @@ fn failed(target: &Path, errno: nix::Error) -> PlaceError {
     PlaceError::Mount {
         target: target.to_owned(),
         source: io::Error::from(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_covered_goes_but_not_what_the_place_lies_on() {
+        let mounts = "\
+            root / ext4 rw 0 0\n\
+            run /run tmpfs rw 0 0\n\
+            data /var/lib ext4 rw 0 0\n\
+            labs /var/lib/fairlead-labs tmpfs rw 0 0\n\
+            nsfs /run/netns/x nsfs rw 0 0\n\
+            other /var/lib/other ext4 rw 0 0\n\
+            home /home ext4 rw 0 0\n";
+        let own = Path::new("/var/lib/fairlead-labs/demo/node1");
+        assert_eq!(
+            covered(mounts, own),
+            ["/var/lib/other", "/run/netns/x", "/run"]
+        );
     }
 }
