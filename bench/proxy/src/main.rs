@@ -33,17 +33,17 @@ struct Arguments {
     services: Vec<u32>,
     #[arg(long, default_value_t = 2)]
     endpoints: u32,
-    /// How many single changes are measured.
+    /// How many single changes are measured, unless they take too long.
     #[arg(long, default_value_t = 200)]
     changes: u32,
     /// For how many seconds nothing happens, to see what that costs.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     idle: u64,
     /// Measures connections through the rules, and not the writing of them.
     #[arg(long)]
     connect: bool,
     /// For how many milliseconds a Service is asked.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 700)]
     time: u64,
 }
 

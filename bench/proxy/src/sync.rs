@@ -13,6 +13,10 @@ use crate::usage::{Usage, cells};
 /// How often foreign changes are looked for, as the proxy does it.
 const CHECK: Duration = Duration::from_millis(500);
 
+/// Single changes are measured at least so often, and then for no longer than this.
+const LEAST: usize = 20;
+const LONGEST: Duration = Duration::from_secs(6);
+
 /// A backend and what it is fed with.
 pub(crate) struct Bench {
     backend: Box<dyn Backend>,
@@ -105,16 +109,14 @@ pub(crate) fn measure(
         "| full sync, over existing | {:.3} s |",
         seconds(bench.resync()?)
     );
-    let mut added = Vec::new();
-    for number in services..services + plan.changes {
+    let added = one_by_one(services..services + plan.changes, |number| {
         bench.add(number..number + 1);
-        added.push(bench.apply()?);
-    }
-    let mut changed = Vec::new();
-    for number in 0..plan.changes.min(services) {
+        bench.apply()
+    })?;
+    let changed = one_by_one(0..plan.changes.min(services), |number| {
         bench.move_endpoints(number, 7);
-        changed.push(bench.apply()?);
-    }
+        bench.apply()
+    })?;
     let many = services.min(1000);
     (0..many).for_each(|number| bench.move_endpoints(number, 77));
     let batch = bench.apply()?;
@@ -132,11 +134,30 @@ pub(crate) fn measure(
         before.memory,
         Usage::now().memory
     );
-    println!("\n| ms | p50 | p99 | worst |\n|---|---|---|---|");
-    println!("| one Service added | {} |", cells(added));
-    println!("| endpoints of one Service changed | {} |", cells(changed));
+    println!("\n| ms | times | p50 | p99 | worst |\n|---|---|---|---|---|");
+    println!("| one Service added | {} | {} |", added.len(), cells(added));
+    println!(
+        "| endpoints of one Service changed | {} | {} |",
+        changed.len(),
+        cells(changed)
+    );
     bench.backend.cleanup()?;
     Ok(())
+}
+
+/// How long each of these took, until it is enough.
+fn one_by_one(
+    numbers: std::ops::Range<u32>,
+    mut change: impl FnMut(u32) -> anyhow::Result<Duration>,
+) -> anyhow::Result<Vec<Duration>> {
+    let (start, mut times) = (Instant::now(), Vec::new());
+    for number in numbers {
+        if times.len() >= LEAST && start.elapsed() > LONGEST {
+            break;
+        }
+        times.push(change(number)?);
+    }
+    Ok(times)
 }
 
 fn seconds(time: Duration) -> f64 {
@@ -145,6 +166,11 @@ fn seconds(time: Duration) -> f64 {
 
 /// Only looks for foreign changes, as a proxy with nothing to do does; the processor time of it.
 fn idle(bench: &mut Bench, time: Duration) -> anyhow::Result<f64> {
+    // The look that follows a write, at rules that are at rest, is part of the write.
+    for _ in 0..2 {
+        std::thread::sleep(CHECK);
+        anyhow::ensure!(bench.backend.intact()?, "somebody changes the rules");
+    }
     let (start, before) = (Instant::now(), Usage::now());
     while start.elapsed() < time {
         anyhow::ensure!(bench.backend.intact()?, "somebody changes the rules");
