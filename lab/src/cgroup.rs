@@ -86,16 +86,35 @@ impl Hierarchy {
             }
             let parent = path.clone();
             path.push(part);
-            match fs::create_dir(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(annotate(&path, error)),
-            }
-            if self.is_cpuset() {
-                inherit_cpuset(&parent, &path)?;
-            }
+            self.make(&parent, &path)?;
         }
         Ok(())
+    }
+
+    /// Makes a cgroup directly below the mount point, to which that gives no controllers: while
+    /// it has processes of its own, its children could then take none.
+    pub fn create_leaf(&self, name: &str) -> io::Result<()> {
+        self.make(&self.mount_point, &self.mount_point.join(name))
+    }
+
+    fn make(&self, parent: &Path, path: &Path) -> io::Result<()> {
+        match fs::create_dir(path) {
+            Ok(()) if self.is_cpuset() => inherit_cpuset(parent, path),
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(annotate(path, error)),
+        }
+    }
+
+    /// Whether the cgroup at the mount point has controllers to give, and processes of its own
+    /// that keep it from that.
+    pub fn is_occupied(&self) -> io::Result<bool> {
+        let has = |name: &str| -> io::Result<bool> {
+            let file = self.mount_point.join(name);
+            let text = fs::read_to_string(&file).map_err(|error| annotate(&file, error))?;
+            Ok(!text.trim().is_empty())
+        };
+        Ok(has("cgroup.controllers")? && has("cgroup.procs")?)
     }
 
     fn is_cpuset(&self) -> bool {

@@ -22,6 +22,8 @@ use crate::cgroup::{self, Version};
 
 /// How often files and sockets that programs wait for are looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// How long the process that started this one may take to end.
+const STARTER_ENDS: Duration = Duration::from_secs(30);
 /// How long nothing but the end of a child wakes this process up.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -53,9 +55,14 @@ pub fn run(path: &Path) -> Result<(), PlaceError> {
 fn leave_root_cgroup() -> Result<(), PlaceError> {
     let failed = |source| PlaceError::Cgroup { source };
     for hierarchy in cgroup::hierarchies().map_err(failed)? {
-        hierarchy.create(Path::new("init")).map_err(failed)?;
+        hierarchy.create_leaf("init").map_err(failed)?;
         hierarchy.enter(Path::new("init"), 0).map_err(failed)?;
         if hierarchy.version == Version::V2 {
+            // Whoever started this process is about to end.
+            let deadline = Instant::now() + STARTER_ENDS;
+            while hierarchy.is_occupied().map_err(failed)? && Instant::now() < deadline {
+                std::thread::sleep(POLL);
+            }
             hierarchy.delegate(&hierarchy.mount_point).map_err(failed)?;
         }
     }
