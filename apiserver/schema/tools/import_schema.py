@@ -98,7 +98,9 @@ class Numbers:
             for older in ('v1beta1', 'v1alpha1'):
                 fields = fields or self.messages.get((re.sub(r'\.v1$', '.' + older, package), message), {})
         if flat(field) in fields:
-            return [fields[flat(field)][0]]
+            number, target = fields[flat(field)]
+            # A list that is a message of its own has its items in field 1.
+            return [number, 1] if target in LISTS else [number]
         if depth > 2:
             return []
         for inner, (number, target) in fields.items():
@@ -113,6 +115,7 @@ INLINE = {flat(n) for n in (
     'volumeSource', 'handler', 'persistentVolumeSource', 'localObjectReference',
     'ephemeralContainerCommon', 'ruleWithOperations', 'rule', 'volumeStatus',
     'ingressRuleValue', 'deviceConfiguration')}
+LISTS = {'verbs'}
 
 
 class Importer:

@@ -9,11 +9,11 @@ pub(super) fn apply(map: &mut Object, kind: &str) {
     match kind {
         "RoleBinding" | "ClusterRoleBinding" => {
             if let Some(role) = object_or_new(map, "roleRef") {
-                set(role, "apiGroup", RBAC);
+                group(role);
             }
             for subject in objects(map, "subjects") {
                 if matches!(text(subject, "kind"), "User" | "Group") {
-                    set(subject, "apiGroup", RBAC);
+                    group(subject);
                 }
             }
         }
@@ -30,6 +30,13 @@ pub(super) fn apply(map: &mut Object, kind: &str) {
             }
         }
         _ => {}
+    }
+}
+
+/// Clients in Go always write the group, empty where nobody named one.
+fn group(reference: &mut Object) {
+    if text(reference, "apiGroup").is_empty() {
+        reference.insert("apiGroup".into(), RBAC.into());
     }
 }
 

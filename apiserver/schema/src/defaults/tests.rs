@@ -131,6 +131,22 @@ fn a_services_ports_target_themselves() {
 }
 
 #[test]
+fn an_empty_group_of_a_binding_is_no_group_at_all() {
+    let group = "rbac.authorization.k8s.io";
+    let object = defaulted(
+        group,
+        "v1",
+        "RoleBinding",
+        json!({"roleRef": {"apiGroup": "", "kind": "Role", "name": "r"}, "subjects": [
+            {"kind": "User", "apiGroup": "", "name": "u"},
+            {"kind": "ServiceAccount", "name": "s", "namespace": "n"}]}),
+    );
+    assert_eq!(object["roleRef"]["apiGroup"], group);
+    assert_eq!(object["subjects"][0]["apiGroup"], group);
+    assert_eq!(object["subjects"][1].get("apiGroup"), None);
+}
+
+#[test]
 fn secrets_take_texts_as_data() {
     let own = defaulted(
         "",

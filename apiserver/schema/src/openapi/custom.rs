@@ -116,7 +116,8 @@ fn object_properties(properties: &mut Value, meta: &str, dialect: Dialect) {
     };
 }
 
-/// What 2.0 has no word for is left out; a field that may be `null` has no type then.
+/// What 2.0 has no word for is left out; a field that may be `null` has no type then, nor has
+/// one that keeps unknown fields, whose values kubectl would otherwise judge by that type.
 fn to_v2(schema: &Value) -> Value {
     let Value::Object(map) = schema else {
         return schema.clone();
@@ -135,7 +136,7 @@ fn to_v2(schema: &Value) -> Value {
             | "default"
             | "example"
             | "x-kubernetes-validations" => {}
-            "type" if loose => {}
+            "type" if loose || open => {}
             "items" | "properties" if loose || open => {}
             "properties" => {
                 let inner = value

@@ -188,3 +188,16 @@ fn what_keeps_unknown_fields_has_no_properties_in_the_second_version() {
     let third = own.definition(name, Dialect::V3).expect("its kind");
     assert!(third["properties"]["spec"].is_object(), "{third}");
 }
+
+#[test]
+fn what_keeps_unknown_fields_inside_has_no_type_in_the_second_version() {
+    let mut own = widget();
+    own.schema["properties"]["spec"]["x-kubernetes-preserve-unknown-fields"] = true.into();
+    let second = own
+        .definition("com.example.v1.Widget", Dialect::V2)
+        .expect("its kind");
+    let spec = &second["properties"]["spec"];
+    assert!(spec.is_object(), "{second}");
+    assert!(spec.get("type").is_none() && spec.get("properties").is_none());
+    assert_eq!(second["type"], "object");
+}

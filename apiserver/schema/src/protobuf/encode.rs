@@ -97,7 +97,10 @@ fn write_level(w: &mut Writer, entries: &[Entry<'_>], depth: usize) {
             .count();
         let mut inner = Writer::default();
         write_level(&mut inner, &entries[at..at + same], depth + 1);
-        w.bytes(number, &inner.out);
+        // A list that is a message of its own (`Verbs`) is absent where it is empty.
+        if same > 1 || !matches!(value, Value::Array(items) if items.is_empty()) {
+            w.bytes(number, &inner.out);
+        }
         at += same;
     }
 }

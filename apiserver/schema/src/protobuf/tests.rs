@@ -198,6 +198,17 @@ fn nesting_has_an_end() {
 }
 
 #[test]
+fn the_verbs_of_a_resource_are_a_message_of_their_own() {
+    let own = json!({"apiVersion": "v1", "kind": "APIResourceList", "groupVersion": "v1",
+        "resources": [{"name": "pods", "singularName": "pod", "namespaced": true, "kind": "Pod",
+                       "verbs": ["get", "list"]}]});
+    let bytes = encode(&own).expect("a built-in kind");
+    let verbs = b"\x22\x0b\x0a\x03get\x0a\x04list";
+    assert!(bytes.windows(verbs.len()).any(|part| part == verbs));
+    assert_eq!(decode(&bytes), Ok(own));
+}
+
+#[test]
 fn the_envelope_is_that_of_upstream() {
     let own = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
     let bytes = encode(&own).expect("a built-in kind");

@@ -218,6 +218,24 @@ fn one_fault_of_many_kinds() {
 }
 
 #[test]
+fn the_note_of_an_event_may_be_changed() {
+    let kind = Gvk::new("events.k8s.io", "v1", "Event");
+    let old = json!({
+        "metadata": {"name": "e", "namespace": "n"}, "regarding": {"namespace": "n"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "c",
+        "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal", "note": "before",
+    });
+    let mut new = old.clone();
+    new["note"] = json!("after");
+    assert_eq!(told(&kind, "", &new, Some(&old)), Vec::<String>::new());
+    new["note"] = json!("x".repeat(1025));
+    assert_eq!(
+        told(&kind, "", &new, Some(&old)),
+        ["message Invalid value: \"\": can have at most 1024 characters"]
+    );
+}
+
+#[test]
 fn webhooks_and_policies() {
     let kind = Gvk::new(
         "admissionregistration.k8s.io",
