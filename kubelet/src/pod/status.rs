@@ -64,10 +64,11 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
     if renewed && !inputs.ended && !terminal && matches!(phase.as_str(), "Succeeded" | "Failed") {
         phase = "Running".to_owned();
     }
+    // Also of a pod whose phase is final already: the API takes back no end that it was told.
+    if inputs.ended && !init_failed(pod, &init) {
+        settle(&mut main);
+    }
     if inputs.ended && !terminal {
-        if !init_failed(pod, &init) {
-            settle(&mut main);
-        }
         // What has stopped for good without having succeeded has failed.
         let succeeded = phase == "Succeeded" && memory.ending.is_none();
         phase = if succeeded { "Succeeded" } else { "Failed" }.to_owned();

@@ -240,6 +240,17 @@ fn an_ended_pod_leaves_no_container_without_an_end() {
 }
 
 #[test]
+fn a_pod_that_ended_before_its_containers_came_says_the_same_a_second_time() {
+    let mut pod = two("Always");
+    let memory = Memory::default();
+    let first = made(&pod, vec![], &memory, true);
+    pod.status = Some(first.clone());
+    let second = made(&pod, vec![], &memory, true);
+    assert_eq!(second.phase.as_deref(), Some("Failed"));
+    assert_eq!(second.container_statuses, first.container_statuses);
+}
+
+#[test]
 fn an_evicted_pod_fails_with_the_reason_and_a_condition() {
     let ending = Ending {
         reason: "Evicted".into(),
