@@ -352,6 +352,9 @@ impl Rib {
         peer: PeerId,
         drops: impl Fn(&IpNetwork, &Path) -> bool,
     ) -> Vec<IpNetwork> {
+        if self.count(peer) == 0 {
+            return Vec::new();
+        }
         let mut dropped: Vec<(IpNetwork, Vec<Path>)> = Vec::new();
         for (prefix, entry) in self.entries.iter_mut() {
             let picked = |path: &Path| path.peer == peer && drops(&prefix, path);
