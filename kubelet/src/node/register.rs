@@ -82,6 +82,18 @@ fn hold_back(list: &mut ResourceList, name: &str, held: i64) {
     }
 }
 
+/// What others advertise in the node's capacity, as extended resources are, is offered whole: it is
+/// theirs to change, and to take away.
+fn offer_of_others(facts: &mut Facts, status: Option<&NodeStatus>) {
+    let advertised = status.and_then(|status| status.capacity.as_ref());
+    for (name, amount) in advertised.into_iter().flatten() {
+        if !facts.capacity.contains_key(name) {
+            facts.capacity.insert(name.clone(), amount.clone());
+            facts.allocatable.insert(name.clone(), amount.clone());
+        }
+    }
+}
+
 /// Registers the node and keeps its status true.
 pub(crate) async fn run(context: Arc<Context>, machine: Machine, shutdown: CancellationToken) {
     let held = context.csi.held.clone();
@@ -165,7 +177,7 @@ impl Keeper {
             }
             Err(error) => Some(format!("container runtime is down: {error}")),
         };
-        let facts = context.facts.read().clone();
+        let mut facts = context.facts.read().clone();
         let health = Health {
             memory_pressure: facts.memory_pressure,
             disk_pressure: facts.disk_pressure,
@@ -173,9 +185,9 @@ impl Keeper {
             complaint,
         };
         let node = context.node_object();
-        let before = node
-            .as_ref()
-            .and_then(|node| node.status.as_ref()?.conditions.clone());
+        let there = node.as_ref().and_then(|node| node.status.as_ref());
+        offer_of_others(&mut facts, there);
+        let before = there.and_then(|status| status.conditions.clone());
         let conditions = conditions::make(&health, &before.unwrap_or_default(), Timestamp::now());
         let ready = health.complaint.is_none();
         let status = NodeStatus {
@@ -246,6 +258,14 @@ impl Keeper {
         // What is left out of a patch stays.
         if status.volumes_in_use.is_none() {
             value["volumesInUse"] = Value::Null;
+        }
+        let node = self.context.node_object();
+        let there = node.as_ref().and_then(|node| node.status.as_ref());
+        let offered = there.and_then(|status| status.allocatable.as_ref());
+        for name in offered.into_iter().flat_map(ResourceList::keys) {
+            if value["allocatable"].get(name).is_none() {
+                value["allocatable"][name] = Value::Null;
+            }
         }
         let patch = json!({"status": value});
         match api
@@ -332,6 +352,35 @@ fn steady(status: &NodeStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_advertise_is_offered_and_what_is_measured_stays() {
+        let list = |entries: &[(&str, &str)]| -> ResourceList {
+            let entry = |(name, amount): &(&str, &str)| {
+                ((*name).to_owned(), Quantity((*amount).to_owned()))
+            };
+            entries.iter().map(entry).collect()
+        };
+        let mut facts = Facts {
+            capacity: list(&[("cpu", "2")]),
+            allocatable: list(&[("cpu", "1")]),
+            ..Facts::default()
+        };
+        let status = NodeStatus {
+            capacity: Some(list(&[("cpu", "9"), ("example.com/dongle", "5")])),
+            allocatable: Some(list(&[("cpu", "9"), ("example.com/gone", "1")])),
+            ..NodeStatus::default()
+        };
+        offer_of_others(&mut facts, Some(&status));
+        assert_eq!(
+            facts.capacity,
+            list(&[("cpu", "2"), ("example.com/dongle", "5")])
+        );
+        assert_eq!(
+            facts.allocatable,
+            list(&[("cpu", "1"), ("example.com/dongle", "5")])
+        );
+    }
 
     #[test]
     fn what_is_held_back_is_not_offered() {

@@ -112,9 +112,24 @@ impl Plan {
 }
 
 /// Why a container that is to run does not start now.
-enum Hold {
-    Until(Timestamp, Waiting),
+struct Hold {
+    until: Timestamp,
+    /// What the container waits for; until that is told, its status says how it ended.
+    shows: Option<Waiting>,
 }
+
+impl Hold {
+    /// Puts it into the plan.
+    fn tell(self, name: String, plan: &mut Plan) {
+        plan.wake_at(self.until);
+        plan.waiting
+            .extend(self.shows.map(|waiting| (name, waiting)));
+    }
+}
+
+/// For so long a container that crashed is told to have ended, before it is told to wait: whoever
+/// looks every other second sees its exit code.
+const ENDED_SHOWN: SignedDuration = SignedDuration::from_secs(3);
 
 /// The steps from what is there to the goal.
 pub fn plan(pod: &Pod, observed: &Observed, memory: &Memory, goal: Goal, now: Timestamp) -> Plan {
@@ -382,10 +397,7 @@ fn step_container(
         .map_or(0, |record| record.attempt + 1);
     let Some(record) = current else {
         match hold(spec, None, memory, now) {
-            Some(Hold::Until(at, waiting)) => {
-                plan.wake_at(at);
-                plan.waiting.push((name, waiting));
-            }
+            Some(hold) => hold.tell(name, plan),
             None => starts.push(Start {
                 name,
                 attempt,
@@ -408,10 +420,7 @@ fn step_container(
                 return;
             }
             match hold(spec, Some((pod, exit.finished_at)), memory, now) {
-                Some(Hold::Until(at, waiting)) => {
-                    plan.wake_at(at);
-                    plan.waiting.push((name, waiting));
-                }
+                Some(hold) => hold.tell(name, plan),
                 None => starts.push(Start {
                     name,
                     attempt,
@@ -486,23 +495,9 @@ fn hold(
     let name = spec.name();
     if let Some((pod, finished_at)) = exited
         && !memory.replace.contains(name)
+        && let Some(hold) = after_crash(pod, name, finished_at, memory, now)
     {
-        let allowed = memory.restarts.allowed_at(name, finished_at);
-        if now < allowed {
-            let pause = memory.restarts.pause(name).as_secs();
-            let meta = &pod.metadata;
-            let message = format!(
-                "back-off {} restarting failed container={name} pod={}_{}({})",
-                pause_text(pause),
-                meta.name.as_deref().unwrap_or_default(),
-                meta.namespace.as_deref().unwrap_or_default(),
-                meta.uid.as_deref().unwrap_or_default(),
-            );
-            return Some(Hold::Until(
-                allowed,
-                Waiting::new("CrashLoopBackOff", message),
-            ));
-        }
+        return Some(hold);
     }
     let failed = memory
         .failed_starts
@@ -514,22 +509,61 @@ fn hold(
         .cloned()
         .unwrap_or_else(|| Waiting::new("ContainerCreating", ""));
     if failed.cause == Cause::Config || shown.reason != "ErrImagePull" {
-        return Some(Hold::Until(failed.retry_at, shown));
+        return Some(Hold {
+            until: failed.retry_at,
+            shows: Some(shown),
+        });
     }
     // The first report of a failed pull says what failed; the pause shows when it lasts.
     let shortly = failed.at + SignedDuration::from_secs(2);
     if now < shortly {
-        return Some(Hold::Until(shortly.min(failed.retry_at), shown));
+        return Some(Hold {
+            until: shortly.min(failed.retry_at),
+            shows: Some(shown),
+        });
     }
     let image = spec.container.image.as_deref().unwrap_or_default();
     let message = format!(
         "Back-off pulling image \"{image}\": ErrImagePull: {}",
         shown.message
     );
-    Some(Hold::Until(
-        failed.retry_at,
-        Waiting::new("ImagePullBackOff", message),
-    ))
+    Some(Hold {
+        until: failed.retry_at,
+        shows: Some(Waiting::new("ImagePullBackOff", message)),
+    })
+}
+
+/// The pause after a crash: none after the first one, then longer each time.
+fn after_crash(
+    pod: &Pod,
+    name: &str,
+    finished_at: Timestamp,
+    memory: &Memory,
+    now: Timestamp,
+) -> Option<Hold> {
+    let allowed = memory.restarts.allowed_at(name, finished_at);
+    let shortly = allowed.min(finished_at + ENDED_SHOWN);
+    if now < shortly {
+        return Some(Hold {
+            until: shortly,
+            shows: None,
+        });
+    }
+    if allowed <= now {
+        return None;
+    }
+    let meta = &pod.metadata;
+    let message = format!(
+        "back-off {} restarting failed container={name} pod={}_{}({})",
+        pause_text(memory.restarts.pause(name).as_secs()),
+        meta.name.as_deref().unwrap_or_default(),
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.uid.as_deref().unwrap_or_default(),
+    );
+    Some(Hold {
+        until: allowed,
+        shows: Some(Waiting::new("CrashLoopBackOff", message)),
+    })
 }
 
 fn pause_text(seconds: i64) -> String {

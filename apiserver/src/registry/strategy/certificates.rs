@@ -31,53 +31,45 @@ pub(super) fn create(request: &mut Value, context: &Context<'_>) {
 
 const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 
-/// `status` leaves the decisions as they are, `approval` everything else.
+/// `status` leaves the decisions as they are, `approval` everything but the conditions.
 pub(super) fn update_status(new: &mut Value, old: &Value, context: &Context<'_>) {
-    let conditions = |o: &Value| {
-        o["status"]["conditions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
-    };
-    let decides = |c: &Value| c["type"].as_str().is_some_and(|t| DECISIONS.contains(&t));
     let approval = context.subresource == "approval";
-    let (mut kept, from_new): (Vec<Value>, Vec<Value>) = if approval {
-        (
-            conditions(old)
-                .into_iter()
-                .filter(|c| !decides(c))
-                .collect(),
-            conditions(new).into_iter().filter(|c| decides(c)).collect(),
-        )
-    } else {
-        (
-            conditions(old).into_iter().filter(decides).collect(),
-            conditions(new)
-                .into_iter()
-                .filter(|c| !decides(c))
-                .collect(),
-        )
-    };
-    kept.extend(from_new);
-    for condition in &mut kept {
-        stamp(condition, &conditions(old));
+    let before = conditions(old);
+    let mut told = conditions(new);
+    if !approval {
+        keep_decisions(&mut told, &before);
     }
-    let mut status = if approval {
-        old["status"].clone()
-    } else {
-        new["status"].clone()
-    };
-    if !status.is_object() {
-        status = json!({});
+    for condition in &mut told {
+        stamp(condition, &before);
     }
-    if kept.is_empty() {
-        if let Some(map) = status.as_object_mut() {
-            map.remove("conditions");
+    let from = if approval { old } else { &*new };
+    let mut status = from["status"].as_object().cloned().unwrap_or_default();
+    if told.is_empty() {
+        status.remove("conditions");
+    } else {
+        status.insert("conditions".into(), told.into());
+    }
+    new["status"] = status.into();
+}
+
+fn conditions(request: &Value) -> Vec<Value> {
+    let list = request["status"]["conditions"].as_array();
+    list.cloned().unwrap_or_default()
+}
+
+/// Each decision is the one that was there. Where one was added or removed it is left to the
+/// validation, which refuses that.
+fn keep_decisions(new: &mut [Value], old: &[Value]) {
+    for kind in DECISIONS {
+        let before: Vec<&Value> = old.iter().filter(|c| c["type"] == kind).collect();
+        let (at, _): (Vec<usize>, Vec<_>) =
+            (new.iter().enumerate().filter(|(_, c)| c["type"] == kind)).unzip();
+        if at.len() == before.len() {
+            for (at, condition) in at.into_iter().zip(before) {
+                new[at] = condition.clone();
+            }
         }
-    } else {
-        status["conditions"] = kept.into();
     }
-    new["status"] = status;
 }
 
 /// Times that the client leaves out.
@@ -92,5 +84,58 @@ fn stamp(condition: &mut Value, old: &[Value]) {
     }
     if missing(condition, "lastUpdateTime") {
         condition["lastUpdateTime"] = now.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn updated(subresource: &str, old: Value, new: Value) -> Value {
+        let context = Context {
+            subresource,
+            ..Context::default()
+        };
+        let mut request = json!({"status": new});
+        update_status(&mut request, &json!({"status": old}), &context);
+        for condition in request["status"]["conditions"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+        {
+            for time in ["lastTransitionTime", "lastUpdateTime"] {
+                assert!(condition[time].is_string(), "{condition}");
+                condition.as_object_mut().unwrap().remove(time);
+            }
+        }
+        request["status"].take()
+    }
+
+    #[test]
+    fn approval_changes_all_conditions_and_nothing_else() {
+        let status = updated(
+            "approval",
+            json!({"certificate": "eA==", "conditions": [{"type": "A"}]}),
+            json!({"certificate": "eQ==", "conditions": [{"type": "B"}, {"type": "Approved"}]}),
+        );
+        assert_eq!(
+            status,
+            json!({"certificate": "eA==", "conditions": [{"type": "B"}, {"type": "Approved"}]})
+        );
+    }
+
+    #[test]
+    fn status_keeps_the_decision_in_its_place() {
+        let time = "2020-01-01T00:00:00Z";
+        let stamped = json!({"type": "Approved", "reason": "x", "lastTransitionTime": time, "lastUpdateTime": time});
+        let status = updated(
+            "status",
+            json!({"conditions": [stamped]}),
+            json!({"certificate": "eA==", "conditions": [{"type": "B"}, {"type": "Approved", "reason": "y"}]}),
+        );
+        assert_eq!(
+            status,
+            json!({"certificate": "eA==", "conditions": [{"type": "B"}, {"type": "Approved", "reason": "x"}]})
+        );
     }
 }

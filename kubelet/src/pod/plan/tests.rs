@@ -192,7 +192,10 @@ fn exits_are_restarted_by_policy_after_a_growing_pause() {
     assert_eq!(ops(&simple("Never"), &seen, &memory, 10), []);
     memory.restarts.attempt("a", at(10));
     let again = observed(vec![record("a", 1, exited(1, 20))]);
-    let waits = plan(&simple("Always"), &again, &memory, Goal::Run, at(21));
+    let ended = plan(&simple("Always"), &again, &memory, Goal::Run, at(21));
+    assert_eq!((ended.ops, ended.wake), (vec![], Some(at(23))));
+    assert!(ended.waiting.is_empty(), "its end is shown first");
+    let waits = plan(&simple("Always"), &again, &memory, Goal::Run, at(23));
     assert_eq!((waits.ops, waits.wake), (vec![], Some(at(30))));
     assert_eq!(waits.waiting[0].1.reason, "CrashLoopBackOff");
     assert!(
