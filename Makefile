@@ -64,7 +64,8 @@ lab-programs: nextest programs
 	$(TARGET)/debug/fairlead image build >/dev/null
 
 # Suites with whole clusters that make test runs.
-CLUSTERS := binary(apps) or binary(cluster) or binary(faults) or binary(labs) or binary(server) or binary(services) or binary(surface)
+CLUSTERS := binary(apps) or binary(clients) or binary(cluster) or binary(faults) or binary(labs) or \
+	binary(network) or binary(server) or binary(services) or binary(surface)
 # What runs in a kernel that has IPVS, which is emulated where this one has none.
 IPVS := kind(test) and test(/^ipvs::/)
 
