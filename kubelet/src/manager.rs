@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::EventType;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -21,7 +22,6 @@ use crate::pod::phase_is_final;
 use crate::runtime::{self, Seen};
 use crate::static_pods::{self, StaticPods};
 use crate::worker::{self, Beginning, Mailbox, Message};
-use events::EventType;
 
 /// How often the runtime is asked for everything while it tells of exits by itself.
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(30);

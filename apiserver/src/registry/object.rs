@@ -181,7 +181,10 @@ impl Object {
     /// The JSON of the metadata, a part of `bytes`.
     pub fn metadata(&self) -> &[u8] {
         let from = &self.bytes[self.body_at as usize + METADATA.len() - 1..];
-        &from[..end_of_object(from)]
+        let mut values = serde_json::Deserializer::from_slice(from).into_iter::<IgnoredAny>();
+        // The first value is the metadata; what is stored is JSON.
+        let _ = values.next();
+        &from[..values.byte_offset()]
     }
 
     /// Any part of the object as a typed structure.
@@ -203,36 +206,6 @@ fn labels_of(value: &Value) -> Texts {
     let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
     let pairs = labels.into_iter().flatten();
     Texts::collect(pairs.flat_map(|(k, v)| [k.as_str(), v.as_str().unwrap_or_default()]))
-}
-
-/// Where the JSON object ends that these bytes begin with.
-fn end_of_object(bytes: &[u8]) -> usize {
-    let mut depth = 0_usize;
-    let mut at = 0;
-    while let Some(found) = bytes.get(at) {
-        match found {
-            b'{' => depth += 1,
-            b'}' if depth == 1 => return at + 1,
-            b'}' => depth -= 1,
-            b'"' => at = end_of_text(bytes, at),
-            _ => {}
-        }
-        at += 1;
-    }
-    bytes.len()
-}
-
-/// The position of the quote that ends the text whose first quote stands at `start`.
-fn end_of_text(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while let Some(found) = bytes.get(at) {
-        match found {
-            b'"' => return at,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    at
 }
 
 const METADATA: &[u8] = b"\"metadata\":{";

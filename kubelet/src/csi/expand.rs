@@ -1,6 +1,7 @@
 //! A volume that was made larger: what is on it has to fill it.
 
 use cri::csi::{CapacityRange, NodeExpandVolumeRequest, VolumeCapability};
+use events::EventType;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams};
@@ -10,7 +11,6 @@ use serde_json::{Value, json};
 use super::{CsiError, Driver};
 use crate::context::Context;
 use crate::quantity::{ResourceList, value};
-use events::EventType;
 
 /// Conditions of a claim that end with the expansion.
 const OVER: [&str; 2] = ["Resizing", "FileSystemResizePending"];
@@ -65,7 +65,7 @@ pub(super) async fn expand(
         Ok(()) => tell(context, claim, &size).await,
         failed => failed,
     };
-    let (severity, reason, message) = match result {
+    let (kind, reason, message) = match result {
         Ok(()) => (
             EventType::Normal,
             "FileSystemResizeSuccessful",
@@ -80,7 +80,7 @@ pub(super) async fn expand(
             format!("NodeExpandVolume.NodeExpandVolume failed for volume \"{name}\" : {error}"),
         ),
     };
-    context.events.pod(pod, None, severity, reason, message);
+    context.events.pod(pod, None, kind, reason, message);
 }
 
 async fn ask(driver: &Driver, place: Place<'_>, size: &Quantity) -> Result<(), CsiError> {

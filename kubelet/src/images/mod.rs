@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cri::v1;
+use events::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use parking_lot::Mutex;
@@ -21,7 +22,6 @@ use crate::events::Recorder;
 use crate::pod::memory::Waiting;
 use crate::pod::security::ImageUser;
 use crate::runtime::Runtime;
-use events::EventType;
 
 /// Pulls at the same time.
 const PULLS: usize = 4;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use events::EventType;
 use k8s_openapi::api::core::v1::Pod;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::mpsc;
@@ -18,7 +19,6 @@ use crate::pod::memory::Ending;
 use crate::pod::resources::{self, Side};
 use crate::pod::{cgroup, containers};
 use crate::quantity::value;
-use events::EventType;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// A pressure is called over only after this long without it.

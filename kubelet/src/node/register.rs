@@ -82,16 +82,28 @@ fn hold_back(list: &mut ResourceList, name: &str, held: i64) {
     }
 }
 
-/// What others advertise in the node's capacity, as extended resources are, is offered whole: it is
-/// theirs to change, and to take away.
-fn offer_of_others(facts: &mut Facts, status: Option<&NodeStatus>) {
-    let advertised = status.and_then(|status| status.capacity.as_ref());
+/// What others advertise in the node's capacity (extended resources, which have a domain in their
+/// names) is offered whole: it is theirs to change, and to take away.
+fn offer_of_others(facts: &mut Facts, there: Option<&NodeStatus>) {
+    let advertised = there.and_then(|status| status.capacity.as_ref());
     for (name, amount) in advertised.into_iter().flatten() {
-        if !facts.capacity.contains_key(name) {
+        if name.contains('/') && !facts.capacity.contains_key(name) {
             facts.capacity.insert(name.clone(), amount.clone());
             facts.allocatable.insert(name.clone(), amount.clone());
         }
     }
+}
+
+/// Resources that the node has no more. A merge patch keeps what it does not name.
+fn gone<'a>(there: &'a NodeStatus, new: &'a NodeStatus) -> impl Iterator<Item = &'a String> {
+    let has = |list: &Option<ResourceList>, name: &String| {
+        list.as_ref().is_some_and(|list| list.contains_key(name))
+    };
+    let offered = there.allocatable.iter().flat_map(ResourceList::keys);
+    offered.filter(move |name| {
+        let advertised = name.contains('/') && has(&there.capacity, name);
+        !advertised && !has(&new.allocatable, name)
+    })
 }
 
 /// Registers the node and keeps its status true.
@@ -260,11 +272,13 @@ impl Keeper {
             value["volumesInUse"] = Value::Null;
         }
         let node = self.context.node_object();
-        let there = node.as_ref().and_then(|node| node.status.as_ref());
-        let offered = there.and_then(|status| status.allocatable.as_ref());
-        for name in offered.into_iter().flat_map(ResourceList::keys) {
-            if value["allocatable"].get(name).is_none() {
-                value["allocatable"][name] = Value::Null;
+        for name in (node.iter().filter_map(|node| node.status.as_ref()))
+            .flat_map(|there| gone(there, status))
+        {
+            value["allocatable"][name] = Value::Null;
+            // The capacity of others is theirs to write.
+            if !name.contains('/') {
+                value["capacity"][name] = Value::Null;
             }
         }
         let patch = json!({"status": value});
@@ -366,12 +380,20 @@ mod tests {
             allocatable: list(&[("cpu", "1")]),
             ..Facts::default()
         };
-        let status = NodeStatus {
-            capacity: Some(list(&[("cpu", "9"), ("example.com/dongle", "5")])),
-            allocatable: Some(list(&[("cpu", "9"), ("example.com/gone", "1")])),
+        let there = NodeStatus {
+            capacity: Some(list(&[
+                ("cpu", "9"),
+                ("hugepages-2Mi", "4Mi"),
+                ("example.com/dongle", "5"),
+            ])),
+            allocatable: Some(list(&[
+                ("cpu", "9"),
+                ("hugepages-2Mi", "4Mi"),
+                ("example.com/gone", "1"),
+            ])),
             ..NodeStatus::default()
         };
-        offer_of_others(&mut facts, Some(&status));
+        offer_of_others(&mut facts, Some(&there));
         assert_eq!(
             facts.capacity,
             list(&[("cpu", "2"), ("example.com/dongle", "5")])
@@ -380,6 +402,13 @@ mod tests {
             facts.allocatable,
             list(&[("cpu", "1"), ("example.com/dongle", "5")])
         );
+        let new = NodeStatus {
+            capacity: Some(facts.capacity),
+            allocatable: Some(facts.allocatable),
+            ..NodeStatus::default()
+        };
+        let gone: Vec<&String> = gone(&there, &new).collect();
+        assert_eq!(gone, ["example.com/gone", "hugepages-2Mi"]);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! What people are told when a container begins to wait.
 
+use events::EventType;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::containers;
 use super::memory::Waiting;
-use events::EventType;
 
 /// An event about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Notice {
-    pub(crate) severity: EventType,
+    pub(crate) kind: EventType,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
 }
@@ -26,7 +26,7 @@ pub(crate) fn of_pause(
     }
     match now.reason.as_str() {
         "CrashLoopBackOff" => vec![Notice {
-            severity: EventType::Warning,
+            kind: EventType::Warning,
             reason: "BackOff",
             message: format!(
                 "Back-off restarting failed container {container} in pod {}_{}({})",
@@ -40,12 +40,12 @@ pub(crate) fn of_pause(
             let image = spec.and_then(|spec| spec.container.image.clone());
             vec![
                 Notice {
-                    severity: EventType::Normal,
+                    kind: EventType::Normal,
                     reason: "BackOff",
                     message: format!("Back-off pulling image \"{}\"", image.unwrap_or_default()),
                 },
                 Notice {
-                    severity: EventType::Warning,
+                    kind: EventType::Warning,
                     reason: "Failed",
                     message: "Error: ImagePullBackOff".to_owned(),
                 },

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use events::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,6 @@ use crate::pod::plan::{Kill, Op};
 use crate::pod::{admission, cgroup, config, containers, dns, resize, resources};
 use crate::runtime::PodIdentity;
 use crate::volumes;
-use events::EventType;
 
 impl Worker {
     pub(super) fn perform(&mut self, op: Op, now: Timestamp) {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use events::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use tokio::task::JoinError;
@@ -12,7 +13,6 @@ use crate::pod::observed::{Observed, Record, Sandbox};
 use crate::pod::probe::{ProbeKind, Probes};
 use crate::probes::Answer;
 use crate::volumes::ReadyVolumes;
-use events::EventType;
 
 /// What an action brings back.
 #[derive(Debug)]
@@ -145,14 +145,7 @@ impl Worker {
                 self.memory.pulls.forget("volumes");
             }
             Err((volume, error)) => {
-                let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                self.context.events.pod(
-                    &self.pod,
-                    None,
-                    EventType::Warning,
-                    "FailedMount",
-                    message,
-                );
+                self.mount_failed(&volume, &error);
                 self.memory.pulls.attempt("volumes", now);
                 // Mounts are retried more eagerly than crashed containers.
                 let pause =
@@ -172,17 +165,16 @@ impl Worker {
                 self.renew_at = prepared.renew_at;
             }
             Err((volume, error)) => {
-                let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                self.context.events.pod(
-                    &self.pod,
-                    None,
-                    EventType::Warning,
-                    "FailedMount",
-                    message,
-                );
+                self.mount_failed(&volume, &error);
                 self.renew_at = Some(now + SignedDuration::from_secs(30));
             }
         }
+    }
+
+    fn mount_failed(&self, volume: &str, error: &str) {
+        let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
+        let (events, reason) = (&self.context.events, "FailedMount");
+        events.pod(&self.pod, None, EventType::Warning, reason, message);
     }
 
     fn sandbox_made(&mut self, result: Result<Sandbox, String>, took: Duration, now: Timestamp) {
@@ -279,13 +271,7 @@ impl Worker {
         let before = self.memory.waiting.get(&name);
         for notice in announce::of_pause(&self.pod, &name, before, &waiting) {
             let (events, message) = (&self.context.events, notice.message);
-            events.pod(
-                &self.pod,
-                Some(&name),
-                notice.severity,
-                notice.reason,
-                message,
-            );
+            events.pod(&self.pod, Some(&name), notice.kind, notice.reason, message);
         }
         self.memory.waiting.insert(name, waiting);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cri::v1::{ContainerConfig, PodSandboxConfig};
+use events::EventType;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,6 @@ use crate::pod::{dns, hosts};
 use crate::probes::{self, Target};
 use crate::runtime::{self, PodIdentity};
 use crate::volumes::{ReadyVolumes, mounts};
-use events::EventType;
 
 /// How long a postStart hook may take: it has no deadline of its own.
 const HOOK_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -90,10 +90,10 @@ impl Starter {
         }
     }
 
-    fn event(&self, spec: &Spec<'_>, severity: EventType, reason: &'static str, message: String) {
+    fn event(&self, spec: &Spec<'_>, kind: EventType, reason: &'static str, message: String) {
         self.context
             .events
-            .pod(&self.pod, Some(spec.name()), severity, reason, message);
+            .pod(&self.pod, Some(spec.name()), kind, reason, message);
     }
 
     /// Image, environment, mounts: everything before the runtime is told.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
@@ -13,7 +14,6 @@ use crate::pod::containers::{self, Kind};
 use crate::pod::observed::Record;
 use crate::pod::plan::Kill;
 use crate::probes::{self, Target};
-use events::EventType;
 
 /// Every container gets this long, however much of the grace its hook has used.
 const LEAST: Duration = Duration::from_secs(2);
@@ -77,14 +77,10 @@ impl Order {
         Duration::try_from(left).unwrap_or(Duration::ZERO)
     }
 
-    fn event(&self, severity: EventType, reason: &'static str, message: String) {
-        self.context.events.pod(
-            &self.pod,
-            Some(&self.record.name),
-            severity,
-            reason,
-            message,
-        );
+    fn event(&self, kind: EventType, reason: &'static str, message: String) {
+        self.context
+            .events
+            .pod(&self.pod, Some(&self.record.name), kind, reason, message);
     }
 
     async fn pre_stop(&self) {
